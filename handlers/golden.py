@@ -1,0 +1,107 @@
+"""Golden samples: raw input files with the answers that training's evaluation gave for them.
+
+They travel in the bundle and are replayed wherever it is loaded: an endpoint counts as ready only when it gives the
+same answers. ``golden/expected.json`` holds a list of ``{"file", "label", "probabilities"}``.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handlers.errors import BundleError, InputError
+from handlers.predictor import Predictor
+from handlers.spec import ModelSpec
+
+EXPECTED_FILE = "golden/expected.json"
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """One raw input and the answer that it must get."""
+
+    file: str
+    """Path inside the bundle."""
+    data: bytes
+    """The file's content, as a client would send it."""
+    label: str
+    """True label, from the data set."""
+    probabilities: np.ndarray
+    """float64 (labels,): evaluation's answer."""
+
+
+def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
+    """The golden samples of the bundle ``folder``; empty when it has none.
+
+    Raises:
+        BundleError: ``expected.json`` is damaged or names a file that is not pinned by the spec.
+    """
+    if not spec.golden.files:
+        return []
+    path = Path(folder) / EXPECTED_FILE
+    try:
+        samples = [
+            GoldenSample(
+                file=entry["file"],
+                data=(Path(folder) / entry["file"]).read_bytes(),
+                label=entry["label"],
+                probabilities=np.asarray(entry["probabilities"], dtype=np.float64),
+            )
+            for entry in json.loads(path.read_text("utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: golden samples are not readable: {error!r}") from error
+    for sample in samples:
+        if sample.file not in spec.golden.files:
+            raise BundleError(f"{path}: {sample.file} is not among spec.json's golden files")
+        if sample.probabilities.shape != (len(spec.labels),):
+            raise BundleError(f"{path}: {sample.file} has no probability for each of {len(spec.labels)} labels")
+    return samples
+
+
+def difference(
+    sample: GoldenSample, spec: ModelSpec, answer: dict[str, float] | InputError, tolerance: float
+) -> str | None:
+    """Compares one answer with a golden one.
+
+    Args:
+        sample: what must come out.
+        spec: for the labels.
+        answer: label -> probability, the likeliest first (all labels, or the served top k); or the item's error.
+        tolerance: largest absolute difference of a probability that counts as equal.
+
+    Returns:
+        None when equal, else a line that says what was expected and what came.
+    """
+    expected = dict(zip(spec.labels, sample.probabilities, strict=True))
+    best = max(expected, key=expected.__getitem__)
+    if isinstance(answer, InputError):
+        return f"{sample.file}: expected {best!r}, got the error {answer.code}: {answer.message}"
+    got = next(iter(answer))
+    apart = max(abs(probability - expected.get(label, np.inf)) for label, probability in answer.items())
+    # Two labels within the tolerance of each other may change places without any answer being wrong.
+    same_label = expected.get(got, -1.0) >= expected[best] - tolerance
+    if same_label and apart <= tolerance:
+        return None
+    return (
+        f"{sample.file}: expected {best!r} with probability {expected[best]:.6f}, got {got!r} with {answer[got]:.6f} "
+        f"(largest difference {apart:.2g}, tolerance {tolerance:.2g})"
+    )
+
+
+def replay(predictor: Predictor) -> list[str]:
+    """Asks ``predictor`` for every golden sample of its own bundle; returns the differences, none when all is well."""
+    spec, tolerance = predictor.spec, predictor.variant.tolerance
+    samples = read_golden(predictor.folder, spec)
+    answers = predictor.predict([sample.data for sample in samples])
+    found = []
+    for sample, answer in zip(samples, answers, strict=True):
+        by_label = answer if isinstance(answer, InputError) else _by_label(spec, answer.probabilities)
+        found.append(difference(sample, spec, by_label, tolerance))
+    return [line for line in found if line is not None]
+
+
+def _by_label(spec: ModelSpec, probabilities: np.ndarray) -> dict[str, float]:
+    order = np.argsort(-probabilities, kind="stable")
+    return {spec.labels[i]: float(probabilities[i]) for i in order}

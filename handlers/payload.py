@@ -1,0 +1,159 @@
+"""Request bodies in, response bodies out: the wire format of the image classifier.
+
+A request is one image, or a list of instances:
+
+* the raw content of an image file as the body;
+* multipart form data with a part named ``data`` or ``body``;
+* JSON ``{"instances": [{"b64": "<base64 of a file>"} or {"image_data": [[...]]}, ...]}``;
+* JSON ``{"image_data": [[...]]}``: HxW or HxWx3, integers 0..255 or floats 0..1.
+
+Over gRPC the same, as the value of the key ``data`` or ``body`` of ``PredictionsRequest.input``.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from handlers.errors import InputError
+from handlers.images import from_nested_list, load, prepare
+from handlers.predictor import Prediction, as_json
+from handlers.spec import ImageSpec
+
+MAX_INSTANCES = 64
+"""Images in one JSON request."""
+
+JSON_CONTENT_TYPE = "application/json"
+_BODY_FIELDS = ("data", "body")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one request asks: its images, each prepared or refused."""
+
+    items: tuple[np.ndarray | InputError, ...]
+    """uint8 (crop, crop, channels), or the error of that item."""
+    is_list: bool
+    """True for ``{"instances": ...}``: the answer is a list too, even of one."""
+
+
+def parse(fields: Mapping[str, Any], spec: ImageSpec) -> Request:
+    """Reads one request as TorchServe hands it over; never raises InputError, an error is an item.
+
+    Args:
+        fields: ``{"body": bytes}`` for a raw body, ``{field: bytes}`` for multipart and gRPC; TorchServe has already
+            parsed ``application/json`` and decoded ``text/*``.
+        spec: how images are decoded.
+    """
+    try:
+        body = _find_body(fields)
+        if isinstance(body, (bytes, bytearray)):
+            body = _parse_json(body) if _looks_like_json(body) else body
+        if isinstance(body, (bytes, bytearray)):
+            return Request((_attempt(load, body, spec),), is_list=False)
+        return _parse_document(body, spec)
+    except InputError as error:
+        return Request((error,), is_list=False)
+
+
+def encode_answer(answers: Sequence[Prediction | InputError], is_list: bool, model: dict[str, str]) -> tuple[int, bytes]:
+    """The response to one request.
+
+    Args:
+        answers: one for each item of the request, in its order.
+        is_list: see :class:`Request`.
+        model: name, version, bundle digest and variant, sent with every answer.
+
+    Returns:
+        HTTP status and JSON body. A list is 200 when any of its items succeeded; otherwise its first error's status.
+    """
+    if not is_list:
+        (answer,) = answers
+        if isinstance(answer, InputError):
+            return encode_error(answer)
+        return 200, _dump({**as_json(answer), "model": model})
+    items = [_error(answer) if isinstance(answer, InputError) else as_json(answer) for answer in answers]
+    errors = [answer for answer in answers if isinstance(answer, InputError)]
+    status = errors[0].status if len(errors) == len(answers) else 200
+    return status, _dump({"predictions": items, "model": model})
+
+
+def encode_error(error: InputError) -> tuple[int, bytes]:
+    """HTTP status and the JSON body ``{"error": {"code", "message"}}``."""
+    return error.status, _dump(_error(error))
+
+
+def _error(error: InputError) -> dict[str, Any]:
+    return {"error": {"code": error.code, "message": error.message}}
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _find_body(fields: Mapping[str, Any]) -> Any:
+    for name in _BODY_FIELDS:
+        if name in fields:
+            body = fields[name]
+            break
+    else:
+        if len(fields) != 1:
+            raise InputError("bad_request", f"expected a field named 'data' or 'body', got {sorted(fields) or 'none'}")
+        # A form or gRPC client that named its only part differently means that part.
+        body = next(iter(fields.values()))
+    if isinstance(body, str):  # sent as text/*
+        return body.encode("utf-8", "surrogateescape")
+    return body
+
+
+def _looks_like_json(body: bytes | bytearray) -> bool:
+    """No image format starts with a brace or a bracket, so the content decides even where the header is missing."""
+    return body[:64].lstrip()[:1] in (b"{", b"[")
+
+
+def _parse_json(body: bytes | bytearray) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InputError("bad_request", f"the body is not valid JSON: {error}") from error
+
+
+def _parse_document(document: Any, spec: ImageSpec) -> Request:
+    if isinstance(document, dict) and "instances" in document:
+        instances = document["instances"]
+        if not isinstance(instances, list) or not instances:
+            raise InputError("bad_request", "instances: expected a list with at least one item")
+        if len(instances) > MAX_INSTANCES:
+            raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {MAX_INSTANCES}")
+        return Request(tuple(_attempt(_load_instance, instance, spec) for instance in instances), is_list=True)
+    return Request((_attempt(_load_instance, document, spec),), is_list=False)
+
+
+def _load_instance(instance: Any, spec: ImageSpec) -> np.ndarray:
+    if isinstance(instance, dict) and "b64" in instance:
+        return load(_decode_base64(instance["b64"]), spec)
+    if isinstance(instance, dict) and "image_data" in instance:
+        return prepare(from_nested_list(instance["image_data"], spec), spec)
+    raise InputError("bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"')
+
+
+def _decode_base64(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise InputError("bad_request", f"b64: not valid base64: {error}") from error
+
+
+def _attempt(make: Any, value: Any, spec: ImageSpec) -> np.ndarray | InputError:
+    try:
+        array: np.ndarray = make(value, spec)
+        return array
+    except InputError as error:
+        return error
+    except MemoryError:
+        # TorchServe answers a MemoryError with 507 for the whole batch.
+        return InputError("too_large", "the server has not enough memory to decode this image")

@@ -1,0 +1,146 @@
+"""Predictor: spec + engine + images, without any server. Usable from a notebook.
+
+>>> from handlers.predictor import Predictor
+>>> predictor = Predictor.load("runs/digits/bundle")
+>>> predictor.predict([open("three.png", "rb").read()])[0].label
+'3'
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.engines import Engine, load_engine
+from handlers.errors import BundleError, InputError
+from handlers.images import load as load_image
+from handlers.spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
+
+MAX_BATCH = 64
+"""Images that go through the engine at once; more are split, so that memory stays bounded."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image."""
+
+    ranking: tuple[tuple[int, str, float], ...]
+    """(index, label, probability) of the ``top_k`` likeliest labels, the likeliest first."""
+    probabilities: np.ndarray
+    """float64, shape (labels,), sums to 1."""
+
+    @property
+    def index(self) -> int:
+        """Index of the likeliest label."""
+        return self.ranking[0][0]
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return self.ranking[0][1]
+
+    @property
+    def probability(self) -> float:
+        """Probability of the likeliest label."""
+        return self.ranking[0][2]
+
+
+class Predictor:
+    """Answers for encoded images or prepared arrays."""
+
+    def __init__(self, spec: ModelSpec, variant: VariantSpec, engine: Engine, digest: str, folder: Path) -> None:
+        self.spec = spec
+        self.variant = variant
+        self.digest = digest
+        """``sha256:...`` of the bundle (see :func:`handlers.spec.bundle_digest`)."""
+        self.folder = folder
+        self._engine = engine
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu", variant: str | None = None) -> "Predictor":
+        """Loads a bundle after checking every file's digest.
+
+        Args:
+            folder: a bundle, such as ``runs/NAME/bundle``.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+            variant: the name of a variant; the spec's first one when None.
+
+        Raises:
+            BundleError: the bundle is incomplete or altered, or the variant is unknown or cannot be loaded.
+        """
+        folder = Path(folder)
+        spec = read_spec(folder)
+        verify_files(folder, spec)
+        by_name = {candidate.name: candidate for candidate in spec.variants}
+        if variant is not None and variant not in by_name:
+            raise BundleError(f"{folder}: no variant {variant!r}; it has {', '.join(by_name)}")
+        chosen = spec.variants[0] if variant is None else by_name[variant]
+        return cls(spec, chosen, load_engine(spec, chosen, folder, device), bundle_digest(folder), folder)
+
+    def predict(self, images: Sequence[bytes]) -> list[Prediction | InputError]:
+        """Answers for encoded images, in their order; a bad one yields its error and leaves the others alone."""
+        prepared: list[np.ndarray | InputError] = []
+        for data in images:
+            try:
+                prepared.append(load_image(data, self.spec.image))
+            except InputError as error:
+                prepared.append(error)
+        good = [item for item in prepared if isinstance(item, np.ndarray)]
+        answers = iter(self.predict_arrays(good))
+        return [next(answers) if isinstance(item, np.ndarray) else item for item in prepared]
+
+    def predict_arrays(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
+        """Answers for prepared uint8 arrays of shape (crop, crop, channels), in their order."""
+        if not arrays:
+            return []
+        return [self.rank(row) for row in self.probabilities(np.stack(arrays))]
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (N, crop, crop, channels) -> float64 probabilities (N, labels)."""
+        return softmax(self.logits(batch) / self.spec.output.temperature)
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (N, crop, crop, channels) -> float64 logits (N, labels), before the temperature.
+
+        Raises:
+            BundleError: the engine returned another number of rows or columns, or a NaN.
+        """
+        side, channels = self.spec.image.crop, self.spec.image.channels
+        if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, channels):
+            raise ValueError(f"expected uint8 (N, {side}, {side}, {channels}), got {batch.dtype} {batch.shape}")
+        rows = [self._engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
+        logits = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(self.spec.labels)))
+        if logits.shape != (len(batch), len(self.spec.labels)):
+            raise BundleError(f"the engine gave {logits.shape} for {len(batch)} images, {len(self.spec.labels)} labels")
+        if not np.isfinite(logits).all():
+            raise BundleError("the engine gave logits that are not finite")
+        return logits
+
+    def rank(self, probabilities: np.ndarray) -> Prediction:
+        """float64 (labels,) -> Prediction; ties go to the lower index."""
+        order = np.argsort(-probabilities, kind="stable")[: self.spec.output.top_k]
+        ranking = tuple((int(i), self.spec.labels[i], float(probabilities[i])) for i in order)
+        return Prediction(ranking=ranking, probabilities=probabilities)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, in float64."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """The answer for one image as it goes over the wire."""
+    return {
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in prediction.ranking],
+    }
+
+
+def first_error(answers: Iterable[Prediction | InputError]) -> InputError | None:
+    """The first error among ``answers``, or None when all images were answered."""
+    return next((answer for answer in answers if isinstance(answer, InputError)), None)

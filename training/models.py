@@ -1,0 +1,106 @@
+"""The network: a timm backbone behind its own normalisation, so that what is exported takes plain pixels."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from training.config import ImageConfig, ModelConfig
+from training.errors import TrainingError
+from training.pretrained import load_state_dict
+
+
+class Classifier(nn.Module):
+    """uint8 pixels (N, H, W, C) -> logits (N, classes).
+
+    Args:
+        backbone: takes normalised float (N, C, H, W).
+        mean: per channel, in 0..1.
+        std: per channel, in 0..1.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, H, W, C) -> float (N, classes)."""
+        images = pixels.permute(0, 3, 1, 2).float() / 255  # (N, C, H, W), in channels_last memory
+        logits: torch.Tensor = self.backbone((images - self.mean) / self.std)
+        return logits
+
+
+@dataclass(frozen=True)
+class PretrainedInput:
+    """The input that pretrained weights were trained with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    """Crop size divided by the size of the resized short side."""
+
+
+def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channels: int) -> nn.Module:
+    """Creates the timm architecture, with the weights that ``model.pretrained`` names.
+
+    Raises:
+        TrainingError: the architecture is unknown, or the weights cannot be had or do not fit it.
+    """
+    if not timm.is_model(model.arch):
+        near = difflib.get_close_matches(model.arch, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TrainingError(f"--model.arch {model.arch}: timm has no such architecture{hint}")
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": model.dropout}
+    if model.drop_path:
+        options["drop_path_rate"] = model.drop_path
+    default = timm.get_pretrained_cfg(model.arch)
+    if default is not None and default.fixed_input_size:
+        options["img_size"] = image.size
+    if model.pretrained == "timm":
+        options["pretrained"] = True
+    elif model.pretrained != "none":
+        state = load_state_dict(model.pretrained, model.arch)
+        options["pretrained"] = True
+        options["pretrained_cfg_overlay"] = {"state_dict": state, **_head_size(model.arch, state)}
+    try:
+        backbone: nn.Module = timm.create_model(model.arch, **options)
+    except Exception as error:
+        # timm and the hub raise anything from RuntimeError to their own HTTP errors.
+        raise TrainingError(f"--model.arch {model.arch} --model.pretrained {model.pretrained}: {error}") from error
+    return backbone
+
+
+def pretrained_input(backbone: nn.Module, channels: int) -> PretrainedInput:
+    """Normalisation and resizing that the weights of ``backbone`` expect, for ``channels`` channels."""
+    config = timm.data.resolve_model_data_config(backbone)
+    return PretrainedInput(
+        mean=_for_channels(config["mean"], channels),
+        std=_for_channels(config["std"], channels),
+        interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+        crop_pct=config["crop_pct"],
+    )
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return tuple(float(value) for value in values)
+    return (round(sum(values) / len(values), 4),) * channels
+
+
+def _head_size(arch: str, state: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The number of classes in ``state``, so that timm knows whether its classifier fits."""
+    head = timm.get_pretrained_cfg(arch).classifier
+    name = head if isinstance(head, str) else head[0] if head else ""
+    weight = state.get(f"{name}.weight")
+    return {} if weight is None else {"num_classes": weight.shape[0]}

@@ -1,0 +1,280 @@
+"""One run, from a data set to a bundle.
+
+::
+
+    RUN/
+      config.yaml         the resolved configuration; --config reads it back
+      manifest.csv        every image with label, split and sha256
+      rejected.csv        files that were left out, and why
+      environment.json    machine, devices, library versions
+      metrics.jsonl       one line an epoch; tensorboard/ has the same curves
+      checkpoints/        see training.checkpoint
+      bundle/             what is packaged and served
+      evaluation.json     metrics of the bundle on the test images
+      predictions.csv     the bundle's answer for each of them
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from handlers.schema import to_dict
+from handlers.spec import ImageSpec
+from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
+from training.config import RunConfig, dump_config, load_config
+from training.data.augment import create_augmentation
+from training.data.loading import (
+    BatchPlan,
+    EvaluationImages,
+    TrainingImages,
+    evaluation_loader,
+    resolve_workers,
+    training_loader,
+)
+from training.data.manifest import Manifest, read_manifest, write_manifest, write_rejected
+from training.data.scan import scan
+from training.data.split import assign_splits
+from training.data.statistics import channel_statistics
+from training.device import resolve_device, resolve_precision
+from training.distributed import World, joined
+from training.environment import describe_environment, library_versions
+from training.errors import CheckpointError, TrainingError
+from training.export import export_bundle
+from training.files import write_atomic, write_json
+from training.loop import Interrupted, MetricsLog, Trainer
+from training.losses import create_loss
+from training.models import Classifier, PretrainedInput, create_backbone, pretrained_input
+from training.optim import create_optimizer
+from training.progress import Progress
+from training.seeding import derive_seed
+
+CONFIG_FILE = "config.yaml"
+MANIFEST_FILE = "manifest.csv"
+BUNDLE_FOLDER = "bundle"
+EVALUATION_FILE = "evaluation.json"
+_CHANGEABLE = ("loop.epochs", "loop.patience", "loop.device", "loop.workers", "loop.compile", "checkpoint", "export")
+"""Fields that a resumed run may change without becoming another run."""
+
+
+def train(config: RunConfig, data: Path, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Trains on ``data`` into the run folder ``out`` and exports the bundle.
+
+    Args:
+        config: the run's configuration.
+        data: a data set (see :mod:`training.data.scan`); not read again on a resume.
+        out: the run's folder; it must be new unless ``resume``.
+        resume: go on from the last checkpoint of ``out``.
+
+    Returns:
+        The bundle's metrics (see :func:`training.export.export_bundle`), ``train_seconds`` and ``best_epoch``.
+
+    Raises:
+        TrainingError: with what happened and what to do.
+    """
+    device = resolve_device(config.loop.device)
+    with joined(device) as world:
+        progress = Progress(quiet=not world.is_main)
+        manifest = _prepare_folder(config, data, out, resume, world, progress)
+        return _train(config, manifest, out, device, world, progress)
+
+
+def check_resumable(config: RunConfig, out: Path) -> None:
+    """Raises TrainingError when ``config`` differs from the run's in a field that would make it another run."""
+    for name, old, new in _changed_fields(load_config(out / CONFIG_FILE), config):
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _CHANGEABLE):
+            raise TrainingError(
+                f"{out}: cannot resume with --{name} {new}, the run has {old}; train into a new folder for that"
+            )
+
+
+def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    before, after = to_dict(old), to_dict(new)
+    return [
+        (f"{part}.{field}", before[part][field], value)
+        for part, fields in after.items()
+        for field, value in fields.items()
+        if before[part][field] != value
+    ]
+
+
+def _prepare_folder(
+    config: RunConfig, data: Path, out: Path, resume: bool, world: World, progress: Progress
+) -> Manifest:
+    """The main process reads the data and writes the run's records; the others read those."""
+    failure: TrainingError | None = None
+    if world.is_main:
+        try:
+            _write_records(config, data, out, resume, progress)
+        except TrainingError as error:
+            failure = error
+    if world.any(failure is not None):
+        raise failure or TrainingError("the main process could not prepare the run; its message says why")
+    return read_manifest(out / MANIFEST_FILE)
+
+
+def _write_records(config: RunConfig, data: Path, out: Path, resume: bool, progress: Progress) -> None:
+    if resume:
+        if not (out / MANIFEST_FILE).is_file():
+            raise TrainingError(f"{out}: nothing to resume; run without --resume")
+        check_resumable(config, out)
+        write_atomic(out / CONFIG_FILE, dump_config(config))
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
+    found, rejected = scan(data, config.image.max_pixels, progress)
+    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
+    for line in [f"left out: {item.path}: {item.reason}" for item in rejected[:20]] + warnings:
+        progress.say(line)
+    if len(rejected) > 20:
+        progress.say(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
+    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
+    progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
+    write_rejected(out / "rejected.csv", rejected)
+    write_atomic(out / CONFIG_FILE, dump_config(config))
+    # Last: its presence says that the folder is a run.
+    write_manifest(out / MANIFEST_FILE, manifest)
+
+
+def _train(
+    config: RunConfig, manifest: Manifest, out: Path, device: torch.device, world: World, progress: Progress
+) -> dict[str, Any]:
+    loop, labels = config.loop, manifest.labels
+    precision = resolve_precision(loop.precision, device)
+    model, image = build_model(config, manifest)
+    layout = torch.channels_last if loop.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = create_optimizer(model, config.optimizer, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    store = CheckpointStore(out / "checkpoints", config.checkpoint.keep)
+    state = _restore(store, model, optimizer, scaler, config, progress)
+    if world.is_main:
+        write_json(out / "environment.json", describe_environment(device, precision, world.size))
+
+    train_records, val_records = manifest.split("train"), manifest.split("val")[world.rank :: world.size]
+    augment = create_augmentation(config.augment, image, image.mean)
+    plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
+    workers = resolve_workers(loop.workers, len(train_records))
+    pin = device.type == "cuda"
+    trainer = Trainer(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        loss=create_loss(config.loss).to(device),
+        scaler=scaler,
+        plan=plan,
+        train_loader=training_loader(
+            TrainingImages(train_records, labels, image, augment, loop.seed), plan, workers, pin
+        ),
+        val_loader=evaluation_loader(EvaluationImages(val_records, labels, image), 64, workers, pin),
+        device=device,
+        precision=precision,
+        world=world,
+        store=store,
+        log=MetricsLog(out if world.is_main else None, state.epoch),
+        progress=progress,
+    )
+    progress.say(f"training {config.model.arch} on {device} in {precision}, {len(plan)} steps an epoch")
+    started = time.monotonic()
+    try:
+        state = trainer.fit(state)
+    except Interrupted as error:
+        raise TrainingError(f"{error}; saved. Go on with: --out {out} --resume") from error
+    finally:
+        trainer.log.close()
+    seconds = time.monotonic() - started
+    if not world.is_main:
+        return {}
+    return _finish(config, manifest, model, image, store, state, out, seconds, workers, progress)
+
+
+def _finish(
+    config: RunConfig,
+    manifest: Manifest,
+    model: Classifier,
+    image: ImageSpec,
+    store: CheckpointStore,
+    state: TrainingState,
+    out: Path,
+    seconds: float,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    best = store.find("best")
+    if best is None:
+        raise CheckpointError(f"{store.folder}: no best checkpoint, the run ended before its first epoch")
+    load_weights(best, model)
+    provenance = {
+        "data": manifest.digest,
+        "images": {split: len(manifest.split(split)) for split in ("train", "val", "test")},
+        "config": to_dict(config),
+        "checkpoint": best.name,
+        "versions": library_versions(),
+    }
+    metrics = export_bundle(
+        model, manifest, manifest.labels, image, config.export, provenance, out / BUNDLE_FOLDER, workers, progress
+    )
+    result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
+    write_json(out / EVALUATION_FILE, result)
+    return result
+
+
+def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, ImageSpec]:
+    """The network with its starting weights, and the preprocessing that belongs to it."""
+    channels = _channels(config, manifest)
+    torch.manual_seed(derive_seed(config.loop.seed, "weights"))
+    backbone = create_backbone(config.model, config.image, len(manifest.labels), channels)
+    wanted = pretrained_input(backbone, channels) if config.model.pretrained != "none" else None
+    image = _image_spec(config, wanted, channels)
+    if wanted is None:
+        mean, std = channel_statistics(manifest.split("train"), image)
+        image = replace(image, mean=mean, std=std)
+    return Classifier(backbone, image.mean, image.std), image
+
+
+def _channels(config: RunConfig, manifest: Manifest) -> int:
+    if config.image.channels != "auto":
+        return 1 if config.image.channels == "grey" else 3
+    grey = all(record.mode in ("1", "L") or record.mode.startswith("I;16") for record in manifest.records)
+    return 1 if grey and config.model.pretrained == "none" else 3
+
+
+def _image_spec(config: RunConfig, wanted: PretrainedInput | None, channels: int) -> ImageSpec:
+    image = config.image
+    interpolation = image.interpolation
+    if interpolation == "auto":
+        interpolation = wanted.interpolation if wanted else "bilinear"
+    resize = image.resize or (round(image.size / wanted.crop_pct) if wanted else image.size)
+    return ImageSpec(
+        channels=channels,
+        resize=max(resize, image.size),
+        crop=image.size,
+        interpolation=interpolation,  # type: ignore[arg-type]
+        mean=wanted.mean if wanted else (0.0,) * channels,
+        std=wanted.std if wanted else (1.0,) * channels,
+        max_pixels=image.max_pixels,
+    )
+
+
+def _restore(
+    store: CheckpointStore,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    config: RunConfig,
+    progress: Progress,
+) -> TrainingState:
+    """The state of the last checkpoint, or a fresh one when there is none yet."""
+    last = store.find("last")
+    if last is None:
+        return TrainingState()
+    state = load_checkpoint(last, model, optimizer, scaler)
+    progress.say(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
+    # More epochs, or more patience, than when it stopped: it is not finished any more.
+    out_of_patience = 0 < config.loop.patience <= state.epoch - state.best_epoch
+    return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience)
+
+
