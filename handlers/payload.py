@@ -101,8 +101,11 @@ def _find_body(fields: Mapping[str, Any]) -> Any:
             body = fields[name]
             break
     else:
+        if not fields:
+            # `curl --data-binary @FILE` calls the file a form, and TorchServe then finds no field in it.
+            raise InputError("empty", "no body arrived; send the file with curl -T FILE, or name its Content-Type")
         if len(fields) != 1:
-            raise InputError("bad_request", f"expected a field named 'data' or 'body', got {sorted(fields) or 'none'}")
+            raise InputError("bad_request", f"expected a field named 'data' or 'body', got {sorted(fields)}")
         # A form or gRPC client that named its only part differently means that part.
         body = next(iter(fields.values()))
     if isinstance(body, str):  # sent as text/*

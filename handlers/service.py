@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class ClassifierService:
         for i, request in enumerate(parsed):
             own = [next(answers) for _ in request.items]
             status, body = special[i] if i in special else encode_answer(own, request.is_list, self._model)
-            context.set_response_status(status, "OK" if status == 200 else "Error", i)
+            context.set_response_status(status, HTTPStatus(status).phrase, i)
             context.set_response_content_type(i, JSON_CONTENT_TYPE)
             bodies.append(body)
         return bodies

@@ -1,0 +1,151 @@
+"""The management API: list, register, scale, default, unregister; and new access tokens.
+
+Example: python scripts/models.py scale photos --workers 4
+"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from _cli import run
+
+from serving import server as servers
+
+Name = Annotated[str, tyro.conf.Positional]
+State = Annotated[Path, tyro.conf.arg(help="Folder given to serve.py start.")]
+Config = Annotated[Path, tyro.conf.arg(help="TorchServe settings, for a server that serve.py did not start.")]
+
+
+def list_(
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """List models, versions and workers.
+
+    Example: python scripts/models.py list
+
+    Args:
+        json: Print one JSON object a version.
+    """
+    client = servers.connect(state, config)
+    for entry in client.list_models():
+        for version in client.describe(entry["modelName"], "all"):
+            if json:
+                print(jsonlib.dumps(version))
+                continue
+            workers = ", ".join(worker["status"] for worker in version["workers"]) or "none"
+            print(f"{version['modelName']} {version['modelVersion']}: workers {workers}")
+
+
+def register(
+    name: Name,
+    /,
+    workers: int = 1,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """Register NAME.mar of the model store and start workers; needs serve.py start --enable-model-api.
+
+    Example: python scripts/models.py register photos
+
+    Args:
+        name: Archive in the store, with or without .mar.
+        workers: Workers to start.
+    """
+    print(servers.connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers))
+
+
+def scale(
+    name: Name,
+    /,
+    workers: int,
+    version: str | None = None,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """Set the number of workers and wait until they are READY.
+
+    Example: python scripts/models.py scale photos --workers 4
+
+    Args:
+        name: The model's name.
+        workers: Workers to run.
+        version: The version; the default one when left out.
+    """
+    client = servers.connect(state, config)
+    print(client.scale(name, workers, version))
+    print(f"{servers.ready_workers(client, name)} workers READY", file=sys.stderr)
+
+
+def default(
+    name: Name,
+    version: Name,
+    /,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """Make a version the one that answers requests without a version.
+
+    Example: python scripts/models.py default photos 2.0
+
+    Args:
+        name: The model's name.
+        version: The version.
+    """
+    print(servers.connect(state, config).set_default(name, version))
+
+
+def unregister(
+    name: Name,
+    /,
+    version: str | None = None,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """Remove a model from the server; needs serve.py start --enable-model-api.
+
+    Example: python scripts/models.py unregister photos --version 1.0
+
+    Args:
+        name: The model's name.
+        version: The version; the default one when left out.
+    """
+    print(servers.connect(state, config).unregister(name, version))
+
+
+def token(
+    kind: Annotated[Literal["inference", "management"], tyro.conf.Positional],
+    /,
+    state: State = servers.DEFAULT_STATE,
+    config: Config = servers.DEFAULT_CONFIG,
+) -> None:
+    """Replace an access token; the old one is refused from now on, the key file holds the new one.
+
+    Example: python scripts/models.py token inference
+
+    Args:
+        kind: Which token.
+    """
+    servers.connect(state, config).new_token(kind)
+    print(f"the {kind} token is new; see the key file")
+
+
+def main() -> None:
+    """Entry point."""
+    commands: dict[str, Callable[..., None]] = {
+        "list": list_,
+        "register": register,
+        "scale": scale,
+        "default": default,
+        "unregister": unregister,
+        "token": token,
+    }
+    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+
+
+if __name__ == "__main__":
+    run(main)

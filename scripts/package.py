@@ -1,0 +1,42 @@
+"""Package a run's bundle as a model archive for TorchServe.
+
+Example: python scripts/package.py runs/photos --name photos
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from _cli import run
+
+from handlers.spec import bundle_digest, sha256_file
+from serving.archive import find_bundle, package
+
+
+def package_run(
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
+    name: str,
+    version: str = "1.0",
+    store: Path = Path("model_store"),
+) -> None:
+    """Writes STORE/NAME.mar.
+
+    Args:
+        run_folder: A run of train.py, or a bundle.
+        name: The model's name on the server.
+        version: The model's version on the server.
+        store: Folder of archives.
+    """
+    bundle = find_bundle(run_folder)
+    archive = package(bundle, name, version, store)
+    print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB, sha256:{sha256_file(archive)[:12]})")
+    print(f"bundle {bundle_digest(bundle)}; next: python scripts/serve.py start {name}")
+
+
+def main() -> None:
+    """Entry point."""
+    tyro.cli(package_run, description=__doc__)
+
+
+if __name__ == "__main__":
+    run(main)

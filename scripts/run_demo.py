@@ -1,0 +1,138 @@
+"""The demo behind scripts/demo: from scikit-learn's digits to a scaled endpoint, every answer compared.
+
+Example: python scripts/run_demo.py --work .demo
+
+Shows its steps on stderr; the last line of stdout is one JSON object.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import tyro
+from _cli import run
+
+from serving import server as servers
+from serving.client import Client
+from serving.errors import OperationError
+from serving.replay import served_ranking
+from serving.settings import Addresses
+from training.data.digits import write_digits
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "digits"
+TOLERANCE = 1e-4
+MINIMUM_ACCURACY = 0.97
+WORKERS = 2
+# Tiny images: a small input, few epochs, and no flip, since a mirrored digit is another sign.
+TRAINING = (
+    "--image.size 32 --model.arch resnet10t --loop.epochs 6 --loop.batch-size 64 --optimizer.lr 2e-3 "
+    "--augment.horizontal-flip 0 --augment.crop-scale 0.8 --augment.rotation 8"
+).split()
+
+
+def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
+    """Runs all steps.
+
+    Args:
+        work: Folder for data, run, archive and logs; emptied first.
+        started: Start of scripts/demo, in seconds since the epoch; it counts the installation too.
+    """
+    started = started or time.time()
+    work = work.absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
+    _say(f"1/7 data: scikit-learn's handwritten digits as PNG files in {data}")
+    tests = write_digits(data)
+    _say(f"2/7 training, {tests} test images held out")
+    trained = json.loads(_command("train", work, "--data", data, "--out", run_folder, "--json", *TRAINING))
+    _check(trained["accuracy"] >= MINIMUM_ACCURACY, f"accuracy {trained['accuracy']:.4f} < {MINIMUM_ACCURACY}")
+    _say(f"    test accuracy {trained['accuracy']:.4f}")
+    _command("evaluate", work, run_folder, "--data", data, "--predictions", work / "predictions.csv", "--json")
+    _say("3/7 packaging")
+    _command("package", work, run_folder, "--name", NAME, "--store", store)
+    _say("4/7 starting TorchServe and replaying the golden samples over REST and gRPC")
+    serve = ("--config", ROOT / "config.properties", "--store", store, "--state", state)
+    port = Addresses.free().base_port
+    golden = json.loads(_command("serve", work, "start", NAME, *serve, "--port", port, "--json"))
+    try:
+        client = servers.connect(state)
+        _say(f"5/7 predicting {tests} test images over REST and gRPC")
+        equal = {
+            protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")
+        }
+        for protocol, count in equal.items():
+            _say(f"    {protocol}: {count} of {tests} answers equal evaluation's")
+            _check(count == tests, f"{tests - count} answers over {protocol} differ from evaluation's")
+        _say(f"6/7 scaling to {WORKERS} workers through the management API")
+        _command("models", work, "scale", NAME, "--workers", WORKERS, "--state", state)
+        ready = servers.ready_workers(client, NAME)
+        _check(ready == WORKERS, f"{ready} of {WORKERS} workers are READY; see {state / 'logs'}")
+    finally:
+        _say("7/7 stopping")
+        if server := servers.find(state):
+            servers.stop(server)
+    result = {
+        "accuracy": trained["accuracy"],
+        "test_images": tests,
+        "rest_equal": equal["REST"],
+        "grpc_equal": equal["gRPC"],
+        "golden_checked": golden["checked"],
+        "golden_equal": golden["checked"] - len(golden["differences"]),
+        "workers_ready": ready,
+        "train_seconds": trained["train_seconds"],
+        "seconds": round(time.time() - started, 1),
+    }
+    print(json.dumps(result))
+    return 0
+
+
+def _command(name: str, work: Path, *arguments: object) -> str:
+    """Runs ``scripts/NAME.py`` as a user would and returns its stdout; its stderr goes to the terminal and a log."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    log = work / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as stream:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
+    if result.returncode != 0:
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        raise OperationError(f"step {name} failed: {lines[-1] if lines else 'no output'}; log: {log}")
+    return result.stdout
+
+
+def _count_equal(client: Client, protocol: str, predictions: Path) -> int:
+    """Answers with evaluation's label and with probabilities within the tolerance of evaluation's."""
+    ask = client.predict if protocol == "REST" else client.predict_grpc
+    equal = 0
+    with open(predictions, newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            ranking = served_ranking(ask(NAME, Path(row["path"]).read_bytes()))
+            equal += (
+                isinstance(ranking, dict)
+                and next(iter(ranking)) == row["predicted"]
+                and all(abs(probability - float(row[label])) < TOLERANCE for label, probability in ranking.items())
+            )
+    return equal
+
+
+def _check(condition: bool, failure: str) -> None:
+    if not condition:
+        raise OperationError(failure)
+
+
+def _say(line: str) -> None:
+    print(f"== {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Entry point."""
+    code: int = tyro.cli(demo, description=__doc__)
+    return code
+
+
+if __name__ == "__main__":
+    run(main)

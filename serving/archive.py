@@ -1,0 +1,155 @@
+"""Bundle -> ``.mar``, and back."""
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_archiver_error import ModelArchiverError
+from model_archiver.model_packaging import generate_model_archive
+
+import handlers
+from handlers.errors import BundleError
+from handlers.service import BUNDLE_FOLDER
+from handlers.spec import SPEC_FILE, read_spec, verify_files
+from serving.errors import OperationError
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Every entry's date: the oldest that a zip can hold. Equal bundles give equal archives."""
+
+MODEL_CONFIG = {
+    # Workers at start; `scripts/models.py scale` changes it while serving.
+    "minWorkers": 1,
+    "maxWorkers": 1,
+    # While a worker is busy its queue fills anyway: 1 ms of waiting batches under load and costs nothing without.
+    "batchSize": 8,
+    "maxBatchDelay": 1,
+    # Seconds. As soon as a YAML is present, TorchServe takes 120 for both unless they are given.
+    "responseTimeout": 60,
+    "startupTimeout": 300,
+    # For the handler: torch threads of each worker; 0 = cores / maxWorkers.
+    "threads": 0,
+}
+"""``model-config.yaml`` of the archive."""
+
+
+def find_bundle(run: Path) -> Path:
+    """The bundle of a run folder, or ``run`` itself when it is one.
+
+    Raises:
+        OperationError: there is none.
+    """
+    for folder in (Path(run) / BUNDLE_FOLDER, Path(run)):
+        if (folder / SPEC_FILE).is_file():
+            return folder
+    raise OperationError(f"{run}: no bundle here; finish the training first (python scripts/train.py --out {run})")
+
+
+def package(bundle: Path, name: str, version: str, store: Path) -> Path:
+    """Writes ``store/NAME.mar``: the bundle, the handlers package, and TorchServe's own files.
+
+    Args:
+        bundle: a bundle folder; every file is checked against its digest.
+        name: the model's name on the server.
+        version: the model's version on the server, such as ``1.0``.
+        store: folder of archives; made when missing.
+
+    Returns:
+        The path of the archive. Packaging the same bundle again gives the same bytes.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        OperationError: the name is not allowed, or the archive cannot be written.
+    """
+    bundle, store = Path(bundle), Path(store)
+    spec = read_spec(bundle)
+    verify_files(bundle, spec)
+    code = Path(handlers.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
+        work = Path(temporary)
+        stage = work / "stage"
+        for file in (SPEC_FILE, *spec.files):
+            (stage / BUNDLE_FOLDER / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / file, stage / BUNDLE_FOLDER / file)
+        shutil.copytree(code, stage / code.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        (work / "model-config.yaml").write_text(yaml.safe_dump(MODEL_CONFIG, sort_keys=False), "utf-8")
+        (work / "out").mkdir()
+        config = ModelArchiverConfig(
+            model_name=name,
+            handler=str(code / "image_classifier.py"),
+            version=version,
+            extra_files=str(stage),
+            config_file=str(work / "model-config.yaml"),
+            export_path=str(work / "out"),
+            archive_format="no-archive",
+        )
+        try:
+            with _private_temporary_folder(work):
+                generate_model_archive(config)
+        except ModelArchiverError as error:
+            raise OperationError(f"cannot package {name!r}: {' '.join(str(error).split())}") from error
+        target = store / f"{name}.mar"
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            _write_archive(work / "out" / name, target)
+        except OSError as error:
+            raise OperationError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return target
+
+
+@contextmanager
+def open_archive(archive: Path) -> Iterator[Path]:
+    """Unpacks the bundle of a ``.mar`` into a temporary folder for the length of the block.
+
+    Raises:
+        OperationError: the file is missing, no archive, or not one of ours.
+    """
+    with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
+        try:
+            with zipfile.ZipFile(archive) as archived:
+                names = [name for name in archived.namelist() if name.startswith(f"{BUNDLE_FOLDER}/")]
+                archived.extractall(temporary, names)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise OperationError(f"{archive}: not readable as a model archive: {error}") from error
+        folder = Path(temporary) / BUNDLE_FOLDER
+        try:
+            verify_files(folder, read_spec(folder))
+        except BundleError as error:
+            raise OperationError(f"{archive}: {str(error).replace(f'{folder}/', '')}") from error
+        yield folder
+
+
+@contextmanager
+def _private_temporary_folder(folder: Path) -> Iterator[None]:
+    """The archiver stages in ``TMPDIR/MODEL_NAME`` and first deletes what is there, whoever it belongs to."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _write_archive(folder: Path, target: Path) -> None:
+    """Zips ``folder`` reproducibly: entries sorted, dates fixed, nothing compressed (weights hardly would be)."""
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest["createdOn"] = "01/01/1980 00:00:00"
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

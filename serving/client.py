@@ -1,0 +1,206 @@
+"""Asks a running server, over REST and gRPC. Finds and sends the access token, and renews one that has expired."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+
+from serving.errors import OperationError
+from serving.keys import KeyFile, Kind
+from serving.settings import Addresses
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said about one request."""
+
+    status: int
+    """HTTP status; over gRPC 200, or the status that the same failure has over REST."""
+    body: dict[str, Any]
+    """The JSON body: an answer, or ``{"error": {"code", "message"}}``."""
+
+    @property
+    def error(self) -> str | None:
+        """``code: message``, or None for an answer."""
+        if "error" in self.body:
+            return f"{self.body['error'].get('code')}: {self.body['error'].get('message')}"
+        return None if self.status == 200 else f"{self.status}: {self.body}"
+
+
+class Client:
+    """One server.
+
+    Args:
+        addresses: where it listens.
+        keys: its access tokens.
+        timeout: seconds that one request may take.
+    """
+
+    def __init__(self, addresses: Addresses, keys: KeyFile, timeout: float = 120) -> None:
+        self.addresses = addresses
+        self._keys = keys
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._channel: Any = None
+
+    def predict(
+        self, name: str, data: bytes, content_type: str = "application/octet-stream", version: str | None = None
+    ) -> Answer:
+        """Sends one body to ``POST /predictions/NAME[/VERSION]``.
+
+        Raises:
+            OperationError: no server answers.
+        """
+        path = f"/predictions/{name}" + (f"/{version}" if version else "")
+        headers = {"Content-Type": content_type}
+        response = self._request("POST", self.addresses.inference + path, "inference", data=data, headers=headers)
+        return Answer(response.status_code, _json(response))
+
+    def predict_grpc(self, name: str, data: bytes, version: str | None = None) -> Answer:
+        """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``.
+
+        Raises:
+            OperationError: no server answers.
+        """
+        import grpc  # heavy, and only gRPC callers need it
+
+        from serving.grpc_stubs import load_stubs
+
+        stubs = load_stubs()
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self.addresses.grpc_inference)
+        stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
+        request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input={"data": data})
+
+        def call() -> Answer:
+            metadata = [("protocol", "gRPC"), ("session_id", "marquee")]
+            if token := self._keys.token("inference"):
+                metadata.append(("authorization", f"Bearer {token}"))
+            response = stub.Predictions(request, metadata=metadata, timeout=self._timeout)
+            return Answer(200, json.loads(response.prediction))
+
+        try:
+            return self._with_renewal(
+                call, "inference", lambda error: getattr(error, "code", str)() == grpc.StatusCode.PERMISSION_DENIED
+            )
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details()
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
+            return Answer(503, {"error": {"code": code.name.lower(), "message": details}})
+
+    def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
+        """``GET /models/NAME[/VERSION]``: status, workers and settings of each version (``all`` for all of them)."""
+        described: list[dict[str, Any]] = self._manage("GET", f"/models/{name}" + (f"/{version}" if version else ""))
+        return described
+
+    def list_models(self) -> list[dict[str, Any]]:
+        """``GET /models``: every model with its default version."""
+        models: list[dict[str, Any]] = []
+        token = "0"
+        while token:
+            page = self._manage("GET", "/models", params={"limit": 100, "next_page_token": token})
+            models += page["models"]
+            token = page.get("nextPageToken", "")
+        return models
+
+    def register(self, archive: str, workers: int = 1) -> str:
+        """``POST /models``: registers an archive of the model store and waits for its workers."""
+        params = {"url": archive, "initial_workers": workers, "synchronous": "true"}
+        return str(self._manage("POST", "/models", params=params)["status"])
+
+    def scale(self, name: str, workers: int, version: str | None = None) -> str:
+        """``PUT /models/NAME[/VERSION]``: sets the number of workers and waits for them."""
+        params = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+        path = f"/models/{name}" + (f"/{version}" if version else "")
+        return str(self._manage("PUT", path, params=params)["status"])
+
+    def set_default(self, name: str, version: str) -> str:
+        """``PUT /models/NAME/VERSION/set-default``: the version that answers requests without one."""
+        return str(self._manage("PUT", f"/models/{name}/{version}/set-default")["status"])
+
+    def unregister(self, name: str, version: str | None = None) -> str:
+        """``DELETE /models/NAME[/VERSION]``."""
+        path = f"/models/{name}" + (f"/{version}" if version else "")
+        return str(self._manage("DELETE", path)["status"])
+
+    def new_token(self, kind: Kind) -> None:
+        """``GET /token``: makes the server replace a token; the key file then holds the new one."""
+        params = {"type": kind.lower()}
+        headers = self._authorization("API")
+        response = self._send("GET", f"{self.addresses.management}/token", params=params, headers=headers)
+        if response.status_code != 200:
+            raise OperationError(f"the server refused to renew its {kind} token: {_message(response)}")
+
+    def _manage(self, method: str, path: str, **options: Any) -> Any:
+        response = self._request(method, self.addresses.management + path, "management", **options)
+        if response.status_code == 405:
+            raise OperationError(
+                f"the server does not allow {method} {path}; "
+                "start it with: python scripts/serve.py start --enable-model-api"
+            )
+        if response.status_code >= 400:
+            raise OperationError(f"{method} {path}: {_message(response)}")
+        return response.json()
+
+    def _request(self, method: str, url: str, kind: Kind, **options: Any) -> requests.Response:
+        headers = options.pop("headers", {})
+
+        def call() -> requests.Response:
+            response = self._send(method, url, headers=headers | self._authorization(kind), **options)
+            if response.status_code == 400 and "Token" in response.text and "InvalidKeyException" in response.text:
+                raise _TokenRefused(_message(response))
+            return response
+
+        try:
+            return self._with_renewal(call, kind, lambda error: isinstance(error, _TokenRefused))
+        except _TokenRefused as error:
+            raise OperationError(f"the server refuses the token of {self._keys.path}: {error}") from error
+
+    def _with_renewal(self, call: Callable[[], T], kind: Kind, refused: Callable[[Exception], bool]) -> T:
+        """Calls, and once more with a new token when the server refuses the one that the key file holds."""
+        try:
+            return call()
+        except Exception as error:
+            if self._keys.path is None or not refused(error):
+                raise
+            self.new_token(kind)
+            return call()
+
+    def _authorization(self, kind: Kind) -> dict[str, str]:
+        token = self._keys.token(kind)
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _send(self, method: str, url: str, **options: Any) -> requests.Response:
+        try:
+            return self._session.request(method, url, timeout=self._timeout, **options)
+        except requests.RequestException as error:
+            reason = getattr(error.args[0], "reason", error) if error.args else error
+            raise OperationError(f"no answer from {url}: {reason}; is the server running?") from error
+
+
+class _TokenRefused(Exception):
+    """The server's answer to a token that is wrong or has expired."""
+
+
+def _json(response: requests.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and ("error" in body or response.status_code == 200):
+        return body
+    # The front end's own refusals (no such model, no worker, body too large) have another shape than the handler's.
+    return {"error": {"code": f"http_{response.status_code}", "message": _message(response)}}
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        body = response.json()
+        return str(body.get("message") or body.get("status") or body)
+    except (ValueError, AttributeError):
+        return response.text.strip() or response.reason

@@ -1,0 +1,66 @@
+"""Golden samples over the wire: what clients get is compared with what evaluation measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import InputError
+from handlers.golden import GoldenSample, difference, read_golden
+from handlers.spec import ModelSpec, bundle_digest, read_spec
+from serving.archive import open_archive
+from serving.client import Answer, Client
+
+
+@dataclass
+class Replay:
+    """The outcome for one model."""
+
+    name: str
+    checked: int = 0
+    """Answers that were compared: every sample over REST and over gRPC."""
+    differences: list[str] = field(default_factory=list)
+
+
+def replay_over_wire(client: Client, name: str, archive: Path) -> Replay:
+    """Sends every golden sample of ``archive`` to the server, over REST and gRPC.
+
+    Args:
+        client: the running server.
+        name: the model's name there.
+        archive: the ``.mar`` that it should be serving.
+
+    Raises:
+        OperationError: the archive cannot be read, or the server does not answer.
+    """
+    with open_archive(archive) as folder:
+        spec, digest = read_spec(folder), bundle_digest(folder)
+        samples = read_golden(folder, spec)
+    result = Replay(name)
+    for protocol, ask in (("REST", client.predict), ("gRPC", client.predict_grpc)):
+        for sample in samples:
+            result.checked += 1
+            if line := _check(sample, spec, digest, ask(name, sample.data)):
+                result.differences.append(f"{name} over {protocol}: {line}")
+    return result
+
+
+def served_ranking(answer: Answer) -> dict[str, float] | InputError:
+    """The answer to one image: label -> probability, the likeliest first; or the item's error."""
+    error = answer.body.get("error")
+    if error:
+        # `bad_request` stands in for codes of the front end, which are not the handler's.
+        return InputError("bad_request", f"{error.get('code')}: {error.get('message')}")
+    ranking: Sequence[dict[str, Any]] = answer.body["ranking"]
+    return {entry["label"]: entry["probability"] for entry in ranking}
+
+
+def _check(sample: GoldenSample, spec: ModelSpec, digest: str, answer: Answer) -> str | None:
+    model = answer.body.get("model", {})
+    if model and model.get("bundle") != digest:
+        return f"{sample.file}: the server answers from bundle {model.get('bundle')}, the archive holds {digest}"
+    tolerance = next(
+        (variant.tolerance for variant in spec.variants if variant.name == model.get("variant")),
+        spec.variants[0].tolerance,
+    )
+    return difference(sample, spec, served_ranking(answer), tolerance)

@@ -1,0 +1,316 @@
+"""Starts, watches and stops a TorchServe.
+
+The server runs in a state folder (default ``.torchserve``), which holds everything of it::
+
+    .torchserve/
+      server.json         process and addresses
+      config.properties   the settings in force: config.properties with what this start changed
+      key_file.json       access tokens, written by TorchServe, mode 0600
+      logs/               console.log, ts_log.log, model_log.log
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving.client import Client
+from serving.errors import OperationError
+from serving.java import java_environment
+from serving.keys import KeyFile
+from serving.settings import Addresses, read_addresses, read_properties
+
+DEFAULT_STATE = Path(".torchserve")
+DEFAULT_CONFIG = Path("config.properties")
+LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
+_STATE_FILE = "server.json"
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that :func:`start` started."""
+
+    folder: Path
+    pid: int
+    """Of the Java front end; its workers are children."""
+    create_time: float
+    """Start of that process in seconds since the epoch: a pid alone may belong to another one by now."""
+    addresses: Addresses
+    models: tuple[str, ...]
+    store: Path
+    temporary: Path
+    """TorchServe's folder for unpacked archives and sockets; removed by :func:`stop`."""
+    authorized: bool
+    """False when the configuration switches tokens off."""
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.folder / "logs"
+
+    def is_running(self) -> bool:
+        """True while the front end's process lives."""
+        process = self._process()
+        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+
+    def client(self, timeout: float = 120) -> Client:
+        """A client with this server's addresses and tokens."""
+        return Client(self.addresses, KeyFile(self.folder / "key_file.json" if self.authorized else None), timeout)
+
+    def save(self) -> None:
+        """Writes ``server.json``."""
+        document = {
+            **asdict(self),
+            "folder": str(self.folder),
+            "store": str(self.store),
+            "temporary": str(self.temporary),
+        }
+        (self.folder / _STATE_FILE).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+    def _process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            return process if abs(process.create_time() - self.create_time) < 1 else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def find(folder: Path = DEFAULT_STATE) -> Server | None:
+    """The running server of a state folder, or None."""
+    try:
+        document = json.loads((Path(folder) / _STATE_FILE).read_text("utf-8"))
+        server = Server(
+            folder=Path(document["folder"]),
+            pid=document["pid"],
+            create_time=document["create_time"],
+            addresses=Addresses(**document["addresses"]),
+            models=tuple(document["models"]),
+            store=Path(document["store"]),
+            temporary=Path(document["temporary"]),
+            authorized=document["authorized"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return server if server.is_running() else None
+
+
+def start(
+    models: Sequence[str],
+    *,
+    config: Path = DEFAULT_CONFIG,
+    store: Path | None = None,
+    folder: Path = DEFAULT_STATE,
+    port: int | None = None,
+    enable_model_api: bool = False,
+    timeout: float = 300,
+    python: str = sys.executable,
+    say: Callable[[str], None] = lambda line: None,
+) -> Server:
+    """Starts TorchServe with the named models and waits until each has a worker that is READY.
+
+    Args:
+        models: names of archives in the store, with or without ``.mar``.
+        config: TorchServe settings.
+        store: folder of archives; the configuration's ``model_store`` when None.
+        folder: the state folder.
+        port: base of five consecutive ports, instead of the configuration's.
+        enable_model_api: allow registering and removing models while serving.
+        timeout: seconds until all models must be ready.
+        python: interpreter of the server and its workers.
+        say: told about the steps.
+
+    Raises:
+        OperationError: the server cannot start, or a model is refused; nothing is left running.
+    """
+    folder = Path(folder).absolute()
+    names = [name.removesuffix(".mar") for name in models]
+    properties = read_properties(config)
+    # Relative to the configuration, as the README's plain `torchserve --start` has it.
+    store = Path(store or config.absolute().parent / properties.get("model_store", "model_store")).absolute()
+    for name in names:
+        if not (store / f"{name}.mar").is_file():
+            raise OperationError(f"{store / f'{name}.mar'}: not found; make it with scripts/package.py --name {name}")
+    if running := find(folder):
+        raise OperationError(f"already running with pid {running.pid}; stop it first: python scripts/serve.py stop")
+    addresses = read_addresses(properties)
+    addresses = addresses if port is None else addresses.shifted(port)
+    if taken := addresses.taken():
+        raise OperationError(f"something listens on {', '.join(taken)} already; stop it, or choose ports with --port")
+    overrides = {
+        **addresses.as_properties(),
+        "model_store": str(store),
+        "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", str(LOG_CONFIG)),
+        "enable_model_api": str(enable_model_api or properties.get("enable_model_api") == "true").lower(),
+    }
+    server = _launch(names, config, overrides, addresses, store, folder, python, properties)
+    try:
+        say(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
+        for name in names:
+            _wait_ready(server, name, time.monotonic() + timeout)
+            say(f"{name} is READY")
+    except BaseException:
+        stop(server)
+        raise
+    return server
+
+
+def stop(server: Server, timeout: float = 30) -> None:
+    """Ends the server and its workers, and removes its temporary files and tokens; the logs stay."""
+    process = server._process()
+    if process is not None:
+        family = [process, *_children(process)]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout)
+        for member in alive:
+            member.kill()
+        psutil.wait_procs(alive, 10)
+    shutil.rmtree(server.temporary, ignore_errors=True)
+    for name in (_STATE_FILE, "key_file.json"):
+        (server.folder / name).unlink(missing_ok=True)
+
+
+def ready_workers(client: Client, name: str) -> int:
+    """The number of workers of the default version that are READY."""
+    (described,) = client.describe(name)
+    return sum(worker["status"] == "READY" for worker in described["workers"])
+
+
+def _launch(
+    names: Sequence[str],
+    config: Path,
+    overrides: dict[str, str],
+    addresses: Addresses,
+    store: Path,
+    folder: Path,
+    python: str,
+    properties: dict[str, str],
+) -> Server:
+    environment = java_environment()
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = folder / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir()
+    changed = "\n".join(f"{key}={value}" for key, value in overrides.items())
+    effective = folder / "config.properties"
+    effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{changed}\n", "utf-8")
+    # Short on purpose: worker sockets lie in it, and a socket's path has at most 107 bytes.
+    temporary = Path(tempfile.mkdtemp(prefix="ts-"))
+    environment |= {
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),
+        "LOG_LOCATION": str(logs),
+        "METRICS_LOCATION": str(logs),
+    }
+    environment.pop("TS_CONFIG_FILE", None)  # it would win over --ts-config
+    command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
+    command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
+    (folder / "key_file.json").unlink(missing_ok=True)
+    with open(logs / "console.log", "wb") as console:
+        # A session of its own: Ctrl-C in this terminal is not the server's.
+        launcher = subprocess.run(
+            command, cwd=folder, env=environment, stdout=console, stderr=console, start_new_session=True, check=False
+        )
+    pid_file = temporary / ".model_server.pid"
+    if launcher.returncode != 0 or not pid_file.is_file():
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OperationError(f"TorchServe did not start: {_last_line(logs / 'console.log')}; see {logs}")
+    pid = int(pid_file.read_text())
+    try:
+        create_time = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OperationError(f"TorchServe ended at once: {_last_line(logs / 'console.log')}; see {logs}") from error
+    server = Server(
+        folder=folder,
+        pid=pid,
+        create_time=create_time,
+        addresses=addresses,
+        models=tuple(names),
+        store=store,
+        temporary=temporary,
+        authorized=properties.get("disable_token_authorization", "false") != "true",
+    )
+    server.save()
+    return server
+
+
+def _wait_ready(server: Server, name: str, deadline: float) -> None:
+    """READY is asked of the management API: ``/ping`` calls a worker healthy that crashes again and again."""
+    client = server.client(timeout=30)
+    while time.monotonic() < deadline:
+        if refusal := _find_refusal(server.logs / "model_log.log", name):
+            raise OperationError(refusal)
+        if not server.is_running():
+            raise OperationError(f"TorchServe ended: {_last_line(server.logs / 'console.log')}; see {server.logs}")
+        try:
+            if ready_workers(client, name) > 0:
+                return
+        except OperationError:
+            pass  # not listening yet, or the model is not registered yet
+        time.sleep(_POLL_SECONDS)
+    raise OperationError(f"{name} was not READY in time; see {server.logs / 'model_log.log'}")
+
+
+def _find_refusal(log: Path, name: str) -> str | None:
+    """The reason that the handler gave for not serving ``name``, from the worker's log."""
+    if not log.is_file():
+        return None
+    matches = re.findall(r"RuntimeError: (.+)", log.read_text("utf-8", "replace"))
+    # The worker repeats the error as "500 - Unknown exception" when it gives up.
+    reasons = [line for line in matches if not re.match(r"\d{3} - ", line)]
+    about = [line for line in reasons if line.startswith(f"{name} is not served")]
+    return (about or reasons or [None])[0]
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()] if path.is_file() else []
+    return lines[-1] if lines else "no output"
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def describe(server: Server) -> dict[str, Any]:
+    """What runs: process, addresses, and each model with its version and the state of its workers."""
+    client = server.client(timeout=10)
+    models = []
+    for entry in client.list_models():
+        for version in client.describe(entry["modelName"], "all"):
+            models.append(
+                {
+                    "name": version["modelName"],
+                    "version": version["modelVersion"],
+                    "workers": [worker["status"] for worker in version["workers"]],
+                }
+            )
+    return {"running": True, "pid": server.pid, "addresses": asdict(server.addresses), "models": models}
+
+
+def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout: float = 120) -> Client:
+    """A client for the server of the state folder, else for one that ``torchserve --start`` started in this folder.
+
+    Raises:
+        OperationError: neither a state folder nor a configuration tells where a server could be.
+    """
+    if server := find(folder):
+        return server.client(timeout)
+    if not Path(config).is_file():
+        raise OperationError(f"no server in {folder}, and no {config} here; start one: python scripts/serve.py start")
+    properties = read_properties(config)
+    authorized = properties.get("disable_token_authorization", "false") != "true"
+    return Client(read_addresses(properties), KeyFile(Path("key_file.json").absolute() if authorized else None), timeout)

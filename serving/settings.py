@@ -1,0 +1,97 @@
+"""TorchServe's addresses, read from a ``config.properties``."""
+
+import socket
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from serving.errors import OperationError
+
+PORT_KEYS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server listens: URLs for REST, ``host:port`` for gRPC."""
+
+    inference: str = "http://127.0.0.1:8080"
+    management: str = "http://127.0.0.1:8081"
+    metrics: str = "http://127.0.0.1:8082"
+    grpc_inference: str = "127.0.0.1:7070"
+    grpc_management: str = "127.0.0.1:7071"
+
+    def shifted(self, base: int) -> "Addresses":
+        """The same hosts on five consecutive ports from ``base``."""
+        changed = {}
+        for offset, (name, address) in enumerate(asdict(self).items()):
+            prefix, _, _ = address.rpartition(":")
+            changed[name] = f"{prefix}:{base + offset}"
+        return replace(self, **changed)
+
+    @classmethod
+    def free(cls, start: int = 18080) -> "Addresses":
+        """Loopback addresses on which nothing listens.
+
+        Raises:
+            OperationError: there are none between ``start`` and 65,000.
+        """
+        for base in range(start, 65_000, len(PORT_KEYS)):
+            if not (addresses := cls().shifted(base)).taken():
+                return addresses
+        raise OperationError(f"no five free ports in a row from {start}")
+
+    @property
+    def base_port(self) -> int:
+        """The port of ``inference``, the first of the five that :meth:`shifted` gives."""
+        return int(self.inference.rpartition(":")[2])
+
+    def as_properties(self) -> dict[str, str]:
+        """The keys of ``config.properties`` that say this."""
+        properties = {f"{name}_address": getattr(self, name) for name in ("inference", "management", "metrics")}
+        for name in ("grpc_inference", "grpc_management"):
+            host, _, port = getattr(self, name).rpartition(":")
+            properties |= {f"{name}_address": host, f"{name}_port": port}
+        return properties
+
+    def taken(self) -> list[str]:
+        """Those of the addresses on which something listens already."""
+        return [address for address in asdict(self).values() if _is_taken(address)]
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The keys of a Java properties file; the last of equal keys wins, as it does for TorchServe.
+
+    Raises:
+        OperationError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperationError(f"{path}: not readable as a configuration: {error}") from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith(("#", "!")))
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def read_addresses(properties: dict[str, str]) -> Addresses:
+    """The addresses that TorchServe takes from ``properties``, with its defaults for absent keys."""
+    default = Addresses()
+    grpc = {}
+    for name in ("grpc_inference", "grpc_management"):
+        host, _, port = getattr(default, name).rpartition(":")
+        grpc[name] = f"{properties.get(f'{name}_address', host)}:{properties.get(f'{name}_port', port)}"
+    rest = {
+        name: properties.get(f"{name}_address", getattr(default, name)).rstrip("/")
+        for name in ("inference", "management", "metrics")
+    }
+    return Addresses(**rest, **grpc)
+
+
+def _is_taken(address: str) -> bool:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    # A server that listens on all interfaces is reached through the loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "127.0.0.1")  # noqa: S104
+    try:
+        with socket.create_connection((host, parts.port or 80), timeout=1):
+            return True
+    except OSError:
+        return False
