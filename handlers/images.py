@@ -5,6 +5,7 @@ what is served is what was measured.
 """
 
 import io
+import sys
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
@@ -36,6 +38,8 @@ FORMATS = tuple(
     )
 )
 """Formats that are opened, by Pillow's names. Others stay closed: each decoder is attack surface."""
+
+_NO_LIMITS = ImageSpec(channels=1, resize=1, crop=1, max_pixels=sys.maxsize, max_bytes=sys.maxsize)
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -104,6 +108,16 @@ def load(data: bytes | bytearray | memoryview, spec: ImageSpec) -> np.ndarray:
     return prepare(decode(data, spec), spec)
 
 
+def stored_mode(data: bytes) -> str:
+    """Pillow's mode of an image as its file stores it, such as ``L`` or ``RGB``; the pixels are not read.
+
+    Raises:
+        InputError: as :func:`decode` does for a file that cannot be opened.
+    """
+    with _open(data, _NO_LIMITS) as image:
+        return image.mode
+
+
 def from_nested_list(values: Any, spec: ImageSpec) -> Image.Image:
     """An image sent as JSON numbers: nested lists HxW or HxWx3 (or HxWx1), integers 0..255 or floats 0..1.
 
@@ -138,7 +152,7 @@ def from_nested_list(values: Any, spec: ImageSpec) -> Image.Image:
     return _to_channels(Image.fromarray(array.astype(np.uint8)), spec)
 
 
-def _open(data: bytes | bytearray | memoryview, spec: ImageSpec) -> Image.Image:
+def _open(data: bytes | bytearray | memoryview, spec: ImageSpec) -> ImageFile.ImageFile:
     if len(data) == 0:
         raise InputError("empty", "the body is empty; send the content of an image file")
     if len(data) > spec.max_bytes:

@@ -60,7 +60,9 @@ def parse(fields: Mapping[str, Any], spec: ImageSpec) -> Request:
         return Request((error,), is_list=False)
 
 
-def encode_answer(answers: Sequence[Prediction | InputError], is_list: bool, model: dict[str, str]) -> tuple[int, bytes]:
+def encode_answer(
+    answers: Sequence[Prediction | InputError], is_list: bool, model: dict[str, str]
+) -> tuple[int, bytes]:
     """The response to one request.
 
     Args:

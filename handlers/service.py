@@ -32,6 +32,13 @@ class ClassifierService:
         self._predictor: Predictor | None = None
         self._model: dict[str, str] = {}
 
+    @property
+    def predictor(self) -> Predictor:
+        """The loaded model."""
+        if self._predictor is None:
+            raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
+        return self._predictor
+
     def initialize(self, context: Any) -> None:
         """Loads the archive's bundle and replays its golden samples.
 
@@ -76,10 +83,9 @@ class ClassifierService:
         Returns:
             One JSON body a request, in the order of ``requests``.
         """
-        assert self._predictor is not None, "initialize was not called"
         special = {i: answer for i in range(len(requests)) if (answer := self._answer_special(requests[i], i, context))}
         parsed = [
-            Request((), is_list=True) if i in special else parse(fields, self._predictor.spec.image)
+            Request((), is_list=True) if i in special else parse(fields, self.predictor.spec.image)
             for i, fields in enumerate(requests)
         ]
         answers = iter(self._predict([item for request in parsed for item in request.items]))
@@ -94,10 +100,9 @@ class ClassifierService:
 
     def _predict(self, items: list[np.ndarray | InputError]) -> list[Prediction | InputError]:
         """Answers for the good items in one pass of the engine; an item's error stays where it is."""
-        assert self._predictor is not None
         good = [item for item in items if isinstance(item, np.ndarray)]
         try:
-            predictions: list[Prediction] | None = self._predictor.predict_arrays(good)
+            predictions: list[Prediction] | None = self.predictor.predict_arrays(good)
         except Exception as error:
             _exit_if_device_is_lost(error)
             logger.exception("inference failed for a batch of %d images", len(good))
@@ -117,8 +122,7 @@ class ClassifierService:
         return None
 
     def _describe(self) -> dict[str, Any]:
-        assert self._predictor is not None
-        spec = self._predictor.spec
+        spec = self.predictor.spec
         return {
             "model": self._model,
             "task": spec.task,

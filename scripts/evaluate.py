@@ -42,7 +42,10 @@ def evaluate(
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
     records = manifest.split("test") or list(manifest.records)
     probabilities = predict_records(predictor, records, resolve_workers(-1, len(records)), progress)
-    metrics = {**measure(predictor, records, probabilities), "left_out": [dataclasses.asdict(item) for item in rejected]}
+    metrics = {
+        **measure(predictor, records, probabilities),
+        "left_out": [dataclasses.asdict(item) for item in rejected],
+    }
     if predictions is not None:
         write_predictions(predictions, predictor.spec.labels, records, probabilities)
     _print(metrics, predictor.spec.labels, as_json=json)

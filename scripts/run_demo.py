@@ -29,10 +29,24 @@ TOLERANCE = 1e-4
 MINIMUM_ACCURACY = 0.97
 WORKERS = 2
 # Tiny images: a small input, few epochs, and no flip, since a mirrored digit is another sign.
-TRAINING = (
-    "--image.size 32 --model.arch resnet10t --loop.epochs 6 --loop.batch-size 64 --optimizer.lr 2e-3 "
-    "--augment.horizontal-flip 0 --augment.crop-scale 0.8 --augment.rotation 8"
-).split()
+TRAINING = [
+    "--image.size",
+    "32",
+    "--model.arch",
+    "resnet10t",
+    "--loop.epochs",
+    "6",
+    "--loop.batch-size",
+    "64",
+    "--optimizer.lr",
+    "2e-3",
+    "--augment.horizontal-flip",
+    "0",
+    "--augment.crop-scale",
+    "0.8",
+    "--augment.rotation",
+    "8",
+]
 
 
 def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
@@ -62,9 +76,7 @@ def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
     try:
         client = servers.connect(state)
         _say(f"5/7 predicting {tests} test images over REST and gRPC")
-        equal = {
-            protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")
-        }
+        equal = {protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")}
         for protocol, count in equal.items():
             _say(f"    {protocol}: {count} of {tests} answers equal evaluation's")
             _check(count == tests, f"{tests - count} answers over {protocol} differ from evaluation's")

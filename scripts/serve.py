@@ -5,8 +5,9 @@ Example: python scripts/serve.py start photos
 
 import json as jsonlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from _cli import run
@@ -119,7 +120,7 @@ def status(state: Path = servers.DEFAULT_STATE, json: Json = False) -> int:
 
 def main() -> int:
     """Entry point."""
-    commands = {"start": start, "stop": stop, "status": status}
+    commands: dict[str, Callable[..., Any]] = {"start": start, "stop": stop, "status": status}
     code: int = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     return code
 

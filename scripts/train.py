@@ -10,7 +10,7 @@ On many GPUs: torchrun --nproc-per-node 4 scripts/train.py --data photos --out r
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ class Arguments:
     """Go on from the last checkpoint of --out, with the run's own configuration."""
     json: bool = False
     """Print the final metrics as one JSON object."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
 
 def _defaults() -> RunConfig:

@@ -101,11 +101,11 @@ class Client:
     def list_models(self) -> list[dict[str, Any]]:
         """``GET /models``: every model with its default version."""
         models: list[dict[str, Any]] = []
-        token = "0"
-        while token:
-            page = self._manage("GET", "/models", params={"limit": 100, "next_page_token": token})
+        start = "0"
+        while start:
+            page = self._manage("GET", "/models", params={"limit": 100, "next_page_token": start})
             models += page["models"]
-            token = page.get("nextPageToken", "")
+            start = page.get("nextPageToken", "")
         return models
 
     def register(self, archive: str, workers: int = 1) -> str:
@@ -153,12 +153,12 @@ class Client:
         def call() -> requests.Response:
             response = self._send(method, url, headers=headers | self._authorization(kind), **options)
             if response.status_code == 400 and "Token" in response.text and "InvalidKeyException" in response.text:
-                raise _TokenRefused(_message(response))
+                raise _TokenRefusedError(_message(response))
             return response
 
         try:
-            return self._with_renewal(call, kind, lambda error: isinstance(error, _TokenRefused))
-        except _TokenRefused as error:
+            return self._with_renewal(call, kind, lambda error: isinstance(error, _TokenRefusedError))
+        except _TokenRefusedError as error:
             raise OperationError(f"the server refuses the token of {self._keys.path}: {error}") from error
 
     def _with_renewal(self, call: Callable[[], T], kind: Kind, refused: Callable[[Exception], bool]) -> T:
@@ -183,7 +183,7 @@ class Client:
             raise OperationError(f"no answer from {url}: {reason}; is the server running?") from error
 
 
-class _TokenRefused(Exception):
+class _TokenRefusedError(Exception):
     """The server's answer to a token that is wrong or has expired."""
 
 

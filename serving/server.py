@@ -10,7 +10,6 @@ The server runs in a state folder (default ``.torchserve``), which holds everyth
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -270,7 +269,8 @@ def _find_refusal(log: Path, name: str) -> str | None:
     # The worker repeats the error as "500 - Unknown exception" when it gives up.
     reasons = [line for line in matches if not re.match(r"\d{3} - ", line)]
     about = [line for line in reasons if line.startswith(f"{name} is not served")]
-    return (about or reasons or [None])[0]
+    found = about or reasons
+    return str(found[0]) if found else None
 
 
 def _last_line(path: Path) -> str:
@@ -313,4 +313,6 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
         raise OperationError(f"no server in {folder}, and no {config} here; start one: python scripts/serve.py start")
     properties = read_properties(config)
     authorized = properties.get("disable_token_authorization", "false") != "true"
-    return Client(read_addresses(properties), KeyFile(Path("key_file.json").absolute() if authorized else None), timeout)
+    return Client(
+        read_addresses(properties), KeyFile(Path("key_file.json").absolute() if authorized else None), timeout
+    )

@@ -148,5 +148,5 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors stores contiguous tensors; channels_last ones are not."""
+    """Safetensors stores contiguous tensors; channels_last ones are not."""
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}

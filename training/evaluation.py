@@ -43,9 +43,7 @@ def measure(predictor: Predictor, records: Sequence[Record], probabilities: np.n
     return classification_metrics(probabilities, np.array([index[record.label] for record in records]))
 
 
-def write_predictions(
-    path: Path, labels: Sequence[str], records: Sequence[Record], probabilities: np.ndarray
-) -> None:
+def write_predictions(path: Path, labels: Sequence[str], records: Sequence[Record], probabilities: np.ndarray) -> None:
     """Writes one CSV line an image: ``path,label,predicted`` and the probability of each class."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

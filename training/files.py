@@ -22,8 +22,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes files that only their owner reads; results are as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -54,11 +54,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync_folder(temporary)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.rename(path, old / path.name)
-            os.rename(temporary, path)
+            path.rename(old / path.name)
+            temporary.rename(path)
             shutil.rmtree(old)
         else:
-            os.rename(temporary, path)
+            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CheckpointStore, TrainingState
 from training.config import RunConfig
-from training.data.loading import Batch, BatchPlan
+from training.data.loading import BatchPlan, Loader
 from training.device import autocast
 from training.distributed import World
 from training.errors import TrainingError
@@ -28,7 +28,7 @@ from training.progress import Progress, Task
 from training.seeding import seed_step
 
 
-class Interrupted(TrainingError):
+class Interrupted(TrainingError):  # noqa: N818 - a signal is no mistake
     """Training was stopped by a signal; everything up to here is in a checkpoint."""
 
 
@@ -42,8 +42,8 @@ class Trainer:
     loss: nn.Module
     scaler: torch.amp.GradScaler
     plan: BatchPlan
-    train_loader: DataLoader[Batch]
-    val_loader: DataLoader[Batch]
+    train_loader: Loader
+    val_loader: Loader
     device: torch.device
     precision: str
     world: World
@@ -113,7 +113,7 @@ class Trainer:
             raise TrainingError(
                 f"the loss is {value} at step {step + 1}; lower --optimizer.lr, or use --loop.precision fp32"
             )
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         if optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_norm)
@@ -229,17 +229,17 @@ class Signals:
 @contextmanager
 def deferred_signals() -> Iterator[Signals]:
     """Turns the first SIGINT or SIGTERM into a flag, so that no update is cut in half; the second acts at once."""
-    signals = Signals()
+    state = Signals()
 
     def remember(number: int, _: FrameType | None) -> None:
-        if signals.received:
+        if state.received:
             signal.signal(number, previous[number])
             raise KeyboardInterrupt
-        signals.received = True
+        state.received = True
 
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield signals
+        yield state
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-import timm.data
 import torch
+from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from training.config import ImageConfig, ModelConfig
@@ -83,7 +83,7 @@ def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channe
 
 def pretrained_input(backbone: nn.Module, channels: int) -> PretrainedInput:
     """Normalisation and resizing that the weights of ``backbone`` expect, for ``channels`` channels."""
-    config = timm.data.resolve_model_data_config(backbone)
+    config: dict[str, Any] = resolve_model_data_config(backbone)  # type: ignore[no-untyped-call]
     return PretrainedInput(
         mean=_for_channels(config["mean"], channels),
         std=_for_channels(config["std"], channels),
@@ -100,7 +100,8 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 def _head_size(arch: str, state: dict[str, torch.Tensor]) -> dict[str, int]:
     """The number of classes in ``state``, so that timm knows whether its classifier fits."""
-    head = timm.get_pretrained_cfg(arch).classifier
+    config = timm.get_pretrained_cfg(arch)
+    head = config.classifier if config else None
     name = head if isinstance(head, str) else head[0] if head else ""
     weight = state.get(f"{name}.weight")
     return {} if weight is None else {"num_classes": weight.shape[0]}

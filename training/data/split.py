@@ -50,7 +50,7 @@ def _divide(records: tuple[Record, ...] | list[Record], parts: dict[str, float],
         # Order by content, so that moving or renaming files changes nothing; each class has a stream of its own, so
         # that a new class does not reshuffle the others.
         members = sorted(members, key=lambda record: (record.sha256, record.path))
-        random.Random(f"{seed}/{label}").shuffle(members)
+        random.Random(f"{seed}/{label}").shuffle(members)  # noqa: S311 - a split is no secret
         start = 0
         for split, fraction in parts.items():
             count = round(len(members) * fraction)
@@ -63,7 +63,7 @@ def _divide(records: tuple[Record, ...] | list[Record], parts: dict[str, float],
 
 
 def _check(manifest: Manifest) -> list[str]:
-    counts = {split: defaultdict(int) for split in ("train", "val", "test")}
+    counts: dict[str, dict[str, int]] = {split: defaultdict(int) for split in ("train", "val", "test")}
     for record in manifest.records:
         counts[record.split][record.label] += 1
     warnings = []
