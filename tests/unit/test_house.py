@@ -1,0 +1,114 @@
+"""The architecture, as rules that run."""
+
+import ast
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import handlers.images
+import training.data.loading
+from handlers.spec import ImageSpec
+from tests.conftest import ROOT
+
+MODULES = sorted(path for room in ("handlers", "training", "serving", "scripts") for path in (ROOT / room).rglob("*.py"))
+ALLOWED = {
+    "handlers": {"handlers"},
+    "training": {"handlers", "training"},
+    "serving": {"handlers", "serving"},
+    "scripts": {"handlers", "training", "serving", "scripts", "_cli"},
+}
+# What a server has. An engine may need more, in its own file.
+SERVER_LIBRARIES = {"numpy", "PIL", "torch", "torchvision"}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of everything that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    ours = imports(path) & {"handlers", "training", "serving", "scripts", "tests", "benchmarks", "_cli"}
+    assert ours <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "handlers").glob("*.py")), ids=lambda path: path.name)
+def test_handlers_need_nothing_that_a_server_has_not(path):
+    assert imports(path) - set(sys.stdlib_module_names) - {"handlers"} <= SERVER_LIBRARIES
+
+
+# Each of these turns bytes or pixels of another size into pixels: a second preprocessing.
+FORBIDDEN_CALLS = {
+    "Image.open",
+    "resize",
+    "thumbnail",
+    "decode_image",
+    "decode_jpeg",
+    "read_image",
+    "imread",
+    "imdecode",
+    "center_crop",
+    "CenterCrop",
+    "Resize",
+    "interpolate",
+    "default_loader",
+    "ImageFolder",
+    "create_transform",
+    "fit",
+}
+ALLOWED_CALLS = {
+    # The project's own reader, which calls handlers.images.decode.
+    ("training/data/loading.py", "read_image"),
+    ("training/data/statistics.py", "read_image"),
+    # Trainer.fit, not PIL.ImageOps.fit.
+    ("training/run.py", "fit"),
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_there_is_one_preprocessing(path):
+    """Fails as soon as anything but handlers/images.py opens or resizes an image."""
+    name = path.relative_to(ROOT).as_posix()
+    if name == "handlers/images.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            for forbidden in FORBIDDEN_CALLS:
+                if called == forbidden or called.endswith(f".{forbidden}"):
+                    assert (name, forbidden) in ALLOWED_CALLS, f"{name}:{node.lineno} calls {called}"
+
+
+def test_training_evaluates_with_the_served_functions(digits):
+    from training.data.manifest import Record
+
+    assert training.data.loading.decode is handlers.images.decode
+    assert training.data.loading.prepare is handlers.images.prepare
+    spec = ImageSpec(channels=1, resize=36, crop=32)
+    path = next((digits / "test" / "3").glob("*.png"))
+    images = training.data.loading.EvaluationImages([Record(str(path), "3", "test")], ["3"], spec)
+    pixels, label = images[0]
+    assert label == 0
+    assert np.array_equal(pixels.numpy(), handlers.images.load(path.read_bytes(), spec))
+
+
+def test_a_change_of_the_served_preprocessing_reaches_evaluation(digits, monkeypatch):
+    """The dynamic twin of the rule above: evaluation has no pixels but those of handlers.images."""
+    from training.data.manifest import Record
+
+    spec = ImageSpec(channels=1, resize=32, crop=32)
+    path = next((digits / "test" / "3").glob("*.png"))
+    before = handlers.images.load(path.read_bytes(), spec)
+    monkeypatch.setitem(handlers.images._RESAMPLING, "bilinear", handlers.images.Image.Resampling.NEAREST)
+    images = training.data.loading.EvaluationImages([Record(str(path), "3", "test")], ["3"], spec)
+    assert not np.array_equal(before, images[0][0].numpy())

@@ -1,0 +1,118 @@
+"""Request bodies in, response bodies out."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.errors import InputError
+from handlers.images import load
+from handlers.payload import MAX_INSTANCES, encode_answer, encode_error, parse
+from handlers.predictor import Prediction
+from handlers.spec import ImageSpec
+
+SPEC = ImageSpec(channels=1, resize=8, crop=8)
+MODEL = {"name": "m", "version": "1.0", "bundle": "sha256:0", "variant": "fp32"}
+
+
+def png(level: int = 9) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (8, 8), level).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"body": png()},
+        {"data": bytearray(png())},
+        {"photo": png()},
+        {"data": png(), "other": b"x"},
+        {"body": {"b64": b64(png())}},
+        {"body": json.dumps({"b64": b64(png())}).encode()},
+        {"body": json.dumps({"b64": b64(png())})},
+        {"data": {"image_data": [[9] * 8] * 8}},
+        {"data": b'  {"image_data": [[9]]}'},
+    ],
+)
+def test_one_image(fields):
+    request = parse(fields, SPEC)
+    assert not request.is_list
+    assert np.array_equal(request.items[0], load(png(), SPEC))
+
+
+def test_instances_keep_their_order_and_their_errors():
+    instances = [{"b64": b64(png(1))}, {"b64": b64(b"text")}, {"image_data": [[3]]}, {"nonsense": 1}, 7]
+    request = parse({"body": {"instances": instances}}, SPEC)
+    assert request.is_list
+    codes = [item.code if isinstance(item, InputError) else int(item[0, 0, 0]) for item in request.items]
+    assert codes == [1, "not_an_image", 3, "bad_request", "bad_request"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "status"),
+    [
+        ({}, "empty", 400),
+        ({"body": b""}, "empty", 400),
+        ({"a": b"1", "b": b"2"}, "bad_request", 400),
+        ({"body": b"hello"}, "not_an_image", 400),
+        ({"body": "h\u00e9llo"}, "not_an_image", 400),
+        ({"body": b"{not json"}, "bad_request", 400),
+        ({"body": b"[" * 100_000}, "bad_request", 400),
+        ({"body": {}}, "bad_request", 400),
+        ({"body": None}, "bad_request", 400),
+        ({"body": 5}, "bad_request", 400),
+        ({"body": []}, "bad_request", 400),
+        ({"body": {"instances": []}}, "bad_request", 400),
+        ({"body": {"instances": "text"}}, "bad_request", 400),
+        ({"body": {"instances": [1] * (MAX_INSTANCES + 1)}}, "too_many_instances", 413),
+        ({"body": {"b64": "***"}}, "bad_request", 400),
+        ({"body": {"b64": 5}}, "bad_request", 400),
+        ({"body": {"b64": ""}}, "empty", 400),
+        ({"body": {"image_data": "x"}}, "bad_image_data", 400),
+    ],
+)
+def test_nonsense_is_one_error(fields, code, status):
+    (item,) = parse(fields, SPEC).items
+    assert isinstance(item, InputError)
+    assert (item.code, item.status) == (code, status)
+
+
+def prediction() -> Prediction:
+    return Prediction(ranking=((1, "dög", 0.75), (0, "cat", 0.25)), probabilities=np.array([0.25, 0.75]))
+
+
+def test_answer_to_one_image():
+    status, body = encode_answer([prediction()], False, MODEL)
+    assert status == 200
+    assert json.loads(body) == {
+        "label": "dög",
+        "probability": 0.75,
+        "ranking": [
+            {"label": "dög", "index": 1, "probability": 0.75},
+            {"label": "cat", "index": 0, "probability": 0.25},
+        ],
+        "model": MODEL,
+    }
+
+
+def test_answer_to_a_list():
+    error = InputError("not_an_image", "no")
+    status, body = encode_answer([prediction(), error], True, MODEL)
+    first, second = json.loads(body)["predictions"]
+    assert status == 200
+    assert first["label"] == "dög"
+    assert second == {"error": {"code": "not_an_image", "message": "no"}}
+    assert encode_answer([error, error], True, MODEL)[0] == 400
+
+
+def test_error():
+    status, body = encode_error(InputError("too_many_pixels", "too many"))
+    assert (status, json.loads(body)) == (413, {"error": {"code": "too_many_pixels", "message": "too many"}})

@@ -1,0 +1,327 @@
+"""Parts of training against values worked out by hand."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from handlers.spec import ImageSpec
+from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
+from training.config import AugmentConfig, OptimizerConfig, RunConfig, SplitConfig, dump_config, load_config
+from training.data.augment import create_augmentation
+from training.data.loading import BatchPlan
+from training.data.manifest import Manifest, Record, read_manifest, write_manifest
+from training.data.split import assign_splits
+from training.errors import CheckpointError, DataError, TrainingError
+from training.export import choose_golden
+from training.files import atomic_folder, write_atomic
+from training.metrics import classification_metrics
+from training.optim import create_optimizer, learning_rate
+
+
+class TestConfig:
+    def test_yaml_round_trip(self, tmp_path):
+        config = RunConfig(optimizer=OptimizerConfig(lr=0.5, min_lr=0.1))
+        (tmp_path / "c.yaml").write_text(dump_config(config))
+        assert load_config(tmp_path / "c.yaml") == config
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("optimizer: {lr: -1}", "optimizer.lr: expected more than 0"),
+            ("optimizer: {lr: fast}", "optimizer.lr: expected float, got str 'fast'"),
+            ("optimiser: {}", "optimiser: unknown field"),
+            ("split: {val: 0}", "split.val: expected more than 0"),
+            ("image: {size: 224, resize: 100}", "image.resize: expected 0 or at least size"),
+            ("a: [", "not readable as YAML"),
+            ("[1]", "expected an object"),
+        ],
+    )
+    def test_errors_name_file_and_field(self, tmp_path, text, message):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(TrainingError) as caught:
+            load_config(tmp_path / "c.yaml")
+        assert message in str(caught.value)
+        assert "c.yaml" in str(caught.value)
+
+    def test_an_empty_file_is_the_defaults(self, tmp_path):
+        (tmp_path / "c.yaml").write_text("")
+        assert load_config(tmp_path / "c.yaml") == RunConfig()
+
+
+class TestLearningRate:
+    def test_warm_up_and_cosine(self):
+        rates = [learning_rate(step, 10, 4, 1.0, 0.0) for step in range(10)]
+        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+        # Six steps of half a cosine: 1/2 (1 + cos(pi k / 6)) for k = 1..6.
+        expected = [0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(1, 7)]
+        assert rates[4:] == pytest.approx(expected)
+
+    def test_ends_at_the_floor(self):
+        assert learning_rate(9, 10, 0, 1.0, 0.1) == pytest.approx(0.1)
+        assert learning_rate(99, 10, 0, 1.0, 0.1) == pytest.approx(0.1)
+
+
+def test_vectors_get_no_weight_decay():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in create_optimizer(model, OptimizerConfig(weight_decay=0.3), torch.device("cpu")).param_groups
+        for parameter in group["params"]
+    }
+    assert decay[id(model[0].weight)] == 0.3
+    assert [decay[id(p)] for p in (model[0].bias, model[1].weight, model[1].bias)] == [0, 0, 0]
+
+
+def records(**counts: int) -> Manifest:
+    return Manifest(
+        tuple(Record(f"/{label}/{i}", label, "", f"{label}{i:060d}") for label, n in counts.items() for i in range(n))
+    )
+
+
+class TestSplit:
+    def test_stratified(self):
+        manifest, warnings = assign_splits(records(a=100, b=20), SplitConfig(val=0.1, test=0.2), seed=0)
+        counts = Counter((record.label, record.split) for record in manifest.records)
+        assert counts == {
+            ("a", "train"): 70,
+            ("a", "val"): 10,
+            ("a", "test"): 20,
+            ("b", "train"): 14,
+            ("b", "val"): 2,
+            ("b", "test"): 4,
+        }
+        assert not warnings
+
+    def test_seeded_and_independent_of_places(self):
+        def chosen(manifest, seed):
+            split, _ = assign_splits(manifest, SplitConfig(), seed)
+            return {record.sha256: record.split for record in split.records}
+
+        here = records(a=50, b=50)
+        moved = Manifest(tuple(Record(f"/z{r.path}", r.label, "", r.sha256) for r in reversed(here.records)))
+        assert chosen(here, 1) == chosen(moved, 1)
+        assert chosen(here, 1) != chosen(here, 2)
+
+    def test_small_classes(self):
+        manifest, warnings = assign_splits(records(a=30, three=3, two=2, one=1), SplitConfig(), seed=0)
+        of = {label: Counter(r.split for r in manifest.records if r.label == label) for label in manifest.labels}
+        assert of["three"] == {"train": 1, "val": 1, "test": 1}
+        assert of["one"] == {"train": 1}
+        assert any("'one' has no val image" in line for line in warnings)
+
+    def test_named_splits_stay_and_validation_comes_from_train(self):
+        named = tuple(Record(f"/{i}", "ab"[i % 2], "test" if i < 10 else "train", f"{i:064d}") for i in range(50))
+        manifest, _ = assign_splits(Manifest(named), SplitConfig(val=0.25), seed=0)
+        assert {r.path for r in manifest.split("test")} == {f"/{i}" for i in range(10)}
+        assert len(manifest.split("val")) == 10
+
+    def test_a_class_that_cannot_be_learnt(self):
+        named = (*records(a=9, b=9).records, Record("/x", "c", "test", "0" * 64))
+        with pytest.raises(DataError, match="'c' has images for val or test but none for train"):
+            assign_splits(Manifest(named), SplitConfig(), seed=0)
+
+
+def test_manifest_round_trip_and_digest(tmp_path):
+    manifest = Manifest((Record('/a "b",c/ü.png', "x", "train", "1" * 64, 3, 4, "L"), Record("/d", "y", "val", "2" * 64)))
+    write_manifest(tmp_path / "m.csv", manifest)
+    assert read_manifest(tmp_path / "m.csv") == manifest
+    moved = Manifest((manifest.records[1], Record("/elsewhere", "x", "train", "1" * 64)))
+    assert moved.digest == manifest.digest
+    relabelled = Manifest((Record("/a", "y", "train", "1" * 64), manifest.records[1]))
+    assert relabelled.digest != manifest.digest
+
+
+class TestBatchPlan:
+    def test_every_rank_has_its_share_of_the_same_batches(self):
+        whole = [[index for _, index in batch] for batch in BatchPlan(103, 8, seed=3)]
+        first = [[index for _, index in batch] for batch in BatchPlan(103, 8, 3, rank=0, world=2)]
+        second = [[index for _, index in batch] for batch in BatchPlan(103, 8, 3, rank=1, world=2)]
+        assert len(whole) == 12
+        assert all(len(batch) == 8 for batch in whole)
+        assert len({index for batch in whole for index in batch}) == 96
+        assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
+
+    def test_a_start_skips_and_an_epoch_reorders(self):
+        plan = BatchPlan(40, 8, seed=0)
+        all_batches = list(plan)
+        plan.start = 3
+        assert list(plan) == all_batches[3:]
+        plan.start, plan.epoch = 0, 1
+        assert list(plan) != all_batches
+
+    def test_fewer_images_than_a_batch(self):
+        (batch,) = list(BatchPlan(5, 32, seed=0))
+        assert len(batch) == 5
+
+    def test_a_batch_that_cannot_be_shared(self):
+        with pytest.raises(DataError, match="batch size 9"):
+            BatchPlan(100, 9, 0, 0, 2)
+
+
+class TestAugmentation:
+    SPEC = ImageSpec(channels=3, resize=32, crop=32, mean=(0.5,) * 3, std=(1.0,) * 3)
+    OFF = {"crop_scale": 1, "horizontal_flip": 0, "rotation": 0, "zoom": 0, "color": 0}
+
+    def image(self):
+        image = Image.new("RGB", (32, 32))
+        image.paste((255, 0, 0), (0, 0, 16, 32))
+        return image
+
+    def draws(self, n=300, **options):
+        augment = create_augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
+        torch.manual_seed(0)
+        return [augment(self.image()).numpy() for _ in range(n)]
+
+    def test_off_is_the_served_preprocessing(self):
+        from handlers.images import prepare
+
+        assert all(np.array_equal(pixels, prepare(self.image(), self.SPEC)) for pixels in self.draws(3))
+
+    @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+    def test_flips_happen_at_their_rate(self, probability):
+        flipped = np.mean([pixels[0, -1, 0] == 255 for pixels in self.draws(horizontal_flip=probability)])
+        assert flipped == pytest.approx(probability, abs=0.07)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"crop_scale": 0.3}, {"rotation": 30}, {"zoom": 0.3}, {"color": 0.4}, {"erasing": 1.0}, {"vertical_flip": 0.5}],
+    )
+    def test_each_kind_changes_pixels_and_keeps_the_form(self, options):
+        image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
+        augment = create_augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
+        torch.manual_seed(0)
+        results = [augment(image).numpy() for _ in range(20)]
+        assert all(pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8 for pixels in results)
+        assert len({pixels.tobytes() for pixels in results}) >= 2
+
+    def test_rotation_stays_within_its_range(self):
+        """A vertical edge through the centre, rotated by at most 10 degrees, moves by less than 16 tan(10) rows."""
+        for pixels in self.draws(50, rotation=10):
+            edge = (pixels[2, :, 0] > 128).sum()
+            assert abs(edge - 16) <= 16 * math.tan(math.radians(10)) + 1.5
+
+    def test_grey(self):
+        spec = ImageSpec(channels=1, resize=16, crop=16)
+        augment = create_augmentation(AugmentConfig(erasing=0.5), spec, (0.1,))
+        assert augment(Image.new("L", (20, 30), 9)).shape == (16, 16, 1)
+
+
+class TestCheckpoints:
+    def pair(self):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        return model, optimizer, torch.amp.GradScaler("cpu", enabled=False)
+
+    def step(self, model, optimizer):
+        model(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def test_a_restored_copy_goes_on_identically(self, tmp_path):
+        model, optimizer, scaler = self.pair()
+        self.step(model, optimizer)
+        path = CheckpointStore(tmp_path).save(model, optimizer, scaler, TrainingState(epoch=1), best=True)
+        other, other_optimizer, _ = self.pair()
+        state = load_checkpoint(path, other, other_optimizer, scaler)
+        assert state.epoch == 1
+        for _ in range(3):
+            self.step(model, optimizer)
+            self.step(other, other_optimizer)
+        assert torch.equal(model.weight, other.weight)
+
+    def test_history_is_bounded_and_keeps_the_best(self, tmp_path):
+        store = CheckpointStore(tmp_path, keep=2)
+        parts = self.pair()
+        for epoch in range(1, 7):
+            store.save(*parts, TrainingState(epoch=epoch), best=epoch == 2)
+        names = sorted(path.name for path in tmp_path.glob("epoch-*"))
+        assert names == ["epoch-0002", "epoch-0005", "epoch-0006"]
+        assert store.find("last").name == "epoch-0006"
+        assert store.find("best").name == "epoch-0002"
+
+    @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors"])
+    def test_damage_is_noticed(self, tmp_path, file):
+        model, optimizer, scaler = self.pair()
+        self.step(model, optimizer)
+        path = CheckpointStore(tmp_path).save(model, optimizer, scaler, TrainingState(), best=False)
+        data = bytearray((path / file).read_bytes())
+        data[-1] ^= 1
+        (path / file).write_bytes(data)
+        with pytest.raises(CheckpointError, match=f"{file}: damaged"):
+            load_checkpoint(path, model, optimizer, scaler)
+
+    def test_another_model(self, tmp_path):
+        path = CheckpointStore(tmp_path).save(*self.pair(), TrainingState(), best=False)
+        with pytest.raises(CheckpointError, match="do not fit the configured model"):
+            load_weights(path, nn.Linear(4, 2))
+
+    def test_no_checkpoint_holds_pickle(self, tmp_path):
+        path = CheckpointStore(tmp_path).save(*self.pair(), TrainingState(), best=False)
+        assert sorted(file.name for file in path.iterdir()) == [
+            "optimizer.safetensors",
+            "state.json",
+            "weights.safetensors",
+        ]
+        assert json.loads((path / "state.json").read_text())["state"]["epoch"] == 0
+
+
+class TestFiles:
+    def test_a_failure_leaves_the_old_folder(self, tmp_path):
+        with atomic_folder(tmp_path / "x") as folder:
+            (folder / "a").write_text("1")
+        with pytest.raises(RuntimeError, match="halfway"), atomic_folder(tmp_path / "x") as folder:
+            (folder / "a").write_text("2")
+            raise RuntimeError("halfway")
+        assert (tmp_path / "x" / "a").read_text() == "1"
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+    def test_replacing(self, tmp_path):
+        for content in ("1", "2"):
+            with atomic_folder(tmp_path / "x") as folder:
+                (folder / "a").write_text(content)
+            write_atomic(tmp_path / "y", content)
+        assert (tmp_path / "x" / "a").read_text() == (tmp_path / "y").read_text() == "2"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+
+
+class TestMetrics:
+    PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0]])
+    TARGETS = np.array([0, 0, 1, 1])
+
+    def test_by_hand(self):
+        metrics = classification_metrics(self.PROBABILITIES, self.TARGETS)
+        assert metrics["images"] == 4
+        assert metrics["accuracy"] == 0.75
+        # Class 2 has no image: the mean is over the recalls 1 and 1/2.
+        assert metrics["balanced_accuracy"] == 0.75
+        assert metrics["confusion_matrix"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+        assert metrics["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.6) + math.log(0.8) + math.log(0.3)) / 4)
+        # Each image has a bin of its own: |1 - 0.9|, |1 - 0.6|, |1 - 0.8|, |0 - 0.7|, each weighing 1/4.
+        assert metrics["ece"] == pytest.approx((0.1 + 0.4 + 0.2 + 0.7) / 4)
+
+    def test_certain_and_wrong_is_finite(self):
+        assert math.isfinite(classification_metrics(np.array([[1.0, 0.0]]), np.array([1]))["nll"])
+
+
+def test_golden_samples_cover_all_classes():
+    manifest = Manifest(
+        tuple(
+            Record(f"/{label}/{i}", label, "test" if i < 2 else "train", f"{label}{i:060d}")
+            for label in "abcde"
+            for i in range(10)
+        )
+    )
+    chosen = choose_golden(manifest, "test", 16)
+    assert len(chosen) == 16
+    assert Counter(record.label for record in chosen[:10]) == dict.fromkeys("abcde", 2)
+    assert all(record.split == "test" for record in chosen[:10])
+    assert len({record.path for record in chosen}) == 16
+    many = Manifest(tuple(Record(f"/{i}", f"{i:03d}", "test", f"{i:064d}") for i in range(40)))
+    assert len({record.label for record in choose_golden(many, "test", 16)}) == 40
