@@ -14,11 +14,9 @@ from handlers.errors import BundleError, InputError
 from handlers.golden import read_golden, replay
 from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction, Predictor
+from handlers.spec import BUNDLE_FOLDER
 
 logger = logging.getLogger(__name__)
-
-BUNDLE_FOLDER = "bundle"
-"""Where the bundle lies inside the archive."""
 
 
 class ClassifierService:

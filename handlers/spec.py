@@ -16,6 +16,8 @@ from handlers.schema import SchemaError, from_dict, to_dict
 
 SCHEMA_VERSION = 1
 SPEC_FILE = "spec.json"
+BUNDLE_FOLDER = "bundle"
+"""Name of the bundle's folder inside a run and inside an archive."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ from model_archiver.model_packaging import generate_model_archive
 
 import handlers
 from handlers.errors import BundleError
-from handlers.service import BUNDLE_FOLDER
-from handlers.spec import SPEC_FILE, read_spec, verify_files
+from handlers.spec import BUNDLE_FOLDER, SPEC_FILE, read_spec, verify_files
 from serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from handlers.schema import to_dict
-from handlers.spec import ImageSpec
+from handlers.spec import BUNDLE_FOLDER, ImageSpec
 from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from training.config import RunConfig, dump_config, load_config
 from training.data.augment import create_augmentation
@@ -54,7 +54,6 @@ from training.seeding import derive_seed
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.csv"
-BUNDLE_FOLDER = "bundle"
 EVALUATION_FILE = "evaluation.json"
 _CHANGEABLE = ("loop.epochs", "loop.patience", "loop.device", "loop.workers", "loop.compile", "checkpoint", "export")
 """Fields that a resumed run may change without becoming another run."""

@@ -12,7 +12,9 @@ import training.data.loading
 from handlers.spec import ImageSpec
 from tests.conftest import ROOT
 
-MODULES = sorted(path for room in ("handlers", "training", "serving", "scripts") for path in (ROOT / room).rglob("*.py"))
+MODULES = sorted(
+    path for room in ("handlers", "training", "serving", "scripts") for path in (ROOT / room).rglob("*.py")
+)
 ALLOWED = {
     "handlers": {"handlers"},
     "training": {"handlers", "training"},

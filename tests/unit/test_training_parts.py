@@ -128,7 +128,9 @@ class TestSplit:
 
 
 def test_manifest_round_trip_and_digest(tmp_path):
-    manifest = Manifest((Record('/a "b",c/ü.png', "x", "train", "1" * 64, 3, 4, "L"), Record("/d", "y", "val", "2" * 64)))
+    manifest = Manifest(
+        (Record('/a "b",c/ü.png', "x", "train", "1" * 64, 3, 4, "L"), Record("/d", "y", "val", "2" * 64))
+    )
     write_manifest(tmp_path / "m.csv", manifest)
     assert read_manifest(tmp_path / "m.csv") == manifest
     moved = Manifest((manifest.records[1], Record("/elsewhere", "x", "train", "1" * 64)))
@@ -190,7 +192,14 @@ class TestAugmentation:
 
     @pytest.mark.parametrize(
         "options",
-        [{"crop_scale": 0.3}, {"rotation": 30}, {"zoom": 0.3}, {"color": 0.4}, {"erasing": 1.0}, {"vertical_flip": 0.5}],
+        [
+            {"crop_scale": 0.3},
+            {"rotation": 30},
+            {"zoom": 0.3},
+            {"color": 0.4},
+            {"erasing": 1.0},
+            {"vertical_flip": 0.5},
+        ],
     )
     def test_each_kind_changes_pixels_and_keeps_the_form(self, options):
         image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))

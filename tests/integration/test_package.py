@@ -1,0 +1,105 @@
+"""scripts/package.py: what is in the archive, and that it is always the same."""
+
+import json
+import pickletools
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from handlers.spec import sha256_file
+from tests.conftest import ROOT
+
+
+def pickles_in(path: Path) -> list[str]:
+    """Names of all members, at any depth of zip, that are pickles."""
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if data[:4] == b"PK\x03\x04":
+                inner = path.with_name("inner.zip")
+                inner.write_bytes(data)
+                found += [f"{name}!{member}" for member in pickles_in(inner)]
+            elif data[:1] == b"\x80":
+                try:
+                    for _ in pickletools.genops(data):
+                        pass
+                    found.append(name)
+                except ValueError:
+                    pass
+    return found
+
+
+def test_the_archive_holds_bundle_handlers_and_configuration(store):
+    with zipfile.ZipFile(store / "digits.mar") as archive:
+        names = set(archive.namelist())
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+    assert {"bundle/spec.json", "bundle/model.pt2", "bundle/golden/expected.json", "model-config.yaml"} <= names
+    ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "handlers").rglob("*.py")}
+    assert ours == {name for name in names if name.startswith("handlers/")}
+    assert manifest["model"]["handler"] == "image_classifier.py"
+    assert manifest["model"]["modelVersion"] == "1.0"
+
+
+def test_no_pickle_anywhere(store, tmp_path):
+    copy = tmp_path / "digits.mar"
+    shutil.copyfile(store / "digits.mar", copy)
+    assert pickles_in(copy) == []
+
+
+def test_the_pickle_detector_detects(tmp_path):
+    import pickle
+
+    with zipfile.ZipFile(tmp_path / "inner", "w") as inner:
+        inner.writestr("x", pickle.dumps({"a": 1}))
+    with zipfile.ZipFile(tmp_path / "outer.mar", "w") as outer:
+        outer.write(tmp_path / "inner", "nested.pt2")
+    assert pickles_in(tmp_path / "outer.mar") == ["nested.pt2!x"]
+
+
+def test_packaging_twice_gives_the_same_bytes(run, store, script, tmp_path):
+    script("package", run, "--name", "digits", "--store", tmp_path)
+    assert sha256_file(tmp_path / "digits.mar") == sha256_file(store / "digits.mar")
+    script("package", run / "bundle", "--name", "digits", "--store", tmp_path)  # over the existing one
+    assert sha256_file(tmp_path / "digits.mar") == sha256_file(store / "digits.mar")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.mar"]
+
+
+def test_a_folder_of_the_same_name_in_the_temporary_folder_survives(run, script, tmp_path):
+    """torch-model-archiver stages in TMPDIR/NAME and deletes what is there first."""
+    mine = tmp_path / "tmp" / "digits"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("years of work")
+    script("package", run, "--name", "digits", "--store", tmp_path / "store", TMPDIR=str(tmp_path / "tmp"))
+    assert (mine / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_damaged_bundle_is_not_packaged(run, script, tmp_path):
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    with open(tmp_path / "bundle" / "model.pt2", "r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\xff")
+    result = script("package", tmp_path / "bundle", "--name", "x", "--store", tmp_path / "store", check=False)
+    assert result.returncode == 1
+    assert "model.pt2: sha256 is" in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["absent", "--name", "x"], 1, "no bundle here"),
+        (["RUN", "--name", "a b"], 1, "special characters"),
+        (["RUN", "--name", "../x"], 1, "special characters"),
+        (["RUN"], 2, "name"),
+        (["RUN", "--name", "x", "--store", "/proc/nowhere"], 1, "cannot be written"),
+    ],
+)
+def test_nonsense(arguments, code, message, run, script, tmp_path):
+    arguments = [run if argument == "RUN" else argument for argument in arguments]
+    result = script("package", *arguments, check=False, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,131 @@
+"""A model that answers differently is not served: not at load, and not over the wire."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from handlers.golden import replay
+from handlers.predictor import Predictor
+from handlers.spec import sha256_file
+
+
+def change_one_weight(bundle: Path) -> None:
+    """Adds to one number in the classifier's weights inside ``model.pt2``, leaving everything else as it is."""
+    path = bundle / "model.pt2"
+    with zipfile.ZipFile(path) as archive:
+        members = {info: archive.read(info) for info in archive.infolist()}
+    config = next(json.loads(data) for info, data in members.items() if info.filename.endswith("_weights_config.json"))
+    entry = next(value for key, value in config["config"].items() if "fc.bias" in key)
+    target = next(info for info in members if info.filename.endswith(f"/{entry['path_name']}"))
+    import numpy as np
+
+    values = np.frombuffer(members[target], np.float32).copy()
+    values[0] += 3.0
+    members[target] = values.tobytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for info, data in members.items():
+            archive.writestr(info, data)
+
+
+def renew_digest(bundle: Path) -> None:
+    """Makes the digest fit again, as somebody would who wants the change to go unnoticed."""
+    spec = json.loads((bundle / "spec.json").read_text())
+    spec["variants"][0]["files"]["model.pt2"] = sha256_file(bundle / "model.pt2")
+    (bundle / "spec.json").write_text(json.dumps(spec))
+
+
+def rewrite(archive: Path, target: Path, edit) -> None:
+    """Copies a .mar with ``edit`` applied to its unpacked folder."""
+    folder = target.parent / "unpacked"
+    with zipfile.ZipFile(archive) as source:
+        source.extractall(folder)
+    edit(folder)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                out.write(path, path.relative_to(folder))
+    shutil.rmtree(folder)
+
+
+def start(script, store, state, port):
+    return script("serve", "start", "digits", "--store", store, "--state", state, "--port", port, check=False)
+
+
+def assert_nothing_runs(state: Path) -> None:
+    assert not (state / "server.json").exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(state) in " ".join(p.info["cmdline"] or [])]
+
+
+def test_the_replay_notices_one_weight(run, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(run / "bundle", bundle)
+    assert replay(Predictor.load(bundle)) == []
+    change_one_weight(bundle)
+    renew_digest(bundle)
+    differences = replay(Predictor.load(bundle))
+    assert differences
+    assert "golden/0" in differences[0]
+    assert "tolerance 0.0001" in differences[0]
+
+
+def test_a_changed_file_is_refused_by_its_digest(store, script, tmp_path, free_port):
+    rewrite(store / "digits.mar", tmp_path / "digits.mar", lambda folder: change_one_weight(folder / "bundle"))
+    result = start(script, tmp_path, tmp_path / "state", free_port)
+    assert result.returncode == 1
+    assert "digits is not served" in result.stderr
+    assert "model.pt2: sha256 is" in result.stderr
+    assert_nothing_runs(tmp_path / "state")
+
+
+def test_a_changed_weight_is_refused_at_load(store, script, tmp_path, free_port):
+    def edit(folder):
+        change_one_weight(folder / "bundle")
+        renew_digest(folder / "bundle")
+
+    rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
+    result = start(script, tmp_path, tmp_path / "state", free_port)
+    assert result.returncode == 1
+    assert "golden answers differ from evaluation's; first: golden/0" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert_nothing_runs(tmp_path / "state")
+
+
+def test_a_changed_weight_is_refused_over_the_wire(store, script, tmp_path, free_port):
+    """An archive whose handler does not check itself: the second replay, by serve.py, still sees the difference."""
+
+    def edit(folder):
+        change_one_weight(folder / "bundle")
+        renew_digest(folder / "bundle")
+        service = folder / "handlers" / "service.py"
+        code = service.read_text()
+        assert "differences = replay(predictor)" in code
+        service.write_text(code.replace("differences = replay(predictor)", "differences = []"))
+
+    rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
+    result = start(script, tmp_path, tmp_path / "state", free_port)
+    assert result.returncode == 1
+    assert "digits over REST: golden/0" in result.stderr
+    assert "digits over gRPC: golden/0" in result.stderr
+    assert "the server is stopped" in result.stderr
+    assert_nothing_runs(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda folder: (folder / "bundle" / "spec.json").write_text("{"), "not readable as JSON"),
+        (lambda folder: (folder / "bundle" / "model.pt2").unlink(), "model.pt2: missing"),
+        (lambda folder: (folder / "handlers" / "images.py").write_text("import absent_library"), "absent_library"),
+    ],
+    ids=["spec", "weights", "library"],
+)
+def test_other_damage_says_what_it_is(edit, message, store, script, tmp_path, free_port):
+    rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
+    result = start(script, tmp_path, tmp_path / "state", free_port)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert_nothing_runs(tmp_path / "state")

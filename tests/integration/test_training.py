@@ -1,0 +1,362 @@
+"""scripts/train.py as a user runs it: odd data, interruptions, many processes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+from PIL import Image
+
+from handlers.predictor import Predictor
+from tests.conftest import QUICK, ROOT
+
+TINY = [*QUICK, "--loop.epochs", "2"]
+
+
+def weights(run: Path, which: str = "last") -> dict:
+    name = (run / "checkpoints" / which).read_text().strip()
+    return safetensors.torch.load_file(run / "checkpoints" / name / "weights.safetensors")
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    different = [key for key in first if not first[key].equal(second[key])]
+    assert not different, f"{len(different)} of {len(first)} tensors differ, first {different[0]}"
+
+
+def colour_patch(path: Path, hue: int, rng: np.random.Generator, size=(40, 30)) -> None:
+    """An image that is mostly red, green or blue, with noise."""
+    pixels = rng.integers(0, 60, (size[1], size[0], 3))
+    pixels[:, :, hue] += 150
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Three classes of colour images with names, formats and strays as people have them."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "my photos"
+    for i in range(12):
+        colour_patch(data / "red" / f"{i} copy.png", 0, rng)
+        colour_patch(data / "grün" / f"{i}.jpg", 1, rng, size=(40 + i, 25))
+        colour_patch(data / "blue" / "deeper" / f"{i}.WEBP", 2, rng)
+    Image.new("CMYK", (30, 30), (0, 255, 255, 0)).save(data / "red" / "cmyk.jpg")
+    Image.new("RGBA", (30, 30), (255, 0, 0, 200)).save(data / "red" / "alpha.png")
+    (data / "red" / "notes.txt").write_text("not an image")
+    (data / "red" / ".DS_Store").write_bytes(b"x")
+    (data / "grün" / "empty.jpg").touch()
+    whole = (data / "grün" / "3.jpg").read_bytes()
+    (data / "grün" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (data / "no images here").mkdir()
+    return data
+
+
+def test_a_run_holds_what_it_promises(run, digits):
+    held = {path.name for path in run.iterdir()}
+    assert held == {
+        "bundle",
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "evaluation.json",
+        "manifest.csv",
+        "metrics.jsonl",
+        "predictions.csv",
+        "rejected.csv",
+        "tensorboard",
+    }
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
+    assert {"train_loss", "val_accuracy", "lr", "images_per_second"} <= set(metrics[0])
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    with open(run / "manifest.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 1797
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert all(len(row["sha256"]) == 64 for row in rows)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["split"] == "test"
+    assert evaluation["images"] == 355
+    assert evaluation["accuracy"] > 0.8
+    spec = json.loads((run / "bundle" / "spec.json").read_text())
+    assert spec["image"]["channels"] == 1  # the digits are grey
+    assert spec["provenance"]["metrics"]["accuracy"] == evaluation["accuracy"]
+    assert len(spec["golden"]["files"]) == 16 + 1
+
+
+def test_predictions_are_the_predictors(run):
+    predictor = Predictor.load(run / "bundle")
+    with open(run / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))[::20]
+    for row, answer in zip(rows, predictor.predict([Path(row["path"]).read_bytes() for row in rows]), strict=True):
+        assert answer.label == row["predicted"]
+        assert answer.probability == pytest.approx(float(row[answer.label]), abs=1e-5)
+
+
+def test_evaluate_gives_what_training_measured(run, digits, script, tmp_path):
+    measured = json.loads((run / "evaluation.json").read_text())
+    result = script("evaluate", run, "--data", digits, "--json", "--predictions", tmp_path / "p.csv")
+    again = json.loads(result.stdout)
+    for name in ("accuracy", "balanced_accuracy", "confusion_matrix", "images"):
+        assert again[name] == measured[name]
+    assert again["nll"] == pytest.approx(measured["nll"], abs=1e-6)
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 356
+    assert "balanced_accuracy" in script("evaluate", run / "bundle", "--data", digits / "test").stdout
+
+
+def test_odd_colour_data(colours, script, tmp_path):
+    result = script("train", "--data", colours, "--out", tmp_path / "run", *TINY, "--loop.batch-size", 8)
+    with open(tmp_path / "run" / "rejected.csv", newline="") as stream:
+        rejected = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
+    assert set(rejected) == {"notes.txt", "empty.jpg", "half.jpg"}
+    assert rejected["notes.txt"].startswith("not_an_image")
+    assert rejected["empty.jpg"].startswith("empty")
+    assert "left out: " in result.stderr
+    assert "38 images of 3 classes" in result.stderr
+    spec = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())
+    assert spec["image"]["channels"] == 3
+    assert spec["labels"] == ["blue", "grün", "red"]
+    assert "bundle in" in result.stdout
+
+
+def test_a_table_with_splits(colours, script, tmp_path):
+    paths = sorted(path for path in colours.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".webp"))
+    with open(tmp_path / "table.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "split"])
+        for i, path in enumerate(paths):
+            writer.writerow(
+                [
+                    path.relative_to(tmp_path),
+                    path.relative_to(colours).parts[0],
+                    ("valid", "test", "train")[min(i % 6, 2)],
+                ]
+            )
+        writer.writerow(["gone.png", "red", ""])
+    result = script("train", "--data", tmp_path / "table.csv", "--out", tmp_path / "run", *TINY, "--loop.batch-size", 8)
+    assert "gone.png: unreadable: No such file" in result.stderr
+    with open(tmp_path / "run" / "manifest.csv", newline="") as stream:
+        splits = [row["split"] for row in csv.DictReader(stream)]
+    assert splits.count("val") in (6, 7)
+    assert splits.count("test") in (6, 7)
+
+
+def test_a_parquet_table(digits, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    from training.data.scan import scan
+    from training.progress import Progress
+
+    paths = sorted((digits / "test").glob("[01]/*.png"))
+    columns = {"path": [str(path) for path in paths], "label": [path.parent.name for path in paths]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    manifest, rejected = scan(tmp_path / "t.parquet", 10**6, Progress(quiet=True))
+    assert len(manifest.records) == len(paths)
+    assert not rejected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: root / "absent", "no such folder"),
+        (lambda root: root, "no files in class folders"),
+        (lambda root: (root / "c.csv").write_text("file,class\n") and root / "c.csv", "no column label and path"),
+        (lambda root: (root / "c.csv").write_text("path,label\n,x\n") and root / "c.csv", "line 2 has no path"),
+        (lambda root: (root / "c.csv").write_text("path,label,split\na,b,dunno\n") and root / "c.csv", "split 'dunno'"),
+        (lambda root: (root / "a").mkdir() or (root / "a" / "x.png").write_text("") or root, "at least 2 classes"),
+    ],
+)
+def test_data_that_cannot_be_used(make, message, script, tmp_path):
+    (tmp_path / "data").mkdir()
+    data = make(tmp_path / "data")
+    result = script("train", "--data", data, "--out", tmp_path / "run", check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model.arch", "resnet17"], 1, "did you mean"),
+        (["--loop.device", "cuda:7"], 1, "not available here"),
+        (["--loop.epochs", "0"], 2, "epochs: expected at least 1"),
+        (["--loop.epochs", "many"], 2, "epochs"),
+        (["--nonsense"], 2, "nonsense"),
+        (["--config", "absent.yaml"], 1, "absent.yaml"),
+        (["--model.pretrained", "absent.pth"], 1, "absent.pth: no such file"),
+        (["--resume"], 1, "nothing to resume"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments, code, message, digits, script, tmp_path):
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *TINY, *arguments, check=False)
+    assert result.returncode == code, result.stderr
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+def test_an_existing_folder_is_not_overwritten(run, digits, script):
+    result = script("train", "--data", digits, "--out", run, check=False)
+    assert result.returncode == 1
+    assert "exists already" in result.stderr
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(digits, script, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        script("train", "--data", digits, "--out", tmp_path / name, *TINY, "--loop.epochs", 1, "--loop.seed", seed)
+    assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    with pytest.raises(AssertionError):
+        assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "c"))
+    bundles = [(tmp_path / name / "bundle" / "model.pt2").read_bytes() for name in "ab"]
+    assert bundles[0] == bundles[1]
+
+
+def start_training(digits: Path, out: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--data", str(digits), "--out", str(out)]
+    return subprocess.Popen([*command, *TINY, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+class TestResume:
+    """Interrupted and resumed equals uninterrupted, to the last bit."""
+
+    ARGUMENTS = ("--loop.workers", "1", "--loop.epochs", "3")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def uninterrupted(cls, digits, script, tmp_path_factory):
+        out = tmp_path_factory.mktemp("uninterrupted") / "run"
+        script("train", "--data", digits, "--out", out, *TINY, *cls.ARGUMENTS)
+        return out
+
+    def test_ctrl_c_in_the_middle_of_an_epoch(self, digits, uninterrupted, script, tmp_path):
+        out = tmp_path / "run"
+        process = start_training(digits, out, *self.ARGUMENTS)
+        wait_for(lambda: (out / "checkpoints" / "last").exists(), process)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert f"--out {out} --resume" in stderr
+        assert "Traceback" not in stderr
+        state = json.loads(next((out / "checkpoints").glob("epoch-*-batch-*/state.json")).read_text())["state"]
+        assert state["batch"] > 0
+        script("train", "--data", digits, "--out", out, "--resume")
+        assert_same_weights(weights(uninterrupted), weights(out))
+        assert (uninterrupted / "bundle" / "model.pt2").read_bytes() == (out / "bundle" / "model.pt2").read_bytes()
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        expected = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+        assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected]
+
+    def test_kill_9(self, digits, uninterrupted, script, tmp_path):
+        out = tmp_path / "run"
+        process = start_training(digits, out, *self.ARGUMENTS)
+        wait_for(lambda: (out / "checkpoints" / "last").exists(), process)
+        time.sleep(0.4)
+        process.kill()
+        process.communicate()
+        script("train", "--data", digits, "--out", out, "--resume")
+        assert_same_weights(weights(uninterrupted), weights(out))
+
+    def test_a_finished_run_can_be_extended_but_not_changed(self, digits, uninterrupted, script, tmp_path):
+        out = tmp_path / "run"
+        shutil.copytree(uninterrupted, out)
+        refused = script("train", "--data", digits, "--out", out, "--resume", "--optimizer.lr", 1, check=False)
+        assert refused.returncode == 1
+        assert "cannot resume with --optimizer.lr 1" in refused.stderr
+        script("train", "--data", digits, "--out", out, "--resume", "--loop.epochs", 4)
+        assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
+
+    def test_a_damaged_checkpoint_is_named(self, digits, uninterrupted, script, tmp_path):
+        out = tmp_path / "run"
+        shutil.copytree(uninterrupted, out)
+        damaged = out / "checkpoints" / (out / "checkpoints" / "last").read_text().strip() / "weights.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-10])
+        result = script("train", "--data", digits, "--out", out, "--resume", check=False)
+        assert result.returncode == 1
+        assert "weights.safetensors: damaged" in result.stderr
+
+
+def test_early_stopping(digits, script, tmp_path):
+    # A rate of nearly nothing: no epoch is better than the first ones.
+    arguments = ["--optimizer.lr", "1e-9", "--optimizer.min-lr", "0", "--loop.patience", "2", "--loop.epochs", "20"]
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *QUICK, *arguments)
+    assert "stopped early" in result.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 20
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits, script, tmp_path):
+    arguments = ["--optimizer.lr", "1e30", "--optimizer.clip-norm", "0", "--optimizer.warmup-epochs", "0"]
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *TINY, *arguments, check=False)
+    assert result.returncode == 1
+    assert "lower --optimizer.lr" in result.stderr
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+def torchrun(processes: int, digits: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += [str(ROOT / "scripts" / "train.py"), "--data", str(digits), "--out", str(out), *TINY, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+
+
+def test_two_processes_train_as_one(digits, script, tmp_path):
+    """Without batch norm and dropout, two halves of a batch make the same update as the whole."""
+    arguments = ["--model.arch", "test_vit", "--model.dropout", "0", "--loop.epochs", "1", "--loop.batch-size", "64"]
+    result = torchrun(2, digits, tmp_path / "two", *arguments)
+    assert result.returncode == 0, result.stderr
+    script("train", "--data", digits, "--out", tmp_path / "one", *TINY, *arguments)
+    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert max(float((two[key] - one[key]).abs().max()) for key in one) < 2e-3
+    lines = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
+    assert lines[0]["train_loss"] == pytest.approx(lines[1]["train_loss"], abs=2e-3)
+    assert lines[0]["val_accuracy"] == pytest.approx(lines[1]["val_accuracy"], abs=0.02)
+    assert (tmp_path / "two" / "bundle" / "spec.json").exists()
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def test_half_set_rank_variables_are_refused(digits, script, tmp_path):
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *TINY, check=False, RANK="0")
+    assert result.returncode == 1
+    assert "RANK set but WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT missing" in result.stderr
+
+
+def test_bf16_and_the_plain_memory_layout(digits, script, tmp_path):
+    result = script(
+        "train",
+        "--data",
+        digits,
+        "--out",
+        tmp_path / "run",
+        *TINY,
+        "--loop.precision",
+        "bf16",
+        "--loop.no-channels-last",
+    )
+    assert "in bf16" in result.stderr
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"] > 0.5
+
+
+def test_help_has_an_example(script):
+    for name in ("train", "evaluate", "package", "serve", "predict", "models"):
+        result = script(name, "--help")
+        assert f"python scripts/{name}.py" in " ".join(result.stdout.split()), name
+    assert os.access(ROOT / "scripts" / "demo", os.X_OK)
