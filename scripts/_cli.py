@@ -22,6 +22,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         # The reader, such as `head`, has seen enough.
         sys.stderr.close()
         code = 1
+    except OSError as error:
+        # A full disk, a folder without permission: nothing that a stack trace would explain better.
+        print(f"error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 1

@@ -4,7 +4,6 @@ Example: python scripts/models.py scale photos --workers 4
 """
 
 import json as jsonlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,20 +15,18 @@ from serving import server as servers
 
 Name = Annotated[str, tyro.conf.Positional]
 State = Annotated[Path, tyro.conf.arg(help="Folder given to serve.py start.")]
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
 Config = Annotated[Path, tyro.conf.arg(help="TorchServe settings, for a server that serve.py did not start.")]
 
 
 def list_(
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
     """List models, versions and workers.
 
     Example: python scripts/models.py list
-
-    Args:
-        json: Print one JSON object a version.
     """
     client = servers.connect(state, config)
     for entry in client.list_models():
@@ -45,6 +42,7 @@ def register(
     name: Name,
     /,
     workers: int = 1,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
@@ -56,7 +54,7 @@ def register(
         name: Archive in the store, with or without .mar.
         workers: Workers to start.
     """
-    print(servers.connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers))
+    _tell(servers.connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers), json)
 
 
 def scale(
@@ -64,6 +62,7 @@ def scale(
     /,
     workers: int,
     version: str | None = None,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
@@ -77,14 +76,15 @@ def scale(
         version: The version; the default one when left out.
     """
     client = servers.connect(state, config)
-    print(client.scale(name, workers, version))
-    print(f"{servers.ready_workers(client, name)} workers READY", file=sys.stderr)
+    status = client.scale(name, workers, version)
+    _tell(status, json, workers_ready=servers.ready_workers(client, name, version))
 
 
 def default(
     name: Name,
     version: Name,
     /,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
@@ -96,13 +96,14 @@ def default(
         name: The model's name.
         version: The version.
     """
-    print(servers.connect(state, config).set_default(name, version))
+    _tell(servers.connect(state, config).set_default(name, version), json)
 
 
 def unregister(
     name: Name,
     /,
     version: str | None = None,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
@@ -114,12 +115,13 @@ def unregister(
         name: The model's name.
         version: The version; the default one when left out.
     """
-    print(servers.connect(state, config).unregister(name, version))
+    _tell(servers.connect(state, config).unregister(name, version), json)
 
 
 def token(
     kind: Annotated[Literal["inference", "management"], tyro.conf.Positional],
     /,
+    json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
 ) -> None:
@@ -131,7 +133,14 @@ def token(
         kind: Which token.
     """
     servers.connect(state, config).new_token(kind)
-    print(f"the {kind} token is new; see the key file")
+    _tell(f"the {kind} token is new; see the key file", json)
+
+
+def _tell(status: str, json: bool, **facts: int) -> None:
+    if json:
+        print(jsonlib.dumps({"status": status, **facts}))
+    else:
+        print(f"{status}{''.join(f', {name}: {value}' for name, value in facts.items())}")
 
 
 def main() -> None:

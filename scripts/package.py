@@ -3,6 +3,7 @@
 Example: python scripts/package.py runs/photos --name photos
 """
 
+import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ def package_run(
     name: str,
     version: str = "1.0",
     store: Path = Path("model_store"),
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Writes STORE/NAME.mar.
 
@@ -26,10 +28,16 @@ def package_run(
         name: The model's name on the server.
         version: The model's version on the server.
         store: Folder of archives.
+        json: Print one JSON object.
     """
     bundle = find_bundle(run_folder)
     archive = package(bundle, name, version, store)
-    print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB, sha256:{sha256_file(archive)[:12]})")
+    size, digest = archive.stat().st_size, sha256_file(archive)
+    if json:
+        document = {"archive": str(archive), "bytes": size, "sha256": digest, "bundle": bundle_digest(bundle)}
+        print(jsonlib.dumps(document))
+        return
+    print(f"{archive} ({size / 1e6:.1f} MB, sha256:{digest[:12]})")
     print(f"bundle {bundle_digest(bundle)}; next: python scripts/serve.py start {name}")
 
 

@@ -179,9 +179,9 @@ def stop(server: Server, timeout: float = 30) -> None:
         (server.folder / name).unlink(missing_ok=True)
 
 
-def ready_workers(client: Client, name: str) -> int:
-    """The number of workers of the default version that are READY."""
-    (described,) = client.describe(name)
+def ready_workers(client: Client, name: str, version: str | None = None) -> int:
+    """The number of workers of a version, the default one when None, that are READY."""
+    (described,) = client.describe(name, version)
     return sum(worker["status"] == "READY" for worker in described["workers"])
 
 
@@ -215,12 +215,21 @@ def _launch(
     command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
     command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
     (folder / "key_file.json").unlink(missing_ok=True)
+    pid_file = temporary / ".model_server.pid"
     with open(logs / "console.log", "wb") as console:
         # A session of its own: Ctrl-C in this terminal is not the server's.
-        launcher = subprocess.run(
-            command, cwd=folder, env=environment, stdout=console, stderr=console, start_new_session=True, check=False
+        launcher = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=console, stderr=console, start_new_session=True
         )
-    pid_file = temporary / ".model_server.pid"
+        try:
+            launcher.wait()
+        except BaseException:
+            # Interrupted just now: the launcher is let finish, so that its pid file tells which server to end.
+            launcher.wait(timeout=30)
+            if pid_file.is_file():
+                psutil.Process(int(pid_file.read_text())).kill()
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     if launcher.returncode != 0 or not pid_file.is_file():
         shutil.rmtree(temporary, ignore_errors=True)
         raise OperationError(f"TorchServe did not start: {_last_line(logs / 'console.log')}; see {logs}")

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.models import adapt_input_conv
 from torch import nn
 
 from training.config import ImageConfig, ModelConfig
@@ -69,15 +70,13 @@ def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channe
         options["img_size"] = image.size
     if model.pretrained == "timm":
         options["pretrained"] = True
-    elif model.pretrained != "none":
-        state = load_state_dict(model.pretrained, model.arch)
-        options["pretrained"] = True
-        options["pretrained_cfg_overlay"] = {"state_dict": state, **_head_size(model.arch, state)}
     try:
         backbone: nn.Module = timm.create_model(model.arch, **options)
     except Exception as error:
         # timm and the hub raise anything from RuntimeError to their own HTTP errors.
         raise TrainingError(f"--model.arch {model.arch} --model.pretrained {model.pretrained}: {error}") from error
+    if model.pretrained not in ("none", "timm"):
+        _load_weights(backbone, model, load_state_dict(model.pretrained, model.arch), channels)
     return backbone
 
 
@@ -98,10 +97,32 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (round(sum(values) / len(values), 4),) * channels
 
 
-def _head_size(arch: str, state: dict[str, torch.Tensor]) -> dict[str, int]:
-    """The number of classes in ``state``, so that timm knows whether its classifier fits."""
-    config = timm.get_pretrained_cfg(arch)
-    head = config.classifier if config else None
-    name = head if isinstance(head, str) else head[0] if head else ""
-    weight = state.get(f"{name}.weight")
-    return {} if weight is None else {"num_classes": weight.shape[0]}
+def _load_weights(backbone: nn.Module, model: ModelConfig, state: dict[str, torch.Tensor], channels: int) -> None:
+    """Loads ``state`` into ``backbone``; a head of another size stays as initialised.
+
+    timm's own loading takes any file and leaves out what does not fit, which trains from scratch without a word.
+    """
+    config = timm.get_pretrained_cfg(model.arch)
+    heads, stems = (_names(getattr(config, name, None)) for name in ("classifier", "first_conv"))
+    own = backbone.state_dict()
+    fitted = {}
+    for key, value in state.items():
+        module = key.rpartition(".")[0]
+        if module in stems and key.endswith(".weight") and key in own and value.shape[1] != own[key].shape[1]:
+            value = adapt_input_conv(channels, value)  # sums or repeats the colour filters
+        if module not in heads or (key in own and value.shape == own[key].shape):
+            fitted[key] = value
+    try:
+        missing, unexpected = backbone.load_state_dict(fitted, strict=False)
+    except RuntimeError as error:
+        raise TrainingError(f"{model.pretrained}: does not fit --model.arch {model.arch}: {error}") from error
+    missing = [key for key in missing if key.rpartition(".")[0] not in heads and "num_batches_tracked" not in key]
+    if missing or unexpected:
+        raise TrainingError(
+            f"{model.pretrained}: does not fit --model.arch {model.arch}: {len(missing)} weights missing, "
+            f"{len(unexpected)} unknown, such as {(missing + unexpected)[0]}"
+        )
+
+
+def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())

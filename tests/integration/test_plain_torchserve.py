@@ -66,7 +66,9 @@ def server_folder(tmp_path, store) -> Path:
 
 def torchserve(python: Path, folder: Path, environment: dict[str, str], *arguments: str) -> None:
     command = [python, "-m", "ts.model_server", *arguments]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=60)
+    # To a file: the server inherits the output, and a pipe would stay open as long as it runs.
+    with open(folder / "console.log", "ab") as console:
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=console, stderr=console, timeout=60)
 
 
 def wait_until_ready(folder: Path, monkeypatch, seconds: float = 120):
@@ -116,9 +118,12 @@ def test_the_archive_needs_nothing_of_the_project(bare_python, no_java, server_f
 
 
 def test_handler_code_from_elsewhere_is_refused(bare_python, no_java, server_folder, monkeypatch):
-    """An old entry file on the PYTHONPATH would run in the archive's place; it refuses to."""
+    """A whole unpacked archive on the PYTHONPATH, entry file and all, would run in this one's place; it refuses to."""
+    old = server_folder / "old"
+    shutil.copytree(ROOT / "handlers", old / "handlers")
+    shutil.copyfile(ROOT / "handlers" / "image_classifier.py", old / "image_classifier.py")
     monkeypatch.setattr(os, "environ", {**no_java})
-    environment = {**java_environment(), "PYTHONPATH": str(ROOT / "handlers")}
+    environment = {**java_environment(), "PYTHONPATH": str(old)}
     torchserve(bare_python, server_folder, environment, *START)
     log = server_folder / "logs" / "model_log.log"
     try:
