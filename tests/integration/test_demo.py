@@ -1,0 +1,56 @@
+"""scripts/demo, whole."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_the_demo_proves_every_answer(tmp_path):
+    # The environment that runs this test is the one that scripts/demo would make.
+    if Path(sys.prefix) != ROOT / ".venv":
+        pytest.fail(f"scripts/demo uses {ROOT / '.venv'}; run the tests with scripts/test")
+    result = subprocess.run(
+        [ROOT / "scripts" / "demo", "--work", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["accuracy"] >= 0.97
+    assert summary["test_images"] == summary["rest_equal"] == summary["grpc_equal"] == 355
+    assert summary["golden_checked"] == summary["golden_equal"] == 32
+    assert summary["workers_ready"] == 2
+    left = [p.pid for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert left == []
+
+
+def test_a_failing_step_is_named_with_its_log(tmp_path):
+    """A Java that cannot start, in front of all others."""
+    java = tmp_path / "java home" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text('#!/bin/sh\n[ "$1" = -version ] && { echo \'openjdk version "17.0.1"\' >&2; exit 0; }\nexit 1\n')
+    java.chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "run_demo.py", "--work", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+        env={**os.environ, "JAVA_HOME": str(java.parent.parent)},
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: step serve failed: ")
+    assert result.stderr.splitlines()[-1].endswith(f"log: {tmp_path / 'demo' / 'logs' / 'serve.log'}")
+    assert '"accuracy"' not in result.stdout
