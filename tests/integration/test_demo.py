@@ -35,6 +35,7 @@ def test_the_demo_proves_every_answer(tmp_path):
     assert left == []
 
 
+@pytest.mark.slow
 def test_a_failing_step_is_named_with_its_log(tmp_path):
     """A Java that cannot start, in front of all others."""
     java = tmp_path / "java home" / "bin" / "java"
