@@ -45,6 +45,7 @@ STATUS_BY_CODE = {
     "too_large": 413,
     "too_many_pixels": 413,
     "too_many_instances": 413,
+    "internal_error": 500,
     "not_supported": 501,
     "inference_failed": 503,
 }

@@ -32,13 +32,11 @@ class GoldenSample:
 
 
 def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
-    """The golden samples of the bundle ``folder``; empty when it has none.
+    """The golden samples of the bundle ``folder``, at least one.
 
     Raises:
-        BundleError: ``expected.json`` is damaged or names a file that is not pinned by the spec.
+        BundleError: there are none, ``expected.json`` is damaged, or it and the spec name different files.
     """
-    if not spec.golden.files:
-        return []
     path = Path(folder) / EXPECTED_FILE
     try:
         samples = [
@@ -52,9 +50,11 @@ def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: golden samples are not readable: {error!r}") from error
+    if not samples:
+        raise BundleError(f"{path}: no golden samples; a model that cannot be checked is not served")
+    if {EXPECTED_FILE, *(sample.file for sample in samples)} != set(spec.golden.files):
+        raise BundleError(f"{path}: does not name the golden files that spec.json names")
     for sample in samples:
-        if sample.file not in spec.golden.files:
-            raise BundleError(f"{path}: {sample.file} is not among spec.json's golden files")
         if sample.probabilities.shape != (len(spec.labels),):
             raise BundleError(f"{path}: {sample.file} has no probability for each of {len(spec.labels)} labels")
     return samples

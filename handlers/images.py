@@ -5,6 +5,7 @@ what is served is what was measured.
 """
 
 import io
+import itertools
 import sys
 import warnings
 from typing import Any
@@ -129,12 +130,13 @@ def from_nested_list(values: Any, spec: ImageSpec) -> Image.Image:
     Raises:
         InputError: ``bad_image_data`` (ragged, not numbers, out of range, wrong shape), ``too_many_pixels``.
     """
+    _check_numbers(values)
     try:
         array = np.array(values)
     except (ValueError, OverflowError) as error:
         raise InputError("bad_image_data", "image_data: the rows have different lengths") from error
     if array.dtype.kind not in "iuf":
-        raise InputError("bad_image_data", "image_data: expected a nested list of numbers, its rows of equal length")
+        raise InputError("bad_image_data", "image_data: integers must lie in 0..255")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
@@ -150,6 +152,19 @@ def from_nested_list(values: Any, spec: ImageSpec) -> Image.Image:
     elif array.min() < 0 or array.max() > 255:
         raise InputError("bad_image_data", "image_data: integers must lie in 0..255")
     return _to_channels(Image.fromarray(array.astype(np.uint8)), spec)
+
+
+def _check_numbers(values: Any) -> None:
+    """Refuses anything but lists of numbers before numpy sees it: one long string would set the size of all items."""
+    level = [values]
+    for _ in range(4):  # the list itself, rows, columns, channels
+        kinds = set(map(type, level))
+        if kinds <= {int, float}:
+            return
+        if kinds != {list}:
+            break
+        level = list(itertools.chain.from_iterable(level))
+    raise InputError("bad_image_data", "image_data: expected a nested list of numbers, HxW or HxWx3")
 
 
 def _open(data: bytes | bytearray | memoryview, spec: ImageSpec) -> ImageFile.ImageFile:

@@ -13,14 +13,15 @@ Over gRPC the same, as the value of the key ``data`` or ``body`` of ``Prediction
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from handlers.errors import InputError
-from handlers.images import from_nested_list, load, prepare
+from handlers.images import decode, from_nested_list, prepare
 from handlers.predictor import Prediction, as_json
 from handlers.spec import ImageSpec
 
@@ -54,7 +55,8 @@ def parse(fields: Mapping[str, Any], spec: ImageSpec) -> Request:
         if isinstance(body, (bytes, bytearray)):
             body = _parse_json(body) if _looks_like_json(body) else body
         if isinstance(body, (bytes, bytearray)):
-            return Request((_attempt(load, body, spec),), is_list=False)
+            loader = _Loader(spec)
+            return Request((loader.attempt(loader.file, body),), is_list=False)
         return _parse_document(body, spec)
     except InputError as error:
         return Request((error,), is_list=False)
@@ -111,7 +113,7 @@ def _find_body(fields: Mapping[str, Any]) -> Any:
         # A form or gRPC client that named its only part differently means that part.
         body = next(iter(fields.values()))
     if isinstance(body, str):  # sent as text/*
-        return body.encode("utf-8", "surrogateescape")
+        return body.encode("utf-8", "replace")
     return body
 
 
@@ -127,23 +129,62 @@ def _parse_json(body: bytes | bytearray) -> Any:
         raise InputError("bad_request", f"the body is not valid JSON: {error}") from error
 
 
+class _Loader:
+    """Loads the images of one request; together they may have as many pixels as a single one.
+
+    Without a common budget, a request of 64 tiny files that decode to the limit would hold a worker for minutes.
+    """
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self._spec = spec
+        self._left = spec.max_pixels
+
+    def file(self, data: bytes | bytearray) -> np.ndarray:
+        """An image file's content -> uint8 (crop, crop, channels)."""
+        return self._prepare(decode, data)
+
+    def instance(self, instance: Any) -> np.ndarray:
+        """``{"b64": ...}`` or ``{"image_data": ...}`` -> uint8 (crop, crop, channels)."""
+        if isinstance(instance, dict) and "b64" in instance:
+            return self.file(_decode_base64(instance["b64"]))
+        if isinstance(instance, dict) and "image_data" in instance:
+            return self._prepare(from_nested_list, instance["image_data"])
+        raise InputError(
+            "bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"'
+        )
+
+    def attempt(self, load: Callable[[Any], np.ndarray], value: Any) -> np.ndarray | InputError:
+        """``load(value)``, or the error of this item."""
+        try:
+            return load(value)
+        except InputError as error:
+            return error
+        except MemoryError:
+            # TorchServe answers a MemoryError with 507 for the whole batch.
+            return InputError("too_large", "the server has not enough memory to decode this image")
+
+    def _prepare(self, decode_one: Callable[[Any, ImageSpec], Image.Image], value: Any) -> np.ndarray:
+        try:
+            image = decode_one(value, replace(self._spec, max_pixels=max(1, self._left)))
+        except InputError as error:
+            if error.code == "too_many_pixels" and self._left < self._spec.max_pixels:
+                limit = self._spec.max_pixels
+                raise InputError(error.code, f"the images of one request may have {limit} pixels together") from error
+            raise
+        self._left -= image.width * image.height
+        return prepare(image, self._spec)
+
+
 def _parse_document(document: Any, spec: ImageSpec) -> Request:
+    loader = _Loader(spec)
     if isinstance(document, dict) and "instances" in document:
         instances = document["instances"]
         if not isinstance(instances, list) or not instances:
             raise InputError("bad_request", "instances: expected a list with at least one item")
         if len(instances) > MAX_INSTANCES:
             raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {MAX_INSTANCES}")
-        return Request(tuple(_attempt(_load_instance, instance, spec) for instance in instances), is_list=True)
-    return Request((_attempt(_load_instance, document, spec),), is_list=False)
-
-
-def _load_instance(instance: Any, spec: ImageSpec) -> np.ndarray:
-    if isinstance(instance, dict) and "b64" in instance:
-        return load(_decode_base64(instance["b64"]), spec)
-    if isinstance(instance, dict) and "image_data" in instance:
-        return prepare(from_nested_list(instance["image_data"], spec), spec)
-    raise InputError("bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"')
+        return Request(tuple(loader.attempt(loader.instance, instance) for instance in instances), is_list=True)
+    return Request((loader.attempt(loader.instance, document),), is_list=False)
 
 
 def _decode_base64(text: Any) -> bytes:
@@ -151,14 +192,3 @@ def _decode_base64(text: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
         raise InputError("bad_request", f"b64: not valid base64: {error}") from error
-
-
-def _attempt(make: Any, value: Any, spec: ImageSpec) -> np.ndarray | InputError:
-    try:
-        array: np.ndarray = make(value, spec)
-        return array
-    except InputError as error:
-        return error
-    except MemoryError:
-        # TorchServe answers a MemoryError with 507 for the whole batch.
-        return InputError("too_large", "the server has not enough memory to decode this image")

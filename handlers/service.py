@@ -46,6 +46,7 @@ class ClassifierService:
         Raises:
             RuntimeError: the bundle is damaged, or an answer differs from evaluation's.
         """
+        _silence_request_log()
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
         torch.set_num_threads(_threads(context.model_yaml_config or {}))
@@ -82,10 +83,7 @@ class ClassifierService:
             One JSON body a request, in the order of ``requests``.
         """
         special = {i: answer for i in range(len(requests)) if (answer := self._answer_special(requests[i], i, context))}
-        parsed = [
-            Request((), is_list=True) if i in special else parse(fields, self.predictor.spec.image)
-            for i, fields in enumerate(requests)
-        ]
+        parsed = [Request((), is_list=True) if i in special else self._parse(requests[i]) for i in range(len(requests))]
         answers = iter(self._predict([item for request in parsed for item in request.items]))
         bodies = []
         for i, request in enumerate(parsed):
@@ -95,6 +93,14 @@ class ClassifierService:
             context.set_response_content_type(i, JSON_CONTENT_TYPE)
             bodies.append(body)
         return bodies
+
+    def _parse(self, fields: dict[str, Any]) -> Request:
+        try:
+            return parse(fields, self.predictor.spec.image)
+        except Exception:
+            # A mistake of ours that one request brings to light must not fail the requests batched with it.
+            logger.exception("a request could not be read")
+            return Request((InputError("internal_error", "the request could not be read"),), is_list=False)
 
     def _predict(self, items: list[np.ndarray | InputError]) -> list[Prediction | InputError]:
         """Answers for the good items in one pass of the engine; an item's error stays where it is."""
@@ -128,6 +134,16 @@ class ClassifierService:
             "input": {"max_bytes": spec.image.max_bytes, "max_pixels": spec.image.max_pixels},
             "metrics": spec.provenance.get("metrics", {}),
         }
+
+
+def _silence_request_log() -> None:
+    """TorchServe's worker logs a line for every batch, on a root logger that also carries the metrics."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Backend received inference")
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(keep)
 
 
 def _refuse_foreign_code(folder: Path) -> None:

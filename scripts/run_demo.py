@@ -58,8 +58,8 @@ def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
     """
     started = started or time.time()
     work = work.absolute()
-    shutil.rmtree(work, ignore_errors=True)
     data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
+    _empty(work, state)
     _say(f"1/7 data: scikit-learn's handwritten digits as PNG files in {data}")
     tests = write_digits(data)
     _say(f"2/7 training, {tests} test images held out")
@@ -72,8 +72,8 @@ def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
     _say("4/7 starting TorchServe and replaying the golden samples over REST and gRPC")
     serve = ("--config", ROOT / "config.properties", "--store", store, "--state", state)
     port = Addresses.free().base_port
-    golden = json.loads(_command("serve", work, "start", NAME, *serve, "--port", port, "--json"))
     try:
+        golden = json.loads(_command("serve", work, "start", NAME, *serve, "--port", port, "--json"))
         client = servers.connect(state)
         _say(f"5/7 predicting {tests} test images over REST and gRPC")
         equal = {protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")}
@@ -108,12 +108,28 @@ def _command(name: str, work: Path, *arguments: object) -> str:
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
     log = work / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as stream:
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
-    if result.returncode != 0:
+    with open(log, "ab") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True) as step:
+        try:
+            output, _ = step.communicate()
+        except KeyboardInterrupt:
+            step.wait(60)  # Ctrl-C reached it too; it ends what it has started
+            raise
+    if step.returncode != 0:
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
         raise OperationError(f"step {name} failed: {lines[-1] if lines else 'no output'}; log: {log}")
-    return result.stdout
+    return output
+
+
+def _empty(work: Path, state: Path) -> None:
+    """Removes what an earlier demo left, and nothing of anybody else's."""
+    marker = work / ".marquee-demo"
+    if work.exists() and any(work.iterdir()) and not marker.exists():
+        raise OperationError(f"{work}: exists and is no demo's folder; choose another --work")
+    if server := servers.find(state):
+        servers.stop(server)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    marker.touch()
 
 
 def _count_equal(client: Client, protocol: str, predictions: Path) -> int:

@@ -10,6 +10,7 @@ On many GPUs: torchrun --nproc-per-node 4 scripts/train.py --data photos --out r
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +26,8 @@ from training.run import CONFIG_FILE, train
 class Arguments:
     """Arguments of this command."""
 
-    data: Path
-    """Folder or table of labelled images."""
+    data: Path | None = None
+    """Folder or table of labelled images; needed unless --resume."""
     out: Path
     """Folder of the run; it must be new unless --resume."""
     config: Path | None = None
@@ -52,16 +53,19 @@ def _defaults() -> RunConfig:
     return RunConfig()
 
 
-def main() -> None:
+def main() -> int:
     """Entry point."""
     arguments = tyro.cli(
         Arguments,
         description=__doc__,
-        default=Arguments(data=tyro.MISSING, out=tyro.MISSING, run=_defaults()),
+        default=Arguments(out=tyro.MISSING, run=_defaults()),
     )
+    if arguments.data is None and not arguments.resume:
+        print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)
+        return 2
     metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume)
     if not metrics:
-        return  # not the main process
+        return 0  # not the main process
     if arguments.json:
         print(json.dumps(metrics))
     else:
@@ -69,6 +73,7 @@ def main() -> None:
             f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, "
             f"bundle in {arguments.out / 'bundle'}; next: python scripts/package.py {arguments.out} --name NAME"
         )
+    return 0
 
 
 if __name__ == "__main__":

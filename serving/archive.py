@@ -90,7 +90,7 @@ def package(bundle: Path, name: str, version: str, store: Path) -> Path:
             archive_format="no-archive",
         )
         try:
-            with _private_temporary_folder(work):
+            with _private_temporary_folder(work / "archiver"):
                 generate_model_archive(config)
         except ModelArchiverError as error:
             raise OperationError(f"cannot package {name!r}: {' '.join(str(error).split())}") from error
@@ -128,6 +128,7 @@ def open_archive(archive: Path) -> Iterator[Path]:
 @contextmanager
 def _private_temporary_folder(folder: Path) -> Iterator[None]:
     """The archiver stages in ``TMPDIR/MODEL_NAME`` and first deletes what is there, whoever it belongs to."""
+    folder.mkdir()
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield

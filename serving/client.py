@@ -45,6 +45,8 @@ class Client:
         self._keys = keys
         self._timeout = timeout
         self._session = requests.Session()
+        # A proxy from the environment would be sent the tokens, and cannot reach this machine's loopback.
+        self._session.trust_env = False
         self._channel: Any = None
 
     def predict(
@@ -72,7 +74,9 @@ class Client:
 
         stubs = load_stubs()
         if self._channel is None:
-            self._channel = grpc.insecure_channel(self.addresses.grpc_inference)
+            self._channel = grpc.insecure_channel(
+                self.addresses.grpc_inference, options=[("grpc.enable_http_proxy", 0)]
+            )
         stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
         request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input={"data": data})
 

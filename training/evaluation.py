@@ -11,7 +11,6 @@ import numpy as np
 from handlers.predictor import Predictor
 from training.data.loading import EvaluationImages, evaluation_loader
 from training.data.manifest import Record
-from training.errors import DataError
 from training.files import write_atomic
 from training.metrics import classification_metrics
 from training.progress import Progress
@@ -20,7 +19,11 @@ BATCH = 32
 
 
 def predict_records(predictor: Predictor, records: Sequence[Record], workers: int, progress: Progress) -> np.ndarray:
-    """Probabilities of every image, float64 (N, labels), in the order of ``records``."""
+    """Probabilities of every image, float64 (N, labels), in the order of ``records``.
+
+    Raises:
+        DataError: a label is not one of the model's, or a file has changed.
+    """
     images = EvaluationImages(records, predictor.spec.labels, predictor.spec.image)
     rows = []
     with progress.task("evaluating", len(records)) as task:
@@ -31,15 +34,8 @@ def predict_records(predictor: Predictor, records: Sequence[Record], workers: in
 
 
 def measure(predictor: Predictor, records: Sequence[Record], probabilities: np.ndarray) -> dict[str, Any]:
-    """:func:`training.metrics.classification_metrics` for the records' labels.
-
-    Raises:
-        DataError: a label is not one of the model's.
-    """
+    """:func:`training.metrics.classification_metrics` for the records' labels."""
     index = {label: i for i, label in enumerate(predictor.spec.labels)}
-    for record in records:
-        if record.label not in index:
-            raise DataError(f"{record.path}: class {record.label!r} is unknown to the model ({', '.join(index)})")
     return classification_metrics(probabilities, np.array([index[record.label] for record in records]))
 
 

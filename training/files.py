@@ -39,7 +39,7 @@ def write_json(path: Path, value: Any) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling folder to fill; it becomes ``path`` when the block ends without an error.
 
-    An existing ``path`` is replaced. Files are synced first, so that a power cut leaves the old folder or the new one.
+    An existing ``path`` is replaced by two renames, since no portable call exchanges folders; files are synced first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +55,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                (old / path.name).rename(path)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(path)
     except BaseException:

@@ -23,6 +23,7 @@ from training.data.loading import BatchPlan, Loader
 from training.device import autocast
 from training.distributed import World
 from training.errors import TrainingError
+from training.files import write_atomic
 from training.optim import learning_rate
 from training.progress import Progress, Task
 from training.seeding import seed_step
@@ -76,6 +77,8 @@ class Trainer:
                 self._report(state, val_loss, val_accuracy, best)
                 state = replace(state, sums={})
                 self._save(state, best)
+                if self.world.any(signals.received) and not state.finished:
+                    raise Interrupted(f"interrupted after epoch {state.epoch}")
         return state
 
     def _train_epoch(self, state: TrainingState, signals: "Signals", task: Task) -> TrainingState:
@@ -92,7 +95,7 @@ class Trainer:
             task.advance(f"epoch {state.epoch + 1}, loss {loss:.3f}")
             if self.world.any(signals.received) and batch + 1 < len(self.plan):
                 sums["seconds"] += time.monotonic() - started
-                self._save(replace(state, batch=batch + 1, sums=sums), best=False)
+                self._save(replace(state, batch=batch + 1, sums=self._total(sums)), best=False)
                 raise Interrupted(f"interrupted in epoch {state.epoch + 1}, after step {step + 1}")
         sums["seconds"] += time.monotonic() - started
         return replace(state, epoch=state.epoch + 1, batch=0, sums=sums)
@@ -156,8 +159,7 @@ class Trainer:
         return replace(state, finished=stop or done >= loop.epochs), best
 
     def _report(self, state: TrainingState, val_loss: float, val_accuracy: float, best: bool) -> None:
-        loss, correct, images = self.world.sum(*(state.sums[key] for key in ("loss", "correct", "images")))
-        seconds = state.sums["seconds"]
+        loss, correct, images, seconds = self._total(state.sums).values()
         self.log.write(
             state.epoch,
             {
@@ -179,6 +181,12 @@ class Trainer:
         if state.finished and state.epoch < self.config.loop.epochs:
             self.progress.say(f"stopped early: no better validation for {self.config.loop.patience} epochs")
 
+    def _total(self, sums: dict[str, float]) -> dict[str, float]:
+        """Running sums over all processes; the seconds are this one's."""
+        keys = ("loss", "correct", "images")
+        totals = self.world.sum(*(sums[key] for key in keys))
+        return {**dict(zip(keys, totals, strict=True)), "seconds": sums["seconds"]}
+
     def _save(self, state: TrainingState, best: bool) -> None:
         if self.world.is_main:
             self.store.save(self.model, self.optimizer, self.scaler, state, best)
@@ -197,9 +205,8 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl" if folder else None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=upto + 1) if folder else None
         if self._path is not None and self._path.exists():
-            lines = self._path.read_text("utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["epoch"] <= upto]
-            self._path.write_text("".join(line + "\n" for line in kept), "utf-8")
+            kept = [line for line in self._path.read_text("utf-8").splitlines() if _epoch_of(line) <= upto]
+            write_atomic(self._path, "".join(line + "\n" for line in kept))
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """Appends one epoch."""
@@ -217,6 +224,14 @@ class MetricsLog:
         """Ends the TensorBoard file."""
         if self._board is not None:
             self._board.close()
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a metrics line; infinite for one that a crash cut off."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @dataclass

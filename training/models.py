@@ -11,9 +11,10 @@ from timm.data.config import resolve_model_data_config
 from timm.models import adapt_input_conv
 from torch import nn
 
+from handlers.spec import BUNDLE_FOLDER, read_spec
 from training.config import ImageConfig, ModelConfig
 from training.errors import TrainingError
-from training.pretrained import load_state_dict
+from training.pretrained import find_run, load_state_dict
 
 
 class Classifier(nn.Module):
@@ -52,16 +53,23 @@ class PretrainedInput:
     """Crop size divided by the size of the resized short side."""
 
 
+def check_model(model: ModelConfig) -> None:
+    """Raises TrainingError for an architecture or weights that cannot be had, before any work is done for them."""
+    if not timm.is_model(model.arch):
+        near = difflib.get_close_matches(model.arch, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TrainingError(f"--model.arch {model.arch}: timm has no such architecture{hint}")
+    if model.pretrained not in ("none", "timm"):
+        load_state_dict(model.pretrained, model.arch)
+
+
 def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channels: int) -> nn.Module:
     """Creates the timm architecture, with the weights that ``model.pretrained`` names.
 
     Raises:
         TrainingError: the architecture is unknown, or the weights cannot be had or do not fit it.
     """
-    if not timm.is_model(model.arch):
-        near = difflib.get_close_matches(model.arch, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise TrainingError(f"--model.arch {model.arch}: timm has no such architecture{hint}")
+    check_model(model)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": model.dropout}
     if model.drop_path:
         options["drop_path_rate"] = model.drop_path
@@ -80,8 +88,16 @@ def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channe
     return backbone
 
 
-def pretrained_input(backbone: nn.Module, channels: int) -> PretrainedInput:
+def pretrained_input(model: ModelConfig, backbone: nn.Module, channels: int) -> PretrainedInput:
     """Normalisation and resizing that the weights of ``backbone`` expect, for ``channels`` channels."""
+    if run := find_run(model.pretrained):
+        image = read_spec(run / BUNDLE_FOLDER).image
+        return PretrainedInput(
+            mean=_for_channels(image.mean, channels),
+            std=_for_channels(image.std, channels),
+            interpolation=image.interpolation,
+            crop_pct=image.crop / image.resize,
+        )
     config: dict[str, Any] = resolve_model_data_config(backbone)  # type: ignore[no-untyped-call]
     return PretrainedInput(
         mean=_for_channels(config["mean"], channels),
@@ -89,6 +105,14 @@ def pretrained_input(backbone: nn.Module, channels: int) -> PretrainedInput:
         interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
         crop_pct=config["crop_pct"],
     )
+
+
+def pretrained_channels(model: ModelConfig) -> int | None:
+    """Channels that the weights were trained with; None when there are no weights."""
+    if model.pretrained == "none":
+        return None
+    run = find_run(model.pretrained)
+    return read_spec(run / BUNDLE_FOLDER).image.channels if run else 3
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -109,7 +133,8 @@ def _load_weights(backbone: nn.Module, model: ModelConfig, state: dict[str, torc
     for key, value in state.items():
         module = key.rpartition(".")[0]
         if module in stems and key.endswith(".weight") and key in own and value.shape[1] != own[key].shape[1]:
-            value = adapt_input_conv(channels, value)  # sums or repeats the colour filters
+            # Sums or repeats the colour filters; timm wants three to begin with.
+            value = adapt_input_conv(channels, value.expand(-1, 3, -1, -1) / 3 if value.shape[1] == 1 else value)
         if module not in heads or (key in own and value.shape == own[key].shape):
             fitted[key] = value
     try:

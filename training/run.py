@@ -26,7 +26,7 @@ from handlers.schema import to_dict
 from handlers.spec import BUNDLE_FOLDER, ImageSpec
 from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from training.config import RunConfig, dump_config, load_config
-from training.data.augment import create_augmentation
+from training.data.augment import Augmentation
 from training.data.loading import (
     BatchPlan,
     EvaluationImages,
@@ -47,7 +47,14 @@ from training.export import export_bundle
 from training.files import write_atomic, write_json
 from training.loop import Interrupted, MetricsLog, Trainer
 from training.losses import create_loss
-from training.models import Classifier, PretrainedInput, create_backbone, pretrained_input
+from training.models import (
+    Classifier,
+    PretrainedInput,
+    check_model,
+    create_backbone,
+    pretrained_channels,
+    pretrained_input,
+)
 from training.optim import create_optimizer
 from training.progress import Progress
 from training.seeding import derive_seed
@@ -59,12 +66,12 @@ _CHANGEABLE = ("loop.epochs", "loop.patience", "loop.device", "loop.workers", "l
 """Fields that a resumed run may change without becoming another run."""
 
 
-def train(config: RunConfig, data: Path, out: Path, resume: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, data: Path | None, out: Path, resume: bool = False) -> dict[str, Any]:
     """Trains on ``data`` into the run folder ``out`` and exports the bundle.
 
     Args:
         config: the run's configuration.
-        data: a data set (see :mod:`training.data.scan`); not read again on a resume.
+        data: a data set (see :mod:`training.data.scan`); None on a resume, which has the run's manifest.
         out: the run's folder; it must be new unless ``resume``.
         resume: go on from the last checkpoint of ``out``.
 
@@ -75,6 +82,7 @@ def train(config: RunConfig, data: Path, out: Path, resume: bool = False) -> dic
         TrainingError: with what happened and what to do.
     """
     device = resolve_device(config.loop.device)
+    check_model(config.model)
     with joined(device) as world:
         progress = Progress(quiet=not world.is_main)
         manifest = _prepare_folder(config, data, out, resume, world, progress)
@@ -101,7 +109,7 @@ def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]
 
 
 def _prepare_folder(
-    config: RunConfig, data: Path, out: Path, resume: bool, world: World, progress: Progress
+    config: RunConfig, data: Path | None, out: Path, resume: bool, world: World, progress: Progress
 ) -> Manifest:
     """The main process reads the data and writes the run's records; the others read those."""
     failure: TrainingError | None = None
@@ -115,14 +123,23 @@ def _prepare_folder(
     return read_manifest(out / MANIFEST_FILE)
 
 
-def _write_records(config: RunConfig, data: Path, out: Path, resume: bool, progress: Progress) -> None:
+def _is_free(out: Path) -> bool:
+    """True for a folder without files, and for a run that failed before its first checkpoint."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").find("last") is None
+
+
+def _write_records(config: RunConfig, data: Path | None, out: Path, resume: bool, progress: Progress) -> None:
     if resume:
         if not (out / MANIFEST_FILE).is_file():
             raise TrainingError(f"{out}: nothing to resume; run without --resume")
         check_resumable(config, out)
         write_atomic(out / CONFIG_FILE, dump_config(config))
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if data is None:
+        raise TrainingError("no data given; name a folder or a table with --data")
+    if not _is_free(out):
         raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
     found, rejected = scan(data, config.image.max_pixels, progress)
     manifest, warnings = assign_splits(found, config.split, config.loop.seed)
@@ -150,11 +167,13 @@ def _train(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     store = CheckpointStore(out / "checkpoints", config.checkpoint.keep)
     state = _restore(store, model, optimizer, scaler, config, progress)
+    if not world.is_main:
+        state = replace(state, sums={})  # the saved sums are everybody's; one process goes on with them
     if world.is_main:
         write_json(out / "environment.json", describe_environment(device, precision, world.size))
 
     train_records, val_records = manifest.split("train"), manifest.split("val")[world.rank :: world.size]
-    augment = create_augmentation(config.augment, image, image.mean)
+    augment = Augmentation(config.augment, image, image.mean)
     plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
     workers = resolve_workers(loop.workers, len(train_records))
     pin = device.type == "cuda"
@@ -181,7 +200,7 @@ def _train(
     try:
         state = trainer.fit(state)
     except Interrupted as error:
-        raise TrainingError(f"{error}; saved. Go on with: --out {out} --resume") from error
+        raise TrainingError(f"{error}; saved. Go on with: python scripts/train.py --out {out} --resume") from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
@@ -226,7 +245,7 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
     channels = _channels(config, manifest)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
     backbone = create_backbone(config.model, config.image, len(manifest.labels), channels)
-    wanted = pretrained_input(backbone, channels) if config.model.pretrained != "none" else None
+    wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
     image = _image_spec(config, wanted, channels)
     if wanted is None:
         mean, std = channel_statistics(manifest.split("train"), image)
@@ -237,8 +256,10 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
 def _channels(config: RunConfig, manifest: Manifest) -> int:
     if config.image.channels != "auto":
         return 1 if config.image.channels == "grey" else 3
+    if (channels := pretrained_channels(config.model)) is not None:
+        return channels
     grey = all(record.mode in ("1", "L") or record.mode.startswith("I;16") for record in manifest.records)
-    return 1 if grey and config.model.pretrained == "none" else 3
+    return 1 if grey else 3
 
 
 def _image_spec(config: RunConfig, wanted: PretrainedInput | None, channels: int) -> ImageSpec:

@@ -55,3 +55,11 @@ def test_a_failing_step_is_named_with_its_log(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("error: step serve failed: ")
     assert result.stderr.splitlines()[-1].endswith(f"log: {tmp_path / 'demo' / 'logs' / 'serve.log'}")
     assert '"accuracy"' not in result.stdout
+
+
+def test_a_folder_of_somebody_else_is_not_emptied(tmp_path, script):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    result = script("run_demo", "--work", tmp_path, check=False)
+    assert result.returncode == 1
+    assert "no demo's folder" in result.stderr
+    assert (tmp_path / "thesis.tex").exists()

@@ -76,6 +76,30 @@ def test_a_folder_of_the_same_name_in_the_temporary_folder_survives(run, script,
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["stage", "out", "model-config.yaml", "archiver", "a.b-c_d"])
+def test_any_legal_name_can_be_packaged(name, run, tmp_path):
+    from serving.archive import open_archive, package
+
+    archive = package(run / "bundle", name, "1.0", tmp_path)
+    with open_archive(archive) as folder:
+        assert (folder / "spec.json").exists()
+
+
+def test_a_bundle_without_golden_samples_is_not_served(run, tmp_path):
+    from handlers.errors import BundleError
+    from handlers.golden import replay
+    from handlers.predictor import Predictor
+
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    expected = tmp_path / "bundle" / "golden" / "expected.json"
+    expected.write_text("[]")
+    spec = json.loads((tmp_path / "bundle" / "spec.json").read_text())
+    spec["golden"]["files"] = {"golden/expected.json": sha256_file(expected)}
+    (tmp_path / "bundle" / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(BundleError, match="no golden samples"):
+        replay(Predictor.load(tmp_path / "bundle"))
+
+
 def test_a_damaged_bundle_is_not_packaged(run, script, tmp_path):
     shutil.copytree(run / "bundle", tmp_path / "bundle")
     with open(tmp_path / "bundle" / "model.pt2", "r+b") as stream:

@@ -23,7 +23,7 @@ LITE0 = ModelConfig(arch="tf_efficientnet_lite0", pretrained=EFFICIENTNET_LITE0_
 def test_the_wheel_recognises_real_photos():
     """Tiger cat, espresso, missile: the classes that the weights' authors would expect of these pictures."""
     backbone = create_backbone(LITE0, ImageConfig(), 1000, 3).eval()
-    wanted = pretrained_input(backbone, 3)
+    wanted = pretrained_input(LITE0, backbone, 3)
     assert (wanted.mean, wanted.std, wanted.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
     spec = ImageSpec(channels=3, resize=256, crop=224, interpolation="bicubic", mean=wanted.mean, std=wanted.std)
     folder = Path(skimage.__file__).parent / "data"
@@ -50,16 +50,51 @@ def test_transfer_learning_without_the_internet(digits, script, tmp_path):
     assert image["resize"] == 37  # 32 / 0.875
 
 
-@pytest.mark.parametrize("form", ["checkpoint", "safetensors", "pth"])
+def test_a_run_that_starts_from_another_answers_as_it_does(run, digits, script, tmp_path):
+    """Its weights, its normalisation, its size: with hardly any step taken, its answers."""
+    still = ["--optimizer.lr", "1e-12", "--optimizer.min-lr", "0", "--loop.epochs", "1"]
+    arguments = ["--model.arch", "test_resnet", "--model.pretrained", run, "--image.size", "32"]
+    # Batch norm's statistics move whatever the learning rate; one batch of everything moves them once.
+    plain = "--augment.horizontal-flip 0 --augment.crop-scale 1 --augment.rotation 0 --augment.zoom 0 --augment.color 0"
+    script(
+        "train",
+        "--data",
+        digits,
+        "--out",
+        tmp_path / "run",
+        *arguments,
+        *still,
+        *plain.split(),
+        "--loop.batch-size",
+        1225,
+    )
+    first, second = (json.loads((folder / "bundle" / "spec.json").read_text()) for folder in (run, tmp_path / "run"))
+    assert second["image"] == first["image"]
+    accuracy = [json.loads((folder / "evaluation.json").read_text())["accuracy"] for folder in (run, tmp_path / "run")]
+    assert accuracy[1] == pytest.approx(accuracy[0], abs=0.03)
+
+
+def test_a_grey_runs_weights_can_see_colour(run):
+    """Each grey filter is spread over three channels: equal channels give the grey model's answer."""
+    grey, colour = (
+        create_backbone(ModelConfig(arch="test_resnet", pretrained=str(run)), ImageConfig(size=32), 10, channels).eval()
+        for channels in (1, 3)
+    )
+    images = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(grey(images), colour(images.expand(-1, 3, -1, -1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["run", "safetensors", "pth"])
 def test_weights_from_a_file(form, run, digits, script, tmp_path):
-    """A run that starts from another's weights and hardly moves answers as the other does."""
-    source = run / "checkpoints" / (run / "checkpoints" / "best").read_text().strip()
-    if form != "checkpoint":
+    source = run
+    if form != "run":
         state = {key.removeprefix("backbone."): value for key, value in weights(run, "best").items() if "." in key}
         source = tmp_path / f"weights.{form}"
-        safetensors.torch.save_file(state, source) if form == "safetensors" else torch.save(
-            {"state_dict": state}, source
-        )
+        if form == "safetensors":
+            safetensors.torch.save_file(state, source)
+        else:
+            torch.save({"state_dict": state}, source)
     backbone = create_backbone(
         ModelConfig(arch="test_resnet", pretrained=str(source)), ImageConfig(size=32), classes=10, channels=1
     )
@@ -72,6 +107,7 @@ def test_weights_from_a_file(form, run, digits, script, tmp_path):
     [
         ("efficientnet_lite0", EFFICIENTNET_LITE0_WHEEL, "--model.arch tf_efficientnet_lite0"),
         ("test_resnet", "absent.safetensors", "no such file"),
+        ("test_resnet", "folder", "no finished run"),
         ("test_resnet", "text", "not readable as weights"),
         ("test_resnet", "pickle", "not readable as weights"),
         ("test_vit", "other", "does not fit --model.arch test_vit: [1-9][0-9]* weights missing"),
@@ -85,7 +121,8 @@ def test_weights_that_do_not_fit(arch, pretrained, message, run, tmp_path):
     files = {
         "text": tmp_path / "text.pth",
         "pickle": tmp_path / "pickle.pth",
-        "other": run / "checkpoints" / (run / "checkpoints" / "best").read_text().strip(),
+        "other": run,
+        "folder": tmp_path,
     }
     model = ModelConfig(arch=arch, pretrained=str(files.get(pretrained, pretrained)))
     with pytest.raises(TrainingError, match=message):

@@ -39,7 +39,7 @@ def test_files_that_are_named_exist():
 
 @pytest.mark.slow
 def test_the_commands_work(tmp_path, digits):
-    copy = tmp_path / "project"
+    copy = tmp_path / "my project"  # with a space, as folders have
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)

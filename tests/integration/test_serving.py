@@ -246,6 +246,12 @@ class TestPredictScript:
         result = script("predict", "digits", tmp_path / "a.json", "--state", served.state, "--json")
         assert_answers(json.loads(result.stdout), sample)
 
+    def test_a_proxy_in_the_environment_is_not_sent_the_token(self, served, sample, script):
+        nowhere = "http://127.0.0.1:9"
+        proxies = {"HTTP_PROXY": nowhere, "http_proxy": nowhere, "https_proxy": nowhere, "ALL_PROXY": nowhere}
+        for extra in ([], ["--grpc"]):
+            script("predict", "digits", sample["path"], "--state", served.state, *extra, **proxies)
+
     def test_no_server(self, sample, script, tmp_path):
         result = script("predict", "digits", sample["path"], check=False, cwd=tmp_path)
         assert result.returncode == 1
@@ -334,14 +340,14 @@ def test_no_python_measures_the_host(served):
 
 
 def test_logs_are_quiet(served, sample):
-    before = sum(path.stat().st_size for path in served.server.logs.iterdir())
+    def lines() -> int:
+        time.sleep(1)  # the logs are asynchronous
+        return sum(len(path.read_text().splitlines()) for path in served.server.logs.iterdir())
+
+    before = lines()
     for _ in range(50):
         post(served, sample["data"])
-    time.sleep(1)
-    lines = sum(len(path.read_text().splitlines()) for path in served.server.logs.glob("ts_log.log"))
-    assert lines < 100
-    after = sum(path.stat().st_size for path in served.server.logs.iterdir())
-    assert after - before < 50 * 200
+    assert lines() - before < 5
 
 
 class TestManagement:
@@ -372,10 +378,13 @@ def test_a_killed_worker_comes_back(served, sample):
 
     def traffic():
         while not stop.is_set():
-            response = requests.post(
-                f"{served.url}/predictions/digits", data=sample["data"], headers=served.headers(), timeout=30
-            )
-            statuses.append(response.status_code)
+            try:
+                response = requests.post(
+                    f"{served.url}/predictions/digits", data=sample["data"], headers=served.headers(), timeout=30
+                )
+                statuses.append(response.status_code)
+            except requests.RequestException as error:  # a hang, or a lost connection
+                statuses.append(repr(error))
             time.sleep(0.05)
 
     thread = threading.Thread(target=traffic)

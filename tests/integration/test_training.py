@@ -117,7 +117,7 @@ def test_odd_colour_data(colours, script, tmp_path):
     result = script("train", "--data", colours, "--out", tmp_path / "run", *TINY, "--loop.batch-size", 8)
     with open(tmp_path / "run" / "rejected.csv", newline="") as stream:
         rejected = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
-    assert set(rejected) == {"notes.txt", "empty.jpg", "half.jpg"}
+    assert set(rejected) == {"notes.txt", "empty.jpg", "half.jpg", "no images here"}
     assert rejected["notes.txt"].startswith("not_an_image")
     assert rejected["empty.jpg"].startswith("empty")
     assert "left out: " in result.stderr
@@ -126,6 +126,60 @@ def test_odd_colour_data(colours, script, tmp_path):
     assert spec["image"]["channels"] == 3
     assert spec["labels"] == ["blue", "grün", "red"]
     assert "bundle in" in result.stdout
+
+
+def test_layouts_that_could_be_misread(tmp_path):
+    from training.data.scan import scan
+    from training.errors import DataError
+    from training.progress import Progress
+
+    rng = np.random.default_rng(0)
+    quiet = Progress(quiet=True)
+
+    def data(*folders: str) -> Path:
+        root = tmp_path / f"data{len(list(tmp_path.iterdir()))}"
+        for folder in folders:
+            colour_patch(root / folder / "1.png", 0, rng)
+        return root
+
+    splits, _ = scan(data("train/a", "train/b", "test/a", "__MACOSX/train/a"), 10**6, quiet)
+    assert splits.labels == ("a", "b")
+    classes, _ = scan(data("train", "bus"), 10**6, quiet)  # vehicles
+    assert classes.labels == ("bus", "train")
+    with pytest.raises(DataError, match="extra lies beside"):
+        scan(data("train/a", "test/a", "extra/a"), 10**6, quiet)
+    with pytest.raises(DataError, match="both val/ and valid/ mean val"):
+        scan(data("train/a", "valid/a", "val/a"), 10**6, quiet)
+
+
+def test_files_that_cannot_be_named_or_followed(tmp_path):
+    from training.data.manifest import write_rejected
+    from training.data.scan import scan
+    from training.progress import Progress
+
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        colour_patch(tmp_path / "data" / name / "1.png", 0, rng)
+    good = tmp_path / "data" / "a" / "1.png"
+    Path(os.fsdecode(os.fsencode(tmp_path / "data" / "a") + b"/gr\xfcn.png")).write_bytes(good.read_bytes())
+    (tmp_path / "data" / "a" / "link.png").symlink_to(good)
+    (tmp_path / "data" / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data" / "stray.png").write_bytes(good.read_bytes())
+    (tmp_path / "data" / "nothing here").mkdir()
+    manifest, rejected = scan(tmp_path / "data", 10**6, Progress(quiet=True))
+    assert len(manifest.records) == 3
+    reasons = {Path(item.path).name: item.reason for item in rejected}
+    assert reasons["stray.png"] == "not in a class folder"
+    assert reasons["nothing here"] == "no files in this class folder"
+    assert reasons["gone.png"] == "unreadable: No such file or directory"
+    assert "not valid UTF-8" in next(reason for name, reason in reasons.items() if name.startswith("gr"))
+    write_rejected(tmp_path / "rejected.csv", rejected)
+
+
+def test_evaluating_an_unknown_class(run, colours, script):
+    result = script("evaluate", run, "--data", colours, check=False)
+    assert result.returncode == 1
+    assert "is not one of the model's: 0, 1, 2" in result.stderr
 
 
 def test_a_table_with_splits(colours, script, tmp_path):
@@ -158,10 +212,11 @@ def test_a_parquet_table(digits, tmp_path):
     from training.progress import Progress
 
     paths = sorted((digits / "test").glob("[01]/*.png"))
-    columns = {"path": [str(path) for path in paths], "label": [path.parent.name for path in paths]}
+    columns = {"path": [str(path) for path in paths], "label": [int(path.parent.name) for path in paths]}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
     manifest, rejected = scan(tmp_path / "t.parquet", 10**6, Progress(quiet=True))
     assert len(manifest.records) == len(paths)
+    assert manifest.labels == ("0", "1")
     assert not rejected
 
 
@@ -207,6 +262,19 @@ def test_arguments_that_cannot_be_used(arguments, code, message, digits, script,
     assert "Traceback" not in result.stderr
 
 
+def test_data_is_required(script, tmp_path):
+    result = script("train", "--out", tmp_path / "run", check=False)
+    assert result.returncode == 2
+    assert "--data is required" in result.stderr
+
+
+def test_a_start_that_failed_can_be_repeated(digits, script, tmp_path):
+    """This architecture refuses the size only when it is built, after the data were read."""
+    start = ["train", "--data", digits, "--out", tmp_path / "run", *TINY, "--loop.epochs", 1]
+    assert script(*start, "--model.arch", "test_vit", "--image.size", 33, check=False).returncode == 1
+    script(*start)
+
+
 def test_an_existing_folder_is_not_overwritten(run, digits, script):
     result = script("train", "--data", digits, "--out", run, check=False)
     assert result.returncode == 1
@@ -223,9 +291,9 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(digits, script, t
     assert bundles[0] == bundles[1]
 
 
-def start_training(digits: Path, out: Path, *arguments: str) -> subprocess.Popen:
+def start_training(digits: Path, out: Path, *arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--data", str(digits), "--out", str(out)]
-    return subprocess.Popen([*command, *TINY, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen([*command, *TINY, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -256,16 +324,32 @@ class TestResume:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert f"--out {out} --resume" in stderr
+        assert f"python scripts/train.py --out {out} --resume" in stderr
         assert "Traceback" not in stderr
         state = json.loads(next((out / "checkpoints").glob("epoch-*-batch-*/state.json")).read_text())["state"]
         assert state["batch"] > 0
-        script("train", "--data", digits, "--out", out, "--resume")
+        with open(out / "metrics.jsonl", "a") as stream:
+            stream.write('{"epoch": 2, "lr"')  # a line that a crash cut off
+        script("train", "--out", out, "--resume")
         assert_same_weights(weights(uninterrupted), weights(out))
         assert (uninterrupted / "bundle" / "model.pt2").read_bytes() == (out / "bundle" / "model.pt2").read_bytes()
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         expected = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
         assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected]
+
+    def test_sigterm_to_the_whole_group(self, digits, uninterrupted, script, tmp_path):
+        """As torchrun, systemd and job schedulers send it: the loaders get it, too."""
+        out = tmp_path / "run"
+        process = start_training(digits, out, *self.ARGUMENTS, start_new_session=True)
+        wait_for(lambda: (out / "checkpoints" / "last").exists(), process)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "saved. Go on with" in stderr
+        assert list((out / "checkpoints").glob("epoch-*-batch-*"))
+        script("train", "--out", out, "--resume")
+        assert_same_weights(weights(uninterrupted), weights(out))
 
     def test_kill_9(self, digits, uninterrupted, script, tmp_path):
         out = tmp_path / "run"
@@ -294,6 +378,27 @@ class TestResume:
         result = script("train", "--data", digits, "--out", out, "--resume", check=False)
         assert result.returncode == 1
         assert "weights.safetensors: damaged" in result.stderr
+
+
+def test_ctrl_c_is_heard_when_an_epoch_is_a_single_step(colours, tmp_path):
+    out = tmp_path / "run"
+    process = start_training(colours, out, "--loop.epochs", "500", "--loop.patience", "0")
+    wait_for(lambda: (out / "checkpoints" / "last").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted after epoch" in stderr
+
+
+def test_images_that_changed_are_not_trained_on(digits, script, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(digits / "test", data)
+    script("train", "--data", data, "--out", out, *TINY, "--loop.epochs", 1)
+    for path in sorted((data / "3").glob("*.png")):
+        shutil.copyfile(next((data / "5").glob("*.png")), path)
+    result = script("train", "--out", out, "--resume", "--loop.epochs", 2, check=False)
+    assert result.returncode == 1
+    assert "has changed since the manifest was made" in result.stderr
 
 
 def test_early_stopping(digits, script, tmp_path):

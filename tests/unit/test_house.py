@@ -1,6 +1,7 @@
 """The architecture, as rules that run."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -67,6 +68,10 @@ FORBIDDEN_CALLS = {
     "ImageFolder",
     "create_transform",
     "fit",
+    "pad",
+    "contain",
+    "reduce",
+    "draft",
 }
 ALLOWED_CALLS = {
     # The project's own reader, which calls handlers.images.decode.
@@ -89,6 +94,50 @@ def test_there_is_one_preprocessing(path):
             for forbidden in FORBIDDEN_CALLS:
                 if called == forbidden or called.endswith(f".{forbidden}"):
                     assert (name, forbidden) in ALLOWED_CALLS, f"{name}:{node.lineno} calls {called}"
+
+
+# Who may touch a library that can decode or resize, and what of it.
+IMAGE_LIBRARIES = {"PIL", "cv2", "imageio", "skimage", "simplejpeg", "turbojpeg", "torchvision"}
+ALLOWED_IMAGE_IMPORTS = {
+    "handlers/payload.py": {"from PIL import Image"},  # for annotations
+    "training/data/augment.py": {
+        "from PIL import Image",
+        "from torchvision.transforms import InterpolationMode, v2",
+    },
+    "training/data/digits.py": {"from PIL import Image"},  # writes files
+    "training/data/loading.py": {"from PIL import Image"},  # for annotations
+}
+ALLOWED_IMAGE_NAMES = {"Image.Image", "Image.fromarray"}
+ALLOWED_TRANSFORMS = {
+    "v2.Compose",
+    "v2.ColorJitter",
+    "v2.RandomAffine",
+    "v2.RandomErasing",
+    "v2.RandomHorizontalFlip",
+    "v2.RandomResizedCrop",
+    "v2.RandomVerticalFlip",
+    "v2.functional",
+    "v2.functional.pil_to_tensor",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_image_libraries_are_kept_in_their_rooms(path):
+    """The rule above reads names of calls; this one leaves no other name to call them by."""
+    name = path.relative_to(ROOT).as_posix()
+    if name == "handlers/images.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            if {module.split(".")[0] for module in modules} & IMAGE_LIBRARIES:
+                assert ast.unparse(node) in ALLOWED_IMAGE_IMPORTS.get(name, set()), f"{name}: {ast.unparse(node)}"
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            if re.fullmatch(r"Image\.\w+", dotted):
+                assert dotted in ALLOWED_IMAGE_NAMES, f"{name}:{node.lineno} uses {dotted}"
+            if re.fullmatch(r"v2\.[\w.]+", dotted):
+                assert dotted in ALLOWED_TRANSFORMS, f"{name}:{node.lineno} uses {dotted}"
 
 
 def test_training_evaluates_with_the_served_functions(digits):

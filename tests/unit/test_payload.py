@@ -74,6 +74,9 @@ def test_instances_keep_their_order_and_their_errors():
         ({"body": {"instances": "text"}}, "bad_request", 400),
         ({"body": {"instances": [1] * (MAX_INSTANCES + 1)}}, "too_many_instances", 413),
         ({"body": {"b64": "***"}}, "bad_request", 400),
+        ({"body": "\ud800"}, "not_an_image", 400),
+        ({"body": {"b64": "\ud800"}}, "bad_request", 400),
+        ({"body": {"image_data": [["x" * 1000, "y"]]}}, "bad_image_data", 400),
         ({"body": {"b64": 5}}, "bad_request", 400),
         ({"body": {"b64": ""}}, "empty", 400),
         ({"body": {"image_data": "x"}}, "bad_image_data", 400),
@@ -83,6 +86,15 @@ def test_nonsense_is_one_error(fields, code, status):
     (item,) = parse(fields, SPEC).items
     assert isinstance(item, InputError)
     assert (item.code, item.status) == (code, status)
+
+
+def test_the_images_of_one_request_share_a_budget_of_pixels():
+    """64 small files that each decode to the limit would hold a worker for minutes."""
+    spec = ImageSpec(channels=1, resize=8, crop=8, max_pixels=150)
+    request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[1]]}]}}, spec)
+    kinds = [item.code if isinstance(item, InputError) else "image" for item in request.items]
+    assert kinds == ["image", "image", "too_many_pixels", "image"]
+    assert "together" in request.items[2].message
 
 
 def prediction() -> Prediction:

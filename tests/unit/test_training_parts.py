@@ -13,7 +13,7 @@ from torch import nn
 from handlers.spec import ImageSpec
 from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from training.config import AugmentConfig, OptimizerConfig, RunConfig, SplitConfig, dump_config, load_config
-from training.data.augment import create_augmentation
+from training.data.augment import Augmentation
 from training.data.loading import BatchPlan
 from training.data.manifest import Manifest, Record, read_manifest, write_manifest
 from training.data.split import assign_splits
@@ -176,7 +176,7 @@ class TestAugmentation:
         return image
 
     def draws(self, n=300, **options):
-        augment = create_augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
+        augment = Augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
         torch.manual_seed(0)
         return [augment(self.image()).numpy() for _ in range(n)]
 
@@ -203,7 +203,7 @@ class TestAugmentation:
     )
     def test_each_kind_changes_pixels_and_keeps_the_form(self, options):
         image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
-        augment = create_augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
+        augment = Augmentation(AugmentConfig(**{**self.OFF, **options}), self.SPEC, (0.5, 0.5, 0.5))
         torch.manual_seed(0)
         results = [augment(image).numpy() for _ in range(20)]
         assert all(pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8 for pixels in results)
@@ -215,9 +215,22 @@ class TestAugmentation:
             edge = (pixels[2, :, 0] > 128).sum()
             assert abs(edge - 16) <= 16 * math.tan(math.radians(10)) + 1.5
 
+    def test_loaders_that_do_not_fork_can_have_it(self, digits):
+        from training.data.loading import BatchPlan, TrainingImages
+
+        paths = sorted((digits / "test" / "3").glob("*.png"))[:8]
+        found = [Record(str(path), "3", "train") for path in paths]
+        spec = ImageSpec(channels=1, resize=16, crop=16)
+        images = TrainingImages(found, ["3"], spec, Augmentation(AugmentConfig(), spec, (0.1,)), seed=0)
+        batches = [
+            next(iter(torch.utils.data.DataLoader(images, batch_sampler=BatchPlan(8, 8, 0), num_workers=n, **options)))
+            for n, options in ((0, {}), (1, {"multiprocessing_context": "forkserver"}))
+        ]
+        assert torch.equal(batches[0][0], batches[1][0])
+
     def test_grey(self):
         spec = ImageSpec(channels=1, resize=16, crop=16)
-        augment = create_augmentation(AugmentConfig(erasing=0.5), spec, (0.1,))
+        augment = Augmentation(AugmentConfig(erasing=0.5), spec, (0.1,))
         assert augment(Image.new("L", (20, 30), 9)).shape == (16, 16, 1)
 
 
@@ -244,6 +257,52 @@ class TestCheckpoints:
             self.step(model, optimizer)
             self.step(other, other_optimizer)
         assert torch.equal(model.weight, other.weight)
+
+    def test_fused_kernels_get_the_layout_that_they_expect(self, tmp_path):
+        """Channels_last parameters with contiguous averages from the file: fused AdamW pairs the wrong numbers."""
+
+        def pair():
+            torch.manual_seed(0)
+            model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+            return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+        def step(model, optimizer):
+            torch.manual_seed(1)
+            images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+            model(images).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        model, optimizer = pair()
+        step(model, optimizer)
+        path = CheckpointStore(tmp_path).save(model, optimizer, scaler, TrainingState(), best=False)
+        other, other_optimizer = pair()
+        load_checkpoint(path, other, other_optimizer, scaler)
+        for _ in range(2):
+            step(model, optimizer)
+            step(other, other_optimizer)
+        assert torch.equal(model.weight, other.weight)
+
+    def test_kernels_are_chosen_by_the_device_at_hand(self, tmp_path):
+        model = nn.Linear(2, 2)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        fused = torch.optim.AdamW(model.parameters(), fused=True)
+        path = CheckpointStore(tmp_path).save(model, fused, scaler, TrainingState(), best=False)
+        plain = torch.optim.AdamW(model.parameters())
+        load_checkpoint(path, model, plain, scaler)
+        assert not plain.param_groups[0]["fused"]
+
+    def test_the_last_checkpoint_is_never_pruned(self, tmp_path):
+        store = CheckpointStore(tmp_path, keep=1)
+        parts = self.pair()
+        store.save(*parts, TrainingState(epoch=2), best=True)
+        (tmp_path / ".epoch-0009.abc").mkdir()  # what a kill -9 leaves
+        # Written after a crash that had moved the pointer back.
+        path = store.save(*parts, TrainingState(epoch=1, batch=5), best=False)
+        assert store.find("last") == path
+        assert path.is_dir()
+        assert not list(tmp_path.glob(".epoch-*"))
 
     def test_history_is_bounded_and_keeps_the_best(self, tmp_path):
         store = CheckpointStore(tmp_path, keep=2)

@@ -1,6 +1,6 @@
 """Random variation of training images, from the decoder that serving uses to the size that serving uses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -13,20 +13,34 @@ from training.config import AugmentConfig
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
-def create_augmentation(
-    config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]
-) -> Callable[[Image.Image], torch.Tensor]:
-    """Builds the augmentation.
+class Augmentation:
+    """Varies one image; it draws from torch's global random state.
+
+    A class and not a closure: loader processes that are not forked receive it by pickle.
 
     Args:
         config: kinds and strengths.
         spec: size, channels and filter of the served preprocessing.
         fill: colour of corners that a rotation uncovers, per channel in 0..1 (the data's mean is least surprising).
-
-    Returns:
-        A function of a Pillow image, as :func:`handlers.images.decode` gives, to uint8 (crop, crop, channels). It
-        draws from torch's global random state.
     """
+
+    def __init__(self, config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> None:
+        self._spec = spec
+        self._crop = _random_crop(config, spec)
+        self._vary = v2.Compose(_variations(config, spec, fill))
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """A Pillow image, as :func:`handlers.images.decode` gives -> uint8 (crop, crop, channels)."""
+        # A random crop works on the Pillow image: its filter is the one that serving resizes with.
+        pixels = v2.functional.pil_to_tensor(self._crop(image)) if self._crop else self._as_served(image)
+        varied: torch.Tensor = self._vary(pixels)
+        return varied.permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
+
+    def _as_served(self, image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(prepare(image, self._spec).copy()).permute(2, 0, 1)
+
+
+def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> list[torch.nn.Module]:
     steps: list[torch.nn.Module] = [
         v2.RandomHorizontalFlip(config.horizontal_flip),
         v2.RandomVerticalFlip(config.vertical_flip),
@@ -41,31 +55,20 @@ def create_augmentation(
             )
         )
     if config.color:
-        # A grey image has no saturation and no hue.
-        of_colors = {"saturation": config.color, "hue": config.color / 5 / 2} if spec.channels == 3 else {}
+        # A grey image has no saturation and no hue. Hue's range is half as wide, and shifts are seen sooner.
+        of_colors = {"saturation": config.color, "hue": config.color / 10} if spec.channels == 3 else {}
         steps.append(v2.ColorJitter(brightness=config.color, contrast=config.color, **of_colors))
     if config.erasing:
         steps.append(v2.RandomErasing(config.erasing))
-    vary = v2.Compose(steps)
-    crop = _random_crop(config, spec)
-
-    def augment(image: Image.Image) -> torch.Tensor:
-        pixels: torch.Tensor = vary(crop(image))
-        return pixels.permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
-
-    return augment
+    return steps
 
 
-def _random_crop(config: AugmentConfig, spec: ImageSpec) -> Callable[[Image.Image], torch.Tensor]:
-    """A random crop at the model's size, as uint8 (channels, crop, crop)."""
+def _random_crop(config: AugmentConfig, spec: ImageSpec) -> v2.RandomResizedCrop | None:
     if config.crop_scale >= 1:
-        return lambda image: torch.from_numpy(prepare(image, spec).copy()).permute(2, 0, 1)
-    crop = v2.RandomResizedCrop(
+        return None
+    return v2.RandomResizedCrop(
         spec.crop,
         scale=(config.crop_scale, 1.0),
         ratio=(1 / config.crop_ratio, config.crop_ratio),
         interpolation=_MODES[spec.interpolation],
     )
-    # On the Pillow image: its filter is the one that serving resizes with.
-    crop_to_tensor: Callable[[Image.Image], torch.Tensor] = v2.Compose([crop, v2.PILToTensor()])
-    return crop_to_tensor

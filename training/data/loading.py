@@ -1,5 +1,6 @@
 """Feeds images to the model: uint8 (N, crop, crop, channels) and int64 labels (N,)."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from training.data.manifest import Record
 from training.errors import DataError
 from training.seeding import derive_seed, local_seed
 
+_SECONDS_TO_SAVE = 60
+"""How long a loader outlives a SIGTERM, so that the trainer can finish its step and save."""
+
 Loader = DataLoader[Any]
 """Yields batches: uint8 (N, crop, crop, channels) and int64 (N,)."""
 
@@ -28,7 +32,10 @@ def read_image(record: Record, spec: ImageSpec) -> Image.Image:
         DataError: the file has changed since the manifest was made.
     """
     try:
-        return decode(Path(record.path).read_bytes(), spec)
+        content = Path(record.path).read_bytes()
+        if record.sha256 and hashlib.sha256(content).hexdigest() != record.sha256:
+            raise DataError(f"{record.path}: has changed since the manifest was made; train into a new folder")
+        return decode(content, spec)
     except (InputError, OSError) as error:
         raise DataError(f"{record.path}: was readable when the manifest was made, but now: {error}") from error
 
@@ -40,6 +47,10 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
         self._records = records
         self._index = {label: i for i, label in enumerate(labels)}
         self._spec = spec
+        for record in records:
+            if record.label not in self._index:
+                known = ", ".join(self._index)
+                raise DataError(f"{record.path}: class {record.label!r} is not one of the model's: {known}")
 
     def __len__(self) -> int:
         return len(self._records)
@@ -150,4 +161,6 @@ def resolve_workers(workers: int, images: int) -> int:
 def _init_worker(_: int) -> None:
     # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM may go to a whole process group, too; a loader that died at once would take the unsaved steps with it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_SAVE))
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from handlers.errors import InputError
 from handlers.images import decode, stored_mode
@@ -26,6 +27,8 @@ _SPLIT_ALIASES = {
     "dev": "val",
     "testing": "test",
 }
+_NOT_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
+"""Folders that archivers, file servers and Python leave behind."""
 _TABLE_SUFFIXES = (".csv", ".parquet")
 
 
@@ -44,13 +47,15 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
         DataError: ``data`` has none of the layouts, no readable image, or fewer than two classes.
     """
     data = Path(data).absolute()
-    found = _list_table(data) if data.suffix.lower() in _TABLE_SUFFIXES and data.is_file() else _list_folder(data)
+    is_table = data.suffix.lower() in _TABLE_SUFFIXES and data.is_file()
+    listed = _list_table(data) if is_table else _list_folder(data)
+    found = [item for item in listed if isinstance(item, Record)]
     if not found:
         raise DataError(f"{data}: no files in class folders; expected {data}/CLASS/image.png, or a table path,label")
     # Decoding limits only; the model's own size does not matter here.
     limits = ImageSpec(channels=3, resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3, max_pixels=max_pixels)
     records: list[Record] = []
-    rejected: list[Rejected] = []
+    rejected = [item for item in listed if isinstance(item, Rejected)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress.task("reading images", len(found)) as task:
         for result in pool.map(lambda record: _inspect(record, limits), found):
             (records if isinstance(result, Record) else rejected).append(result)  # type: ignore[arg-type]
@@ -66,6 +71,7 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
 
 def _inspect(record: Record, limits: ImageSpec) -> Record | Rejected:
     try:
+        record.path.encode()
         content = Path(record.path).read_bytes()
         image = decode(content, limits)
         digest = hashlib.sha256(content).hexdigest()
@@ -74,38 +80,71 @@ def _inspect(record: Record, limits: ImageSpec) -> Record | Rejected:
         return Rejected(record.path, f"{error.code}: {error.message}")
     except OSError as error:
         return Rejected(record.path, f"unreadable: {error.strerror or error}")
+    except UnicodeEncodeError:
+        # Python spells bytes that are no UTF-8 in a form that no file can be written in.
+        readable = record.path.encode("utf-8", "backslashreplace").decode()
+        return Rejected(readable, "its name is not valid UTF-8; rename the file")
     except MemoryError:
         return Rejected(record.path, "too_large: not enough memory to decode it")
 
 
-def _list_folder(data: Path) -> list[Record]:
+def _list_folder(data: Path) -> list[Record | Rejected]:
     if not data.is_dir():
         raise DataError(f"{data}: no such folder (or .csv or .parquet table)")
     children = _subfolders(data)
-    splits = {child.name.lower(): child for child in children}
-    if "train" in {_SPLIT_ALIASES.get(name) for name in splits} and set(splits) <= set(_SPLIT_ALIASES):
-        return [record for name, folder in splits.items() for record in _list_classes(folder, _SPLIT_ALIASES[name])]
-    return _list_classes(data, "")
+    strays = _strays(data)
+    splits: dict[str, Path] = {}
+    others = []
+    for child in children:
+        split = _SPLIT_ALIASES.get(child.name.lower())
+        if split is None:
+            others.append(child.name)
+        elif split in splits:
+            raise DataError(f"{data}: both {splits[split].name}/ and {child.name}/ mean {split}; keep one of them")
+        else:
+            splits[split] = child
+    if "train" not in splits or (others and len(splits) == 1):  # `train` may be a class among others
+        return strays + _list_classes(data, "")
+    if others:
+        kept = ", ".join(path.name for path in splits.values())
+        raise DataError(f"{data}: {', '.join(others)} lies beside {kept}; move it out of the data set")
+    listed = [item for split, folder in splits.items() for item in _strays(folder) + _list_classes(folder, split)]
+    return strays + listed
 
 
-def _list_classes(folder: Path, split: str) -> list[Record]:
-    return [
-        Record(str(path), class_folder.name, split)
-        for class_folder in _subfolders(folder)
-        for path in sorted(class_folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(class_folder).parts)
-    ]
+def _list_classes(folder: Path, split: str) -> list[Record | Rejected]:
+    found: list[Record | Rejected] = []
+    for class_folder in _subfolders(folder):
+        files = [path for path in sorted(class_folder.rglob("*")) if _is_listed(path, class_folder)]
+        found += [Record(str(path), class_folder.name, split) for path in files]
+        if not files:
+            found.append(Rejected(str(class_folder), "no files in this class folder"))
+    return found
+
+
+def _is_listed(path: Path, root: Path) -> bool:
+    """Whether a path is a file of the data set; a broken link is one, so that it is reported."""
+    hidden = any(part.startswith(".") or part in _NOT_CLASSES for part in path.relative_to(root).parts)
+    return not hidden and (path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def _strays(folder: Path) -> list[Record | Rejected]:
+    """Files that lie beside the class folders."""
+    return [Rejected(str(p), "not in a class folder") for p in sorted(folder.iterdir()) if _is_listed(p, folder)]
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    children = (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in children if child.name not in _NOT_CLASSES)
 
 
-def _list_table(table: Path) -> list[Record]:
+def _list_table(table: Path) -> list[Record | Rejected]:
     rows = _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table)
-    records = []
+    records: list[Record | Rejected] = []
     for number, row in enumerate(rows, start=2):
-        path, label, split = (str(row.get(name) or "").strip() for name in ("path", "label", "split"))
+        # Not `or ""`: the number 0 is a label.
+        values = (row.get(name) for name in ("path", "label", "split"))
+        path, label, split = ("" if value is None else str(value).strip() for value in values)
         if not path or not label:
             raise DataError(f"{table}: line {number} has no path or no label")
         if split.lower() not in _SPLIT_ALIASES and split:
@@ -114,7 +153,7 @@ def _list_table(table: Path) -> list[Record]:
     return records
 
 
-def _read_csv(table: Path) -> list[dict[str, str]]:
+def _read_csv(table: Path) -> list[dict[str, Any]]:
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -126,13 +165,13 @@ def _read_csv(table: Path) -> list[dict[str, str]]:
         raise DataError(f"{table}: not readable as CSV: {error}") from error
 
 
-def _read_parquet(table: Path) -> list[dict[str, str]]:
+def _read_parquet(table: Path) -> list[dict[str, Any]]:
     try:
         import pyarrow.parquet  # heavy, and only for this format
     except ImportError as error:
         raise DataError(f"{table}: Parquet needs pyarrow; pip install 'marquee[parquet]'") from error
     try:
-        rows: list[dict[str, str]] = pyarrow.parquet.read_table(table).to_pylist()
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(table).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{table}: not readable as Parquet: {error}") from error
     if rows and not {"path", "label"} <= set(rows[0]):
