@@ -87,9 +87,15 @@ class Server:
 
 def find(folder: Path = DEFAULT_STATE) -> Server | None:
     """The running server of a state folder, or None."""
+    server = _recorded(folder)
+    return server if server is not None and server.is_running() else None
+
+
+def _recorded(folder: Path) -> Server | None:
+    """The server that ``server.json`` names, which may have died since."""
     try:
         document = json.loads((Path(folder) / _STATE_FILE).read_text("utf-8"))
-        server = Server(
+        return Server(
             folder=Path(document["folder"]),
             pid=document["pid"],
             create_time=document["create_time"],
@@ -101,7 +107,6 @@ def find(folder: Path = DEFAULT_STATE) -> Server | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return server if server.is_running() else None
 
 
 def start(
@@ -142,6 +147,8 @@ def start(
             raise OperationError(f"{store / f'{name}.mar'}: not found; make it with scripts/package.py --name {name}")
     if running := find(folder):
         raise OperationError(f"already running with pid {running.pid}; stop it first: python scripts/serve.py stop")
+    if died := _recorded(folder):
+        stop(died)  # ended without cleaning up; nothing runs any more, its temporary files do lie about
     addresses = read_addresses(properties)
     addresses = addresses if port is None else addresses.shifted(port)
     if taken := addresses.taken():

@@ -21,7 +21,7 @@ from PIL import Image
 
 from handlers.spec import bundle_digest
 from serving.errors import OperationError
-from serving.server import ready_workers
+from serving.server import find, ready_workers
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +407,19 @@ def test_a_killed_worker_comes_back(served, sample):
     assert_answers(post(served, sample["data"]).json(), sample)
 
 
+def assert_a_killed_front_end_is_cleaned_up(script, store, state, port):
+    """kill -9 of the Java process: the state folder says so, and the next start leaves nothing of it behind."""
+    before = find(state)
+    workers = psutil.Process(before.pid).children(recursive=True)
+    os.kill(before.pid, signal.SIGKILL)
+    psutil.wait_procs(workers, 30)
+    assert script("serve", "status", "--state", state, check=False).returncode == 1
+    assert before.temporary.exists()
+    script("serve", "start", "digits", "--store", store, "--state", state, "--port", port)
+    assert not before.temporary.exists()
+    assert not [worker for worker in workers if worker.is_running()]
+
+
 def test_the_model_api_on_request(store, script, tmp_path, free_port, sample, run):
     state = tmp_path / "server"
     script("package", run, "--name", "digits", "--version", "2.0", "--store", tmp_path)
@@ -424,6 +437,7 @@ def test_the_model_api_on_request(store, script, tmp_path, free_port, sample, ru
         assert_answers(json.loads(result.stdout), sample)
         script("models", "unregister", "second", "--state", state)
         assert "second" not in script("models", "list", "--state", state).stdout
+        assert_a_killed_front_end_is_cleaned_up(script, tmp_path, state, free_port)
     finally:
         script("serve", "stop", "--state", state)
     with pytest.raises(OperationError):
