@@ -1,6 +1,7 @@
 """What every command shares: errors become one line and exit code 1, Ctrl-C too; usage errors exit with 2."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,11 +13,13 @@ from training.errors import TrainingError
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs ``main`` and ends the process with its exit code (None is 0)."""
+    # A polite kill ends a command as Ctrl-C does: it stops what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = main() or 0
     except (TrainingError, ServingError, OperationError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.

@@ -2,7 +2,8 @@
 
 Example: python scripts/evaluate.py runs/photos --data photos
 
-DATA has the layouts of train.py; where it names a test split, that one is measured, otherwise all of it.
+DATA has the layouts of train.py; where it names a test split, that one is measured, otherwise all of
+it: the images that the run was trained on, too, when DATA holds them.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from handlers.predictor import Predictor
 from serving.archive import find_bundle
 from training.data.loading import resolve_workers
 from training.data.scan import scan
+from training.device import resolve_device
 from training.evaluation import measure, predict_records, write_predictions
 from training.progress import Progress
 
@@ -38,7 +40,7 @@ def evaluate(
         device: cpu, cuda, cuda:1 or mps.
     """
     progress = Progress()
-    predictor = Predictor.load(find_bundle(run_folder), device)
+    predictor = Predictor.load(find_bundle(run_folder), str(resolve_device(device)))
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
     records = manifest.split("test") or list(manifest.records)
     probabilities = predict_records(predictor, records, resolve_workers(-1, len(records)), progress)

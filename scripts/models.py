@@ -4,6 +4,7 @@ Example: python scripts/models.py scale photos --workers 4
 """
 
 import json as jsonlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,7 +66,7 @@ def scale(
     json: Json = False,
     state: State = servers.DEFAULT_STATE,
     config: Config = servers.DEFAULT_CONFIG,
-) -> None:
+) -> int:
     """Set the number of workers and wait until they are READY.
 
     Example: python scripts/models.py scale photos --workers 4
@@ -75,9 +76,14 @@ def scale(
         workers: Workers to run.
         version: The version; the default one when left out.
     """
+    if workers < 0:
+        print(f"error: --workers {workers}: expected 0 or more", file=sys.stderr)
+        return 2
     client = servers.connect(state, config)
     status = client.scale(name, workers, version)
-    _tell(status, json, workers_ready=servers.ready_workers(client, name, version))
+    servers.wait_for_workers(client, name, workers, version)
+    _tell(status, json, workers_ready=workers)
+    return 0
 
 
 def default(
@@ -143,9 +149,9 @@ def _tell(status: str, json: bool, **facts: int) -> None:
         print(f"{status}{''.join(f', {name}: {value}' for name, value in facts.items())}")
 
 
-def main() -> None:
+def main() -> int | None:
     """Entry point."""
-    commands: dict[str, Callable[..., None]] = {
+    commands: dict[str, Callable[..., int | None]] = {
         "list": list_,
         "register": register,
         "scale": scale,
@@ -153,7 +159,8 @@ def main() -> None:
         "unregister": unregister,
         "token": token,
     }
-    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    code: int | None = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Example: python scripts/package.py runs/photos --name photos
 """
 
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,14 @@ from _cli import run
 from handlers.spec import bundle_digest, sha256_file
 from serving.archive import find_bundle, package
 
+DEFAULT_STORE = Path("model_store")
+
 
 def package_run(
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
     name: str,
     version: str = "1.0",
-    store: Path = Path("model_store"),
+    store: Path = DEFAULT_STORE,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Writes STORE/NAME.mar.
@@ -37,8 +40,9 @@ def package_run(
         document = {"archive": str(archive), "bytes": size, "sha256": digest, "bundle": bundle_digest(bundle)}
         print(jsonlib.dumps(document))
         return
+    where = "" if store == DEFAULT_STORE else f" --store {shlex.quote(str(store))}"
     print(f"{archive} ({size / 1e6:.1f} MB, sha256:{digest[:12]})")
-    print(f"bundle {bundle_digest(bundle)}; next: python scripts/serve.py start {name}")
+    print(f"bundle {bundle_digest(bundle)}; next: python scripts/serve.py start {name}{where}")
 
 
 def main() -> None:

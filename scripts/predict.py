@@ -35,6 +35,9 @@ def predict(
         state: Folder given to serve.py start.
         config: TorchServe settings that tell the addresses when serve.py did not start the server.
     """
+    if not files:
+        print("error: no files named; example: python scripts/predict.py photos cat.jpg", file=sys.stderr)
+        return 2
     client = servers.connect(state, config)
     failed = 0
     for file in files:

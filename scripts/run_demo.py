@@ -8,6 +8,7 @@ Shows its steps on stderr; the last line of stdout is one JSON object.
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +113,12 @@ def _command(name: str, work: Path, *arguments: object) -> str:
         try:
             output, _ = step.communicate()
         except KeyboardInterrupt:
-            step.wait(60)  # Ctrl-C reached it too; it ends what it has started
+            # Ctrl-C in a terminal reached the step, too; a signal to this process alone did not.
+            try:
+                step.wait(5)
+            except subprocess.TimeoutExpired:
+                step.send_signal(signal.SIGINT)
+                step.wait(60)
             raise
     if step.returncode != 0:
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]

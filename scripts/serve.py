@@ -45,6 +45,12 @@ def start(
         timeout: Seconds until the models must be READY.
         json: Print one JSON object.
     """
+    if not names:
+        print("error: no model named; example: python scripts/serve.py start photos", file=sys.stderr)
+        return 2
+    if port is not None and not 1 <= port <= 65_531:
+        print(f"error: --port {port}: expected 1 to 65531, the first of five ports", file=sys.stderr)
+        return 2
     server = servers.start(
         names,
         config=config,

@@ -10,6 +10,7 @@ On many GPUs: torchrun --nproc-per-node 4 scripts/train.py --data photos --out r
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +70,10 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(metrics))
     else:
+        command = f"python scripts/package.py {shlex.quote(str(arguments.out))} --name NAME"
         print(
             f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, "
-            f"bundle in {arguments.out / 'bundle'}; next: python scripts/package.py {arguments.out} --name NAME"
+            f"bundle in {arguments.out / 'bundle'}; next: {command}"
         )
     return 0
 

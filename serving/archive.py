@@ -103,6 +103,27 @@ def package(bundle: Path, name: str, version: str, store: Path) -> Path:
     return target
 
 
+def check_archive(archive: Path) -> None:
+    """Reads an archive whole, as TorchServe will: it retries a damaged one for minutes and logs the reason elsewhere.
+
+    Raises:
+        OperationError: the file is missing, or not a whole model archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as archived:
+            damaged = archived.testzip()
+            if damaged is None and MANIFEST not in archived.namelist():
+                damaged = MANIFEST
+    except FileNotFoundError as error:
+        raise OperationError(
+            f"{archive}: not found; make it with: python scripts/package.py RUN --name {archive.stem}"
+        ) from error
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise OperationError(f"{archive}: not a whole model archive ({error}); package the run again") from error
+    if damaged is not None:
+        raise OperationError(f"{archive}: {damaged} is damaged or missing; package the run again")
+
+
 @contextmanager
 def open_archive(archive: Path) -> Iterator[Path]:
     """Unpacks the bundle of a ``.mar`` into a temporary folder for the length of the block.

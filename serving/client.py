@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import requests
 
@@ -57,7 +58,7 @@ class Client:
         Raises:
             OperationError: no server answers.
         """
-        path = f"/predictions/{name}" + (f"/{version}" if version else "")
+        path = f"/predictions/{quote(name, safe='')}" + (f"/{version}" if version else "")
         headers = {"Content-Type": content_type}
         response = self._request("POST", self.addresses.inference + path, "inference", data=data, headers=headers)
         return Answer(response.status_code, _json(response))
@@ -95,7 +96,7 @@ class Client:
             code, details = error.code(), error.details()
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
-            return Answer(503, {"error": {"code": code.name.lower(), "message": details}})
+            return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).splitlines()[0]}})
 
     def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
         """``GET /models/NAME[/VERSION]``: status, workers and settings of each version (``all`` for all of them)."""

@@ -32,7 +32,8 @@ class KeyFile:
             return value
         except FileNotFoundError as error:
             raise OperationError(
-                f"{self.path}: no key file; start the server first, or name its key file with --key-file"
+                f"{self.path}: no key file; is the server running? Name its folder with --state, or run this "
+                "command in the folder where torchserve was started"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OperationError(f"{self.path}: not readable as a TorchServe key file: {error!r}") from error

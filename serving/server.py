@@ -11,6 +11,7 @@ The server runs in a state folder (default ``.torchserve``), which holds everyth
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from serving.archive import check_archive
 from serving.client import Client
 from serving.errors import OperationError
 from serving.java import java_environment
@@ -143,10 +145,10 @@ def start(
     # Relative to the configuration, as the README's plain `torchserve --start` has it.
     store = Path(store or config.absolute().parent / properties.get("model_store", "model_store")).absolute()
     for name in names:
-        if not (store / f"{name}.mar").is_file():
-            raise OperationError(f"{store / f'{name}.mar'}: not found; make it with scripts/package.py --name {name}")
+        check_archive(store / f"{name}.mar")
     if running := find(folder):
-        raise OperationError(f"already running with pid {running.pid}; stop it first: python scripts/serve.py stop")
+        command = f"python scripts/serve.py stop --state {shlex.quote(str(folder))}"
+        raise OperationError(f"already running with pid {running.pid}; stop it first: {command}")
     if died := _recorded(folder):
         stop(died)  # ended without cleaning up; nothing runs any more, its temporary files do lie about
     addresses = read_addresses(properties)
@@ -193,6 +195,19 @@ def ready_workers(client: Client, name: str, version: str | None = None) -> int:
     return sum(worker["status"] == "READY" for worker in described["workers"])
 
 
+def wait_for_workers(client: Client, name: str, workers: int, version: str | None = None, timeout: float = 120) -> None:
+    """Waits until ``workers`` workers are READY; TorchServe answers a scaling earlier when one of them has died.
+
+    Raises:
+        OperationError: fewer are READY in time.
+    """
+    deadline = time.monotonic() + timeout
+    while (ready := ready_workers(client, name, version)) != workers:
+        if time.monotonic() > deadline:
+            raise OperationError(f"{ready} of {workers} workers of {name} are READY; see the server's model_log.log")
+        time.sleep(_POLL_SECONDS)
+
+
 def _launch(
     names: Sequence[str],
     config: Path,
@@ -220,6 +235,8 @@ def _launch(
         "METRICS_LOCATION": str(logs),
     }
     environment.pop("TS_CONFIG_FILE", None)  # it would win over --ts-config
+    # Threads that spin while they wait make an answer 40 times slower as soon as another process wants the core.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
     command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
     (folder / "key_file.json").unlink(missing_ok=True)

@@ -18,6 +18,8 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
         if device.type == "cuda":
             index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
             device = torch.device("cuda", index)
@@ -25,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first_line = str(error).splitlines()[0]
-        raise TrainingError(f"--loop.device {name}: not available here: {first_line}") from error
+        raise TrainingError(f"device {name}: not available here: {first_line}") from error
     return device
 
 

@@ -55,7 +55,9 @@ def _read(path: Path) -> StateDict:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # The readers raise pickle, zip, safetensors and value errors alike.
-        raise TrainingError(f"{path}: not readable as weights (.safetensors or weights-only .pth): {error}") from error
+        # The rest of torch's message advises to load the file as a pickle.
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise TrainingError(f"{path}: not readable as weights (.safetensors or weights-only .pth): {reason}") from error
     for key in ("state_dict", "model"):  # the two common wrappings of a state dict
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

@@ -14,6 +14,7 @@
       predictions.csv     the bundle's answer for each of them
 """
 
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -142,11 +143,13 @@ def _write_records(config: RunConfig, data: Path | None, out: Path, resume: bool
     if not _is_free(out):
         raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
     found, rejected = scan(data, config.image.max_pixels, progress)
-    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
-    for line in [f"left out: {item.path}: {item.reason}" for item in rejected[:20]] + warnings:
-        progress.say(line)
+    for item in rejected[:20]:
+        progress.say(f"left out: {item.path}: {item.reason}")
     if len(rejected) > 20:
         progress.say(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
+    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
+    for line in warnings:
+        progress.say(line)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
     progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
     write_rejected(out / "rejected.csv", rejected)
@@ -200,7 +203,9 @@ def _train(
     try:
         state = trainer.fit(state)
     except Interrupted as error:
-        raise TrainingError(f"{error}; saved. Go on with: python scripts/train.py --out {out} --resume") from error
+        raise TrainingError(
+            f"{error}; saved. Go on with: python scripts/train.py --out {shlex.quote(str(out))} --resume"
+        ) from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
