@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from PIL import Image
 from handlers.spec import bundle_digest
 from serving.errors import OperationError
 from serving.server import find, ready_workers
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,35 @@ class TestStart:
         result = script("serve", "start", "nothing", "--store", tmp_path, "--state", tmp_path, check=False)
         assert result.returncode == 1
         assert "nothing.mar: not found; make it with" in result.stderr
+
+    @pytest.mark.parametrize("damage", [lambda data: data[:-1000], lambda data: b"", lambda data: b"text"])
+    def test_a_damaged_archive_is_seen_before_the_server_starts(self, damage, store, script, tmp_path):
+        (tmp_path / "x.mar").write_bytes(damage((store / "digits.mar").read_bytes()))
+        result = script("serve", "start", "x", "--store", tmp_path, "--state", tmp_path / "s", check=False)
+        assert result.returncode == 1
+        assert "x.mar: " in result.stderr
+        assert "package the run again" in result.stderr
+        assert not (tmp_path / "s").exists()
+
+    @pytest.mark.parametrize("arguments", [[], ["digits", "--port", "99999"], ["digits", "--port", "0"]])
+    def test_usage(self, arguments, store, script, tmp_path):
+        result = script("serve", "start", *arguments, "--store", store, "--state", tmp_path / "s", check=False)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: ")
+
+    def test_a_polite_kill_leaves_nothing_running(self, store, tmp_path, free_port):
+        command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "start", "digits", "--store", str(store)]
+        state = tmp_path / "s"
+        process = subprocess.Popen([*command, "--state", str(state), "--port", str(free_port)], cwd=ROOT)
+        deadline = time.monotonic() + 60
+        while not (state / "server.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server = find(state)
+        process.terminate()
+        assert process.wait(60) == 1
+        assert not server.is_running()
+        assert not server.temporary.exists()
 
     def test_nothing_to_stop(self, script, tmp_path):
         assert script("serve", "stop", "--state", tmp_path, check=False).returncode == 1
@@ -358,6 +390,7 @@ class TestManagement:
         assert_answers(post(served, sample["data"]).json(), sample)
         script("models", "scale", "digits", "--workers", 1, "--state", served.state)
         assert ready_workers(served.client, "digits") == 1
+        assert script("models", "scale", "digits", "--workers=-1", "--state", served.state, check=False).returncode == 2
 
     def test_absent_models(self, served, script):
         for arguments in (["scale", "absent", "--workers", "1"], ["default", "absent", "1.0"]):
