@@ -6,7 +6,7 @@
 '3'
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,3 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "probability": prediction.probability,
         "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in prediction.ranking],
     }
-
-
-def first_error(answers: Iterable[Prediction | InputError]) -> InputError | None:
-    """The first error among ``answers``, or None when all images were answered."""
-    return next((answer for answer in answers if isinstance(answer, InputError)), None)
