@@ -104,6 +104,18 @@ def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     return np.asarray(resized, dtype=np.uint8).reshape(spec.crop, spec.crop, spec.channels)
 
 
+def shrink(image: Image.Image, short_side: int, spec: ImageSpec) -> Image.Image:
+    """``image`` with a short side of at most ``short_side`` pixels: what training crops from."""
+    factor = short_side / min(image.size)
+    if factor >= 1:
+        return image
+    width, height = image.size
+    return image.resize(
+        (max(short_side, round(width * factor)), max(short_side, round(height * factor))),
+        _RESAMPLING[spec.interpolation],
+    )
+
+
 def load(data: bytes | bytearray | memoryview, spec: ImageSpec) -> np.ndarray:
     """:func:`decode` and :func:`prepare`: the content of an image file -> uint8 (crop, crop, channels)."""
     return prepare(decode(data, spec), spec)

@@ -30,6 +30,10 @@ class Prediction:
     """(index, label, probability) of the ``top_k`` likeliest labels, the likeliest first."""
     probabilities: np.ndarray
     """float64, shape (labels,), sums to 1."""
+    energy: float
+    """-log(sum(exp(logits))): the higher, the less the image is like those of training (Liu et al., 2020)."""
+    abstained: str | None = None
+    """Why the answer should not be used: ``unfamiliar`` or ``low_confidence``; None when it may."""
 
     @property
     def index(self) -> int:
@@ -93,13 +97,16 @@ class Predictor:
 
     def predict_arrays(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
         """Answers for prepared uint8 arrays of shape (crop, crop, channels), in their order."""
-        if not arrays:
-            return []
-        return [self.rank(row) for row in self.probabilities(np.stack(arrays))]
+        return self.answer(self.logits(np.stack(arrays))) if arrays else []
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float64 probabilities (N, labels)."""
         return softmax(self.logits(batch) / self.spec.output.temperature)
+
+    def answer(self, logits: np.ndarray) -> list[Prediction]:
+        """float64 logits (N, labels) -> one prediction a row: temperature, ranking and thresholds applied."""
+        rows = zip(softmax(logits / self.spec.output.temperature), energy(logits), strict=True)
+        return [self._rank(probabilities, float(score)) for probabilities, score in rows]
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float64 logits (N, labels), before the temperature.
@@ -118,11 +125,17 @@ class Predictor:
             raise BundleError("the engine gave logits that are not finite")
         return logits
 
-    def rank(self, probabilities: np.ndarray) -> Prediction:
+    def _rank(self, probabilities: np.ndarray, score: float) -> Prediction:
         """float64 (labels,) -> Prediction; ties go to the lower index."""
-        order = np.argsort(-probabilities, kind="stable")[: self.spec.output.top_k]
+        output = self.spec.output
+        order = np.argsort(-probabilities, kind="stable")[: output.top_k]
         ranking = tuple((int(i), self.spec.labels[i], float(probabilities[i])) for i in order)
-        return Prediction(ranking=ranking, probabilities=probabilities)
+        abstained = None
+        if output.max_energy is not None and score > output.max_energy:
+            abstained = "unfamiliar"
+        elif ranking[0][2] < output.min_probability:
+            abstained = "low_confidence"
+        return Prediction(ranking=ranking, probabilities=probabilities, energy=score, abstained=abstained)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -132,10 +145,20 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
+def energy(logits: np.ndarray) -> np.ndarray:
+    """-log(sum(exp(logits))) over the last axis, in float64."""
+    highest = logits.max(axis=-1)
+    result: np.ndarray = -(highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1)))
+    return result
+
+
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """The answer for one image as it goes over the wire."""
     return {
         "label": prediction.label,
         "probability": prediction.probability,
         "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in prediction.ranking],
+        "energy": prediction.energy,
+        "abstained": prediction.abstained is not None,
+        **({"reason": prediction.abstained} if prediction.abstained else {}),
     }

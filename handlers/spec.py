@@ -70,10 +70,17 @@ class OutputSpec:
     """How many labels an answer ranks, the likeliest first (fewer when there are fewer labels)."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax; 1 leaves the model's own confidence."""
+    min_probability: float = 0.0
+    """An answer whose likeliest label has less is marked as abstained (``low_confidence``)."""
+    max_energy: float | None = None
+    """An answer with a higher energy score, -log(sum(exp(logits))), is marked as abstained (``unfamiliar``): the image
+    is unlike those that the model was trained on (Liu et al., 2020). None: no such threshold."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+        if not 0 <= self.min_probability <= 1:
+            raise ValueError(f"min_probability: expected 0 to 1, got {self.min_probability}")
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
 

@@ -9,17 +9,17 @@ it: the images that the run was trained on, too, when DATA holds them.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from _cli import run
 
-from handlers.predictor import Predictor
+from handlers.predictor import Predictor, softmax
 from serving.archive import find_bundle
 from training.data.loading import resolve_workers
 from training.data.scan import scan
 from training.device import resolve_device
-from training.evaluation import measure, predict_records, write_predictions
+from training.evaluation import TestTimeAugmentation, measure, predict_logits, write_predictions
 from training.progress import Progress
 
 
@@ -29,6 +29,7 @@ def evaluate(
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     predictions: Path | None = None,
     device: str = "cpu",
+    tta: TestTimeAugmentation = "none",
 ) -> None:
     """Prints the metrics.
 
@@ -38,32 +39,46 @@ def evaluate(
         json: Print one JSON object, with the confusion matrix.
         predictions: Write every image's probabilities to this CSV file.
         device: cpu, cuda, cuda:1 or mps.
+        tta: Test-time augmentation: average each image with its mirror image (flip), and with both moved by a few
+            pixels each way (flip-shift). Only to see what it would gain: what is served is the image alone.
     """
     progress = Progress()
     predictor = Predictor.load(find_bundle(run_folder), str(resolve_device(device)))
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
     records = manifest.split("test") or list(manifest.records)
-    probabilities = predict_records(predictor, records, resolve_workers(-1, len(records)), progress)
+    logits = predict_logits(predictor, records, resolve_workers(-1, len(records)), progress, tta)
     metrics = {
-        **measure(predictor, records, probabilities),
+        **measure(predictor, records, logits),
+        "tta": tta,
         "left_out": [dataclasses.asdict(item) for item in rejected],
     }
     if predictions is not None:
+        probabilities = softmax(logits / predictor.spec.output.temperature)
         write_predictions(predictions, predictor.spec.labels, records, probabilities)
     _print(metrics, predictor.spec.labels, as_json=json)
 
 
-def _print(metrics: dict[str, object], labels: tuple[str, ...], as_json: bool) -> None:
+def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print(json.dumps({**metrics, "labels": labels}))
         return
-    for name in ("images", "accuracy", "balanced_accuracy", "nll", "ece"):
+    for name in ("images", "accuracy", "balanced_accuracy", "auroc", "nll", "brier", "ece"):
         value = metrics[name]
         print(f"{name:18s} {value:.4f}" if isinstance(value, float) else f"{name:18s} {value}")
+    low, high = metrics["accuracy_interval"]
+    print(f"{'95 % interval':18s} {low:.4f} to {high:.4f}")
+    abstain = metrics["abstain"]
+    if abstain["min_probability"]:
+        print(f"{'answered':18s} {abstain['accepted']:.4f}, of which wrong {abstain['error']:.4f}")
+    if "ood" in metrics:
+        print(f"{'unfamiliar':18s} {metrics['ood']['flagged']:.4f}")
+    print(f"{'class':>18s} images precision recall     f1")
+    for row in metrics["per_class"]:
+        print(f"{row['label']:>18s} {row['images']:6d}    {row['precision']:.4f} {row['recall']:.4f} {row['f1']:.4f}")
     print("confusion matrix (rows: truth, columns: prediction)")
-    for label, row in zip(labels, metrics["confusion_matrix"], strict=True):  # type: ignore[call-overload]
+    for label, row in zip(labels, metrics["confusion_matrix"], strict=True):
         print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
-    for item in metrics["left_out"]:  # type: ignore[attr-defined]
+    for item in metrics["left_out"]:
         print(f"left out: {item['path']}: {item['reason']}")
 
 

@@ -5,14 +5,18 @@
     checkpoints/
       epoch-0003/
         weights.safetensors     the model
+        average.safetensors     the running average of its weights, where there is one: what is validated and served
         optimizer.safetensors   running averages, addressed as "<parameter index>.<name>"
-        state.json              counters, parameter groups, history; sha256 of both files
+        state.json              counters, parameter groups, history; sha256 of the other files
       last, best                one line each: the name of a folder
 
-No random state is saved: every random number derives from the seed and its place (see :mod:`training.seeding`).
+A damaged checkpoint is noticed by its digests, and another one is used. No random state is saved: every random number
+derives from the seed and its place (see :mod:`training.seeding`).
 """
 
+import hashlib
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +30,10 @@ from handlers.spec import sha256_file
 from training.errors import CheckpointError
 from training.files import atomic_folder, write_atomic
 
-_FILES = ("weights.safetensors", "optimizer.safetensors")
+WEIGHTS, AVERAGE, OPTIMIZER = "weights.safetensors", "average.safetensors", "optimizer.safetensors"
 _KERNEL_OPTIONS = ("fused", "foreach", "capturable")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,7 +45,7 @@ class TrainingState:
     batch: int = 0
     """Batches of that epoch that are done."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Running sums of that epoch: loss, correct, images, seconds."""
+    """Running sums of that epoch (see :data:`training.loop.SUMS`)."""
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
@@ -66,21 +72,49 @@ class CheckpointStore:
         scaler: torch.amp.GradScaler,
         state: TrainingState,
         best: bool,
+        average: nn.Module | None = None,
     ) -> Path:
-        """Writes a checkpoint and makes it ``last`` (and ``best``); then removes what is no longer kept."""
+        """Writes a checkpoint and makes it ``last`` (and ``best``); then removes what is no longer kept.
+
+        Raises:
+            CheckpointError: it could not be written, such as on a full disk; what was there before still is.
+        """
+        try:
+            return self._save(model, optimizer, scaler, state, best, average)
+        except (OSError, safetensors.SafetensorError) as error:
+            # safetensors writes through a library that reports a full disk in words of its own.
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint could not be written ({error}); the last good one is kept: make room, "
+                "then go on with --resume"
+            ) from error
+
+    def _save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        state: TrainingState,
+        best: bool,
+        average: nn.Module | None,
+    ) -> Path:
         name = f"epoch-{state.epoch:04d}" + (f"-batch-{state.batch:06d}" if state.batch else "")
         path = self.folder / name
         saved = optimizer.state_dict()
-        tensors = {f"{i}.{key}": value for i, values in saved["state"].items() for key, value in values.items()}
+        tensors, numbers = _flatten(saved["state"])
+        files = {WEIGHTS: _plain(model.state_dict()), OPTIMIZER: _plain(tensors)}
+        if average is not None:
+            files[AVERAGE] = _plain(average.state_dict())
         with atomic_folder(path) as folder:
-            safetensors.torch.save_file(_plain(model.state_dict()), folder / _FILES[0])
-            safetensors.torch.save_file(_plain(tensors), folder / _FILES[1])
-            document = {
+            for file, content in files.items():
+                safetensors.torch.save_file(content, folder / file)
+            document: dict[str, Any] = {
                 "state": asdict(state),
                 "param_groups": saved["param_groups"],
+                "numbers": numbers,
                 "scaler": scaler.state_dict(),
-                "sha256": {file: sha256_file(folder / file) for file in _FILES},
+                "sha256": {file: sha256_file(folder / file) for file in files},
             }
+            document["sha256"]["state.json"] = _digest(document)
             (folder / "state.json").write_text(json.dumps(document, indent=2), "utf-8")
         write_atomic(self.folder / "last", name + "\n")
         if best:
@@ -89,12 +123,34 @@ class CheckpointStore:
         return path
 
     def find(self, which: str) -> Path | None:
-        """The folder of the ``last`` or ``best`` checkpoint, None before the first one."""
+        """The folder of the ``last`` or ``best`` checkpoint, None before the first one.
+
+        Where that one is damaged, the newest good one, with a warning that names both.
+
+        Raises:
+            CheckpointError: it is damaged and there is no other.
+        """
         pointer = self.folder / which
-        return self.folder / pointer.read_text("utf-8").strip() if pointer.is_file() else None
+        if not pointer.is_file():
+            return None
+        wanted = self.folder / pointer.read_text("utf-8", "replace").strip()
+        try:
+            _read_state(wanted)
+            return wanted
+        except CheckpointError as error:
+            damage = error
+        for candidate in sorted(self.folder.glob("epoch-*"), reverse=True):
+            try:
+                _read_state(candidate)
+            except CheckpointError:
+                continue
+            logger.warning("%s; using %s instead", damage, candidate)
+            return candidate
+        raise CheckpointError(f"{damage}; there is no other checkpoint, train into a new folder")
 
     def _prune(self) -> None:
-        kept = {self.find("best"), self.find("last")}
+        pointers = (self.folder / "best", self.folder / "last")
+        kept = {self.folder / pointer.read_text("utf-8").strip() for pointer in pointers if pointer.is_file()}
         for path in sorted(self.folder.glob("epoch-*"))[: -self._keep]:
             if path not in kept:
                 shutil.rmtree(path)
@@ -103,31 +159,40 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def served_weights(path: Path) -> Path:
+    """The file of the checkpoint folder ``path`` with the weights that are validated and served."""
+    average = path / AVERAGE
+    return average if average.is_file() else path / WEIGHTS
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Loads the weights of the checkpoint folder ``path`` into ``model``.
+    """Loads the served weights of the checkpoint folder ``path`` into ``model``.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to another architecture.
     """
     _read_state(path)
-    try:
-        model.load_state_dict(safetensors.torch.load_file(path / _FILES[0]))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit the configured model: {error}") from error
+    _load(served_weights(path), model)
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: nn.Module | None = None,
 ) -> TrainingState:
-    """Restores model, optimiser and scaler; returns where the run stood.
+    """Restores model, optimiser, scaler and average; returns where the run stood.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to another configuration.
     """
     document = _read_state(path)
-    load_weights(path, model)
+    _load(path / WEIGHTS, model)
+    if average is not None:
+        _load(path / AVERAGE, average)
     states: dict[int, dict[str, Any]] = {}
-    for key, value in safetensors.torch.load_file(path / _FILES[1]).items():
+    for key, value in (safetensors.torch.load_file(path / OPTIMIZER) | document["numbers"]).items():
         index, _, name = key.partition(".")
         states.setdefault(int(index), {})[name] = value
     # Which kernels compute the update belongs to the device at hand, not to the one that wrote the checkpoint.
@@ -145,6 +210,23 @@ def load_checkpoint(
     return TrainingState(**document["state"])
 
 
+def _load(file: Path, model: nn.Module) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(file))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: its weights do not fit the configured model: {error}") from error
+
+
+def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, torch.Tensor], dict[str, float | None]]:
+    """An optimiser's state as tensors and, which a few keep besides, plain numbers."""
+    items = {f"{i}.{key}": value for i, values in state.items() for key, value in values.items()}
+    tensors = {key: value for key, value in items.items() if isinstance(value, torch.Tensor)}
+    numbers = {key: value for key, value in items.items() if not isinstance(value, torch.Tensor)}
+    if strange := [key for key, value in numbers.items() if not isinstance(value, (int, float, type(None)))]:
+        raise CheckpointError(f"this optimiser keeps a {type(numbers[strange[0]]).__name__} that cannot be saved")
+    return tensors, numbers
+
+
 def _match_layout(optimizer: torch.optim.Optimizer) -> None:
     """Gives running averages the memory layout of their parameters, which fused kernels take for granted.
 
@@ -160,12 +242,20 @@ def _match_layout(optimizer: torch.optim.Optimizer) -> None:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
-        for file, expected in document["sha256"].items():
+        digests = document["sha256"]
+        if digests.pop("state.json") != _digest(document):
+            raise CheckpointError(f"{path / 'state.json'}: damaged, its sha256 is not the one that it names")
+        for file, expected in digests.items():
             if sha256_file(path / file) != expected:
                 raise CheckpointError(f"{path / file}: damaged, its sha256 is not the one in state.json")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint: {error!r}") from error
     return document
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """sha256 of everything in ``document``, with the digests of the other files but without its own."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

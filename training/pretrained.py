@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from handlers.spec import BUNDLE_FOLDER, SPEC_FILE
-from training.checkpoint import CheckpointStore
+from training.checkpoint import CheckpointStore, served_weights
 from training.config import EFFICIENTNET_LITE0_WHEEL
 from training.errors import TrainingError
 
@@ -35,7 +35,7 @@ def load_state_dict(source: str, arch: str) -> StateDict:
         best = None if run is None else CheckpointStore(run / "checkpoints").find("best")
         if best is None:
             raise TrainingError(f"--model.pretrained {source}: a folder, but no finished run of scripts/train.py")
-        path = best / "weights.safetensors"
+        path = served_weights(best)
     if not path.is_file():
         raise TrainingError(
             f"--model.pretrained {source}: no such file; expected none, timm, {EFFICIENTNET_LITE0_WHEEL} or a path"

@@ -14,9 +14,12 @@
       predictions.csv     the bundle's answer for each of them
 """
 
+import math
+import os
 import shlex
+import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from handlers.spec import BUNDLE_FOLDER, ImageSpec
 from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from training.config import RunConfig, dump_config, load_config
 from training.data.augment import Augmentation
+from training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
 from training.data.loading import (
     BatchPlan,
     EvaluationImages,
@@ -36,18 +40,20 @@ from training.data.loading import (
     resolve_workers,
     training_loader,
 )
-from training.data.manifest import Manifest, read_manifest, write_manifest, write_rejected
+from training.data.manifest import Manifest, Record, read_manifest, write_manifest, write_rejected
+from training.data.mixing import Mixing
 from training.data.scan import scan
 from training.data.split import assign_splits
 from training.data.statistics import channel_statistics
 from training.device import resolve_device, resolve_precision
 from training.distributed import World, joined
+from training.ema import WeightAverage
 from training.environment import describe_environment, library_versions
 from training.errors import CheckpointError, TrainingError
 from training.export import export_bundle
 from training.files import write_atomic, write_json
-from training.loop import Interrupted, MetricsLog, Trainer
-from training.losses import create_loss
+from training.loop import Interrupted, MetricsLog, NonFiniteLossError, Trainer
+from training.losses import create_loss, one_logit
 from training.models import (
     Classifier,
     PretrainedInput,
@@ -56,14 +62,24 @@ from training.models import (
     pretrained_channels,
     pretrained_input,
 )
-from training.optim import create_optimizer
+from training.optim import check_optimizer, create_optimizer
 from training.progress import Progress
 from training.seeding import derive_seed
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.csv"
 EVALUATION_FILE = "evaluation.json"
-_CHANGEABLE = ("loop.epochs", "loop.patience", "loop.device", "loop.workers", "loop.compile", "checkpoint", "export")
+CACHE_FOLDER = "cache"
+_CHANGEABLE = (
+    "loop.epochs",
+    "loop.patience",
+    "loop.device",
+    "loop.workers",
+    "loop.cache",
+    "loop.compile",
+    "checkpoint",
+    "export",
+)
 """Fields that a resumed run may change without becoming another run."""
 
 
@@ -84,10 +100,18 @@ def train(config: RunConfig, data: Path | None, out: Path, resume: bool = False)
     """
     device = resolve_device(config.loop.device)
     check_model(config.model)
+    check_optimizer(config.optimizer)
+    resume = resume or _restarted(out)
     with joined(device) as world:
         progress = Progress(quiet=not world.is_main)
         manifest = _prepare_folder(config, data, out, resume, world, progress)
         return _train(config, manifest, out, device, world, progress)
+
+
+def _restarted(out: Path) -> bool:
+    """True when torchrun has started this command again after a process died, and there is something to go on with."""
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return again and CheckpointStore(out / "checkpoints").find("last") is not None
 
 
 def check_resumable(config: RunConfig, out: Path) -> None:
@@ -166,31 +190,37 @@ def _train(
     model, image = build_model(config, manifest)
     layout = torch.channels_last if loop.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    average = WeightAverage(model, loop.ema) if loop.ema else None
     optimizer = create_optimizer(model, config.optimizer, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     store = CheckpointStore(out / "checkpoints", config.checkpoint.keep)
-    state = _restore(store, model, optimizer, scaler, config, progress)
+    state = _restore(store, model, optimizer, scaler, average, config, progress)
     if not world.is_main:
         state = replace(state, sums={})  # the saved sums are everybody's; one process goes on with them
     if world.is_main:
         write_json(out / "environment.json", describe_environment(device, precision, world.size))
 
-    train_records, val_records = manifest.split("train"), manifest.split("val")[world.rank :: world.size]
+    train_records, val_records = manifest.split("train"), manifest.split("val")
+    workers = resolve_workers(loop.workers, len(train_records))
+    caches = _build_caches(config, train_records, val_records, image, out, workers, world, progress)
     augment = Augmentation(config.augment, image, image.mean)
     plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
-    workers = resolve_workers(loop.workers, len(train_records))
     pin = device.type == "cuda"
     trainer = Trainer(
         config=config,
         model=model,
+        average=average,
         optimizer=optimizer,
         loss=create_loss(config.loss).to(device),
+        mixing=Mixing(config.augment, len(labels)),
         scaler=scaler,
         plan=plan,
         train_loader=training_loader(
-            TrainingImages(train_records, labels, image, augment, loop.seed), plan, workers, pin
+            TrainingImages(train_records, labels, image, augment, loop.seed, caches.train), plan, workers, pin
         ),
-        val_loader=evaluation_loader(EvaluationImages(val_records, labels, image), 64, workers, pin),
+        val_loader=evaluation_loader(
+            EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val), 64, workers, pin
+        ),
         device=device,
         precision=precision,
         world=world,
@@ -206,12 +236,63 @@ def _train(
         raise TrainingError(
             f"{error}; saved. Go on with: python scripts/train.py --out {shlex.quote(str(out))} --resume"
         ) from error
+    except NonFiniteLossError as error:
+        raise _explain_non_finite(error, train_records, out, world) from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
     if not world.is_main:
         return {}
     return _finish(config, manifest, model, image, store, state, out, seconds, workers, progress)
+
+
+def _explain_non_finite(error: NonFiniteLossError, records: list[Record], out: Path, world: World) -> TrainingError:
+    """Names the images of the step, and lists all of them in a file."""
+    paths = [records[index].path for index in error.images]
+    place = out / f"non-finite-loss-rank-{world.rank}.txt"
+    write_atomic(place, "".join(f"{path}\n" for path in paths))
+    mine = "" if not math.isfinite(error.loss) else " in another process"
+    return TrainingError(
+        f"{error}{mine}, before its update; its {len(paths)} images are listed in {place}, the first is {paths[0]}; "
+        "lower --optimizer.lr, or use --loop.precision fp32"
+    )
+
+
+@dataclass(frozen=True)
+class _Caches:
+    train: ImageCache | None = None
+    val: ImageCache | None = None
+
+
+def _build_caches(
+    config: RunConfig,
+    train: list[Record],
+    val: list[Record],
+    image: ImageSpec,
+    out: Path,
+    workers: int,
+    world: World,
+    progress: Progress,
+) -> _Caches:
+    """Decodes all images once, where that is wanted; the main process does it for all."""
+    # The smallest crop of an image that is shrunk to this is as large as the input: nothing is enlarged. Without random
+    # crops an image is prepared as served, and shrinking it first would change its pixels.
+    scale = config.augment.crop_scale
+    short_side = max(image.resize, math.ceil(image.crop / math.sqrt(scale))) if scale < 1 else UNLIMITED
+    size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
+    if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
+        return _Caches()
+    folder = out / CACHE_FOLDER
+    failure: TrainingError | None = None
+    if world.is_main:
+        try:
+            build_cache(folder / "train", train, image, short_side, workers, progress)
+            build_cache(folder / "val", val, image, None, workers, progress)
+        except TrainingError as error:
+            failure = error
+    if world.any(failure is not None):
+        raise failure or TrainingError("the main process could not decode the images; its message says why")
+    return _Caches(ImageCache(folder / "train"), ImageCache(folder / "val"))
 
 
 def _finish(
@@ -242,6 +323,7 @@ def _finish(
     )
     result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
     write_json(out / EVALUATION_FILE, result)
+    shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
     return result
 
 
@@ -249,7 +331,8 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
     """The network with its starting weights, and the preprocessing that belongs to it."""
     channels = _channels(config, manifest)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
-    backbone = create_backbone(config.model, config.image, len(manifest.labels), channels)
+    outputs = 1 if one_logit(config.loss, len(manifest.labels)) else len(manifest.labels)
+    backbone = create_backbone(config.model, config.image, outputs, channels)
     wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
     image = _image_spec(config, wanted, channels)
     if wanted is None:
@@ -289,6 +372,7 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
     config: RunConfig,
     progress: Progress,
 ) -> TrainingState:
@@ -296,7 +380,7 @@ def _restore(
     last = store.find("last")
     if last is None:
         return TrainingState()
-    state = load_checkpoint(last, model, optimizer, scaler)
+    state = load_checkpoint(last, model, optimizer, scaler, average.module if average is not None else None)
     progress.say(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
     # More epochs, or more patience, than when it stopped: it is not finished any more.
     out_of_patience = 0 < config.loop.patience <= state.epoch - state.best_epoch

@@ -98,7 +98,7 @@ def test_the_images_of_one_request_share_a_budget_of_pixels():
 
 
 def prediction() -> Prediction:
-    return Prediction(ranking=((1, "dög", 0.75), (0, "cat", 0.25)), probabilities=np.array([0.25, 0.75]))
+    return Prediction(ranking=((1, "dög", 0.75), (0, "cat", 0.25)), probabilities=np.array([0.25, 0.75]), energy=-1.5)
 
 
 def test_answer_to_one_image():

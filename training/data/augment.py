@@ -45,13 +45,19 @@ def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -
         v2.RandomHorizontalFlip(config.horizontal_flip),
         v2.RandomVerticalFlip(config.vertical_flip),
     ]
+    if config.policy != "none":
+        steps.append(v2.TrivialAugmentWide() if config.policy == "trivial" else v2.RandAugment())
+    if config.shift and not (config.rotation or config.zoom):
+        # Whole pixels: nothing is resampled.
+        steps.append(v2.RandomCrop(spec.crop, padding=config.shift, fill=_levels(fill)))
     if config.rotation or config.zoom:
         steps.append(
             v2.RandomAffine(
                 degrees=config.rotation,
+                translate=(config.shift / spec.crop,) * 2 if config.shift else None,
                 scale=(1 - config.zoom, 1 + config.zoom),
                 interpolation=InterpolationMode.BILINEAR,
-                fill=[round(value * 255) for value in fill],
+                fill=_levels(fill),
             )
         )
     if config.color:
@@ -61,6 +67,10 @@ def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -
     if config.erasing:
         steps.append(v2.RandomErasing(config.erasing))
     return steps
+
+
+def _levels(fill: Sequence[float]) -> list[int]:
+    return [round(value * 255) for value in fill]
 
 
 def _random_crop(config: AugmentConfig, spec: ImageSpec) -> v2.RandomResizedCrop | None:

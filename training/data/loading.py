@@ -5,8 +5,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -40,11 +41,31 @@ def read_image(record: Record, spec: ImageSpec) -> Image.Image:
         raise DataError(f"{record.path}: was readable when the manifest was made, but now: {error}") from error
 
 
-class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
-    """Images exactly as they are served; item ``i`` belongs to ``records[i]``."""
+class Decoded(Protocol):
+    """Images that were decoded before (see :mod:`training.data.cache`)."""
 
-    def __init__(self, records: Sequence[Record], labels: Sequence[str], spec: ImageSpec) -> None:
+    def array(self, record: Record) -> np.ndarray:
+        """uint8 (H, W, C)."""
+
+    def image(self, record: Record) -> Image.Image:
+        """The same as a Pillow image."""
+
+
+class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
+    """Images exactly as they are served; item ``i`` belongs to ``records[i]``.
+
+    Args:
+        records: what is evaluated.
+        labels: class names in the order of their indices.
+        spec: the served preprocessing.
+        cache: holds the prepared arrays; None: every image is read and decoded.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], labels: Sequence[str], spec: ImageSpec, cache: Decoded | None = None
+    ) -> None:
         self._records = records
+        self._cache = cache
         self._index = {label: i for i, label in enumerate(labels)}
         self._spec = spec
         for record in records:
@@ -57,13 +78,22 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         record = self._records[index]
-        # torch wants a writable array, and Pillow's buffer is not.
-        pixels = torch.from_numpy(prepare(read_image(record, self._spec), self._spec).copy())
-        return pixels, self._index[record.label]
+        prepared = self._cache.array(record) if self._cache else prepare(read_image(record, self._spec), self._spec)
+        # torch wants a writable array, and neither Pillow's buffer nor the cache is.
+        return torch.from_numpy(prepared.copy()), self._index[record.label]
 
 
 class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
-    """Augmented images, addressed by (epoch, index): the same address always gives the same pixels."""
+    """Augmented images, addressed by (epoch, index): the same address always gives the same pixels.
+
+    Args:
+        records: what is trained on.
+        labels: class names in the order of their indices.
+        spec: the served preprocessing.
+        augment: a Pillow image -> uint8 (crop, crop, channels), at random.
+        seed: of the run.
+        cache: holds the decoded images; None: every image is read and decoded.
+    """
 
     def __init__(
         self,
@@ -72,7 +102,9 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
         spec: ImageSpec,
         augment: Callable[[Image.Image], torch.Tensor],
         seed: int,
+        cache: Decoded | None = None,
     ) -> None:
+        self._cache = cache
         self._records = records
         self._index = {label: i for i, label in enumerate(labels)}
         self._spec = spec
@@ -86,7 +118,8 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
         epoch, index = address
         record = self._records[index]
         with local_seed(self._seed, "augment", epoch, index):
-            return self._augment(read_image(record, self._spec)), self._index[record.label]
+            image = self._cache.image(record) if self._cache else read_image(record, self._spec)
+            return self._augment(image), self._index[record.label]
 
 
 class BatchPlan(Sampler[list[tuple[int, int]]]):
@@ -119,11 +152,20 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
         return self._images // self._batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", self.epoch))
-        order = torch.randperm(self._images, generator=generator).tolist()
+        order = self._order(self.epoch)
         for step in range(self.start, len(self)):
-            batch = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield [(self.epoch, index) for index in batch[self._rank :: self._world]]
+            yield [(self.epoch, index) for index in self._share(order, step)]
+
+    def images_of(self, epoch: int, step: int) -> list[int]:
+        """Indices of the images that this rank's share of a step holds."""
+        return self._share(self._order(epoch), step)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
+        return torch.randperm(self._images, generator=generator).tolist()
+
+    def _share(self, order: list[int], step: int) -> list[int]:
+        return order[step * self._batch_size : (step + 1) * self._batch_size][self._rank :: self._world]
 
 
 def training_loader(images: TrainingImages, plan: BatchPlan, workers: int, pin_memory: bool) -> Loader:
@@ -134,7 +176,7 @@ def training_loader(images: TrainingImages, plan: BatchPlan, workers: int, pin_m
         pin_memory=pin_memory,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
     )
 
 
@@ -146,7 +188,7 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int, p
         pin_memory=pin_memory,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
     )
 
 
@@ -158,7 +200,8 @@ def resolve_workers(workers: int, images: int) -> int:
     return 0 if images < 256 else min(8, max(0, cores - 1))
 
 
-def _init_worker(_: int) -> None:
+def init_worker(_: int) -> None:
+    """Every loader process starts with this."""
     # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # SIGTERM may go to a whole process group, too; a loader that died at once would take the unsaved steps with it.

@@ -1,0 +1,112 @@
+"""What turns a trained network's logits into answers that can be trusted: temperature and thresholds.
+
+All of it is fitted on validation images and travels in the bundle's spec.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from handlers.predictor import energy, softmax
+from handlers.spec import OutputSpec
+from training.config import ExportConfig
+from training.metrics import classification_metrics
+
+TEMPERATURES = (0.05, 20.0)
+"""Where the temperature is looked for."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The output part of the spec, and how it came about."""
+
+    output: OutputSpec
+    facts: dict[str, Any]
+    """Of validation: ``temperature``, ``images``, ``nll_before``, ``nll_after``, ``ece_before``, ``ece_after``."""
+
+
+def calibrate(logits: np.ndarray, targets: np.ndarray, config: ExportConfig) -> Calibration:
+    """Fits temperature, abstain threshold and energy threshold.
+
+    Args:
+        logits: float64 (N, classes), of the validation images.
+        targets: int (N,), their true indices.
+        config: what is wanted.
+    """
+    temperature = fit_temperature(logits, targets) if config.calibrate else 1.0
+    probabilities = softmax(logits / temperature)
+    before, after = (classification_metrics(p, targets) for p in (softmax(logits), probabilities))
+    right = probabilities.argmax(1) == targets
+    output = OutputSpec(
+        top_k=config.top_k,
+        temperature=temperature,
+        min_probability=abstain_threshold(probabilities.max(1), right, config.max_error) if config.max_error else 0.0,
+        max_energy=energy_threshold(energy(logits), config.unfamiliar) if config.unfamiliar else None,
+    )
+    facts = {
+        "temperature": temperature,
+        "images": len(targets),
+        "nll_before": before["nll"],
+        "nll_after": after["nll"],
+        "ece_before": before["ece"],
+        "ece_after": after["ece"],
+    }
+    return Calibration(output, facts)
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature with the least negative log-likelihood (Guo et al., 2017, section 4.2).
+
+    Args:
+        logits: float64 (N, classes).
+        targets: int (N,).
+    """
+    rows = np.arange(len(targets))
+
+    def loss(log_temperature: float) -> float:
+        return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, targets].mean())
+
+    # In the logarithm, half and double are equally far from 1. Where all is right there is no minimum, hence bounds.
+    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def abstain_threshold(confidence: np.ndarray, right: np.ndarray, max_error: float) -> float:
+    """The lowest probability above which at most ``max_error`` of the answers are wrong.
+
+    It is read off the risk-coverage curve (Geifman and El-Yaniv, 2017) of the validation images.
+
+    Args:
+        confidence: float (N,), probability of the likeliest label.
+        right: bool (N,).
+        max_error: wanted share of wrong answers among those that are given.
+
+    Returns:
+        0 when no answer has to be held back; above every confidence seen, at most 1, when even the surest are wrong
+        too often.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    sure, wrong = confidence[order], np.cumsum(~right[order])
+    error = wrong / np.arange(1, len(order) + 1)
+    # Equal confidences are accepted or refused together: only the last of them is a place to cut.
+    cut = np.append(sure[1:] < sure[:-1], True)
+    good = np.flatnonzero((error <= max_error) & cut)
+    if len(good) == 0:
+        return float(min(1.0, np.nextafter(sure[0], 2.0)))
+    if good[-1] == len(order) - 1:
+        return 0.0
+    # Between the last that is accepted and the first that is not: an answer that differs by rounding stays on its side.
+    return float((sure[good[-1]] + sure[good[-1] + 1]) / 2)
+
+
+def energy_threshold(energies: np.ndarray, share: float) -> float:
+    """The energy that ``share`` of the validation images exceed.
+
+    Args:
+        energies: float (N,), of images like those of training.
+        share: between 0 and 1.
+    """
+    return float(np.quantile(energies, 1 - share))

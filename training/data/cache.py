@@ -1,0 +1,146 @@
+"""Decoded images in one memory-mapped file, so that they are decoded once and not once an epoch.
+
+The operating system keeps the file in memory as long as there is room, one copy for all loader processes.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from handlers.images import prepare, shrink
+from handlers.schema import to_dict
+from handlers.spec import ImageSpec
+from training.data.loading import init_worker, read_image
+from training.data.manifest import Record
+from training.files import atomic_folder
+from training.progress import Progress
+
+AUTO_BYTES = 4_000_000_000
+"""Decoded images up to this size are cached when nobody says otherwise."""
+UNLIMITED = sys.maxsize
+"""A short side that no image exceeds: everything is kept as it is."""
+_INDEX, _PIXELS = "index.json", "pixels.bin"
+
+
+class ImageCache:
+    """The decoded images of some records, looked up by content.
+
+    Args:
+        folder: written by :func:`build_cache`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        self._places: dict[str, tuple[int, tuple[int, int, int]]] = {
+            digest: (start, (height, width, channels)) for digest, start, height, width, channels in index["images"]
+        }
+        self._path = folder / _PIXELS
+        self._pixels: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader process maps the file itself: a copy of the map would be a copy of all pixels.
+        return {**self.__dict__, "_pixels": None}
+
+    def array(self, record: Record) -> np.ndarray:
+        """uint8 (H, W, C) of ``record``; read-only."""
+        if self._pixels is None:
+            self._pixels = np.memmap(self._path, dtype=np.uint8, mode="r")
+        start, shape = self._places[record.sha256]
+        return self._pixels[start : start + int(np.prod(shape))].reshape(shape)
+
+    def image(self, record: Record) -> Image.Image:
+        """The same as a Pillow image."""
+        array = self.array(record)
+        return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+class _Decoded(Dataset[torch.Tensor]):
+    def __init__(self, records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> None:
+        self._records, self._spec, self._short_side = records, spec, short_side
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = read_image(self._records[index], self._spec)
+        if self._short_side is None:
+            pixels = prepare(image, self._spec)
+        else:
+            pixels = np.atleast_3d(np.asarray(shrink(image, self._short_side, self._spec)))
+        # A tensor crosses from a loader process by shared memory; torch wants a writable array for that.
+        return torch.from_numpy(pixels.copy())
+
+
+def build_cache(
+    folder: Path,
+    records: Sequence[Record],
+    spec: ImageSpec,
+    short_side: int | None,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Writes the cache ``folder``, unless it holds these images already.
+
+    Args:
+        folder: the cache.
+        records: images.
+        spec: how they are decoded.
+        short_side: larger images are shrunk to it; None: images are prepared exactly as they are served.
+        workers: processes that decode.
+        progress: told about it.
+
+    Raises:
+        DataError: an image has changed since the manifest was made.
+    """
+    unique = list({record.sha256: record for record in records}.values())
+    key = _key(unique, spec, short_side)
+    if _is_whole(folder, key):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    loader = DataLoader(
+        _Decoded(unique, spec, short_side), batch_size=None, num_workers=workers, worker_init_fn=init_worker
+    )
+    images, start = [], 0
+    with atomic_folder(folder) as staging, progress.task(f"decoding {folder.name}", len(unique)) as task:
+        with open(staging / _PIXELS, "wb") as stream:
+            for record, decoded in zip(unique, loader, strict=True):
+                pixels = decoded.numpy()
+                stream.write(pixels.tobytes())
+                images.append([record.sha256, start, *pixels.shape])
+                start += pixels.size
+                task.advance()
+        (staging / _INDEX).write_text(json.dumps({"key": key, "bytes": start, "images": images}), "utf-8")
+
+
+def decoded_bytes(records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> int:
+    """What a cache of ``records`` takes."""
+    if short_side is None:
+        return len(records) * spec.crop * spec.crop * spec.channels
+    total = 0.0
+    for record in records:
+        scale = min(1.0, short_side / max(1, min(record.width, record.height)))
+        total += record.width * record.height * scale * scale * spec.channels
+    return round(total)
+
+
+def _key(records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> str:
+    """Identifies the content: the images and everything that decides their pixels."""
+    facts = [to_dict(spec), short_side, [record.sha256 for record in records]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _is_whole(folder: Path, key: str) -> bool:
+    try:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        return bool(index["key"] == key and (folder / _PIXELS).stat().st_size == index["bytes"])
+    except (OSError, ValueError, KeyError):
+        return False

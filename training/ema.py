@@ -1,0 +1,27 @@
+"""A running average of the weights (Polyak and Juditsky, 1992), which is steadier than the weights themselves."""
+
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+from torch import nn
+
+
+class WeightAverage:
+    """The average; batch-norm statistics are averaged, too.
+
+    Args:
+        model: what is averaged; its weights at this moment are the start.
+        decay: share of the old average that each step keeps. It rises to this value over the first steps, as
+            1 - (1 + step) ** (-2/3): an average that starts from random weights would not forget them for long.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=True)
+
+    @property
+    def module(self) -> nn.Module:
+        """A model of the same kind with the averaged weights."""
+        module: nn.Module = self._average.module
+        return module
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after ``step`` (0 for the first)."""
+        self._average.update(model, step=step)
