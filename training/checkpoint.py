@@ -6,7 +6,7 @@
       epoch-0003/
         weights.safetensors     the model
         average.safetensors     the running average of its weights, where there is one: what is validated and served
-        optimizer.safetensors   running averages, addressed as "<parameter index>.<name>"
+        optimizer.safetensors   running averages, addressed as "<parameter index>.<name>" or "group.<index>.<name>"
         state.json              counters, parameter groups, history; sha256 of the other files
       last, best                one line each: the name of a folder
 
@@ -31,6 +31,7 @@ from training.errors import CheckpointError
 from training.files import atomic_folder, write_atomic
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights.safetensors", "average.safetensors", "optimizer.safetensors"
+_GROUP = "group."
 _KERNEL_OPTIONS = ("fused", "foreach", "capturable")
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class CheckpointStore:
         path = self.folder / name
         saved = optimizer.state_dict()
         tensors, numbers = _flatten(saved["state"])
+        groups = [_separate(i, group, tensors) for i, group in enumerate(saved["param_groups"])]
         files = {WEIGHTS: _plain(model.state_dict()), OPTIMIZER: _plain(tensors)}
         if average is not None:
             files[AVERAGE] = _plain(average.state_dict())
@@ -109,7 +111,7 @@ class CheckpointStore:
                 safetensors.torch.save_file(content, folder / file)
             document: dict[str, Any] = {
                 "state": asdict(state),
-                "param_groups": saved["param_groups"],
+                "param_groups": groups,
                 "numbers": numbers,
                 "scaler": scaler.state_dict(),
                 "sha256": {file: sha256_file(folder / file) for file in files},
@@ -192,13 +194,16 @@ def load_checkpoint(
     if average is not None:
         _load(path / AVERAGE, average)
     states: dict[int, dict[str, Any]] = {}
+    of_groups: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in (safetensors.torch.load_file(path / OPTIMIZER) | document["numbers"]).items():
-        index, _, name = key.partition(".")
-        states.setdefault(int(index), {})[name] = value
+        index, _, name = key.removeprefix(_GROUP).partition(".")
+        (of_groups if key.startswith(_GROUP) else states).setdefault(int(index), {})[name] = value
     # Which kernels compute the update belongs to the device at hand, not to the one that wrote the checkpoint.
     groups = [
-        {**saved, **{key: own[key] for key in _KERNEL_OPTIONS if key in own}}
-        for saved, own in zip(document["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+        {**own, **saved, **of_groups.get(i, {}), **{key: own[key] for key in _KERNEL_OPTIONS if key in own}}
+        for i, (saved, own) in enumerate(
+            zip(document["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+        )
     ]
     try:
         optimizer.load_state_dict({"state": states, "param_groups": groups})
@@ -225,6 +230,15 @@ def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, torch.Tensor],
     if strange := [key for key, value in numbers.items() if not isinstance(value, (int, float, type(None)))]:
         raise CheckpointError(f"this optimiser keeps a {type(numbers[strange[0]]).__name__} that cannot be saved")
     return tensors, numbers
+
+
+def _separate(index: int, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The part of a parameter group that JSON can hold; its tensors (some count steps there) join ``tensors``.
+
+    What is left, such as a dtype, comes from the configuration again.
+    """
+    tensors |= {f"{_GROUP}{index}.{key}": value for key, value in group.items() if isinstance(value, torch.Tensor)}
+    return {key: value for key, value in group.items() if isinstance(value, (int, float, str, list, tuple, type(None)))}
 
 
 def _match_layout(optimizer: torch.optim.Optimizer) -> None:

@@ -10,7 +10,7 @@ class WeightAverage:
     Args:
         model: what is averaged; its weights at this moment are the start.
         decay: share of the old average that each step keeps. It rises to this value over the first steps, as
-            1 - (1 + step) ** (-2/3): an average that starts from random weights would not forget them for long.
+            1 - step ** (-2/3): an average that starts from random weights would not forget them for long.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

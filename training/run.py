@@ -284,14 +284,23 @@ def _build_caches(
         return _Caches()
     folder = out / CACHE_FOLDER
     failure: TrainingError | None = None
+    no_room = False
     if world.is_main:
         try:
             build_cache(folder / "train", train, image, short_side, workers, progress)
             build_cache(folder / "val", val, image, None, workers, progress)
         except TrainingError as error:
             failure = error
+        except OSError as error:
+            if config.loop.cache == "decoded":
+                failure = TrainingError(f"{folder}: {error.strerror or error}; make room, or use --loop.cache none")
+            else:
+                no_room = True
+                progress.say(f"{folder}: {error.strerror or error}; images are decoded again every epoch")
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not decode the images; its message says why")
+    if world.any(no_room):
+        return _Caches()
     return _Caches(ImageCache(folder / "train"), ImageCache(folder / "val"))
 
 

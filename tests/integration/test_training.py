@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 from PIL import Image
@@ -370,14 +372,165 @@ class TestResume:
         script("train", "--data", digits, "--out", out, "--resume", "--loop.epochs", 4)
         assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
 
-    def test_a_damaged_checkpoint_is_named(self, digits, uninterrupted, script, tmp_path):
+    @pytest.mark.parametrize("damage", ["truncated", "flipped"])
+    def test_a_damaged_checkpoint_is_replaced_by_the_one_before(self, damage, uninterrupted, script, tmp_path):
         out = tmp_path / "run"
         shutil.copytree(uninterrupted, out)
-        damaged = out / "checkpoints" / (out / "checkpoints" / "last").read_text().strip() / "weights.safetensors"
-        damaged.write_bytes(damaged.read_bytes()[:-10])
-        result = script("train", "--data", digits, "--out", out, "--resume", check=False)
-        assert result.returncode == 1
-        assert "weights.safetensors: damaged" in result.stderr
+        last = (out / "checkpoints" / "last").read_text().strip()
+        file = out / "checkpoints" / last / "weights.safetensors"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 16
+        file.write_bytes(data[:-10] if damage == "truncated" else data)
+        result = script("train", "--out", out, "--resume")
+        warning = next(line for line in result.stderr.splitlines() if line.startswith("WARNING"))
+        assert f"{last}/weights.safetensors: damaged" in warning
+        assert "epoch-0002 instead" in warning
+        assert "resuming from" in result.stderr
+        assert_same_weights(weights(uninterrupted), weights(out))
+
+
+class TestResumeWithEverything:
+    """Averaged weights, a loss scaler, mixing, frozen epochs, accumulation, a cache and early stopping, all at once."""
+
+    ARGUMENTS = (
+        "--loop.workers 1 --loop.epochs 5 --loop.patience 3 --loop.precision fp16 --loop.ema 0.99 --loop.accumulate 2 "
+        "--loop.cache decoded --augment.mixup 0.2 --augment.cutmix 1 --augment.policy trivial --augment.erasing 0.2 "
+        "--model.dropout 0.2 --optimizer.freeze-epochs 1 --optimizer.layer-decay 0.8 --optimizer.schedule one-cycle "
+        "--checkpoint.steps 7"
+    ).split()
+
+    @pytest.mark.slow
+    def test_killed_at_random_moments(self, digits, script, tmp_path):
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        started = time.monotonic()
+        script("train", "--data", digits, "--out", whole, *TINY, *self.ARGUMENTS)
+        seconds = time.monotonic() - started
+        rng, resumed = random.Random(1), 0
+        for _ in range(4):
+            process = start_training(digits, killed, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+            # Anywhere from the first imports to the export.
+            time.sleep(rng.uniform(0.2, 1.0) * seconds)
+            if process.poll() is not None:
+                break
+            process.kill()
+            process.communicate()
+            resumed += (killed / "checkpoints" / "last").exists()
+        script("train", "--data", digits, "--out", killed, *TINY, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+        assert resumed
+        assert_same_weights(weights(whole), weights(killed))
+        assert_same_weights(weights(whole, "best"), weights(killed, "best"))
+        first, second = ((run / "bundle" / "model.pt2").read_bytes() for run in (whole, killed))
+        assert first == second
+        lines = [
+            [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, killed)
+        ]
+        for name in ("train_loss", "val_loss", "val_accuracy", "lr"):
+            assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
+        state = json.loads((killed / "checkpoints" / "epoch-0005" / "state.json").read_text())
+        assert state["scaler"]["scale"] > 0
+        assert (killed / "checkpoints" / "epoch-0005" / "average.safetensors").exists()
+        assert not (killed / "cache").exists()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(digits, script, tmp_path):
+    """A limit on the size of files stands in for a disk that fills up in the middle of a checkpoint."""
+    out = tmp_path / "run"
+    script("train", "--data", digits, "--out", out, *TINY, "--loop.epochs", 1)
+    good = weights(out)
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+    limit += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv[0] = 'train.py'; "
+    limit += f"runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
+    command = [sys.executable, "-c", limit, "--out", str(out), "--resume", "--loop.epochs", "2"]
+    full = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert full.returncode == 1
+    assert "a checkpoint could not be written" in full.stderr
+    assert "the last good one is kept" in full.stderr
+    assert "cache: File too large; images are decoded again every epoch" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert_same_weights(good, weights(out))
+    assert not list((out / "checkpoints").glob(".epoch-*"))
+    script("train", "--out", out, "--resume", "--loop.epochs", 2)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_binary_classifier_with_one_logit(digits, script, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    for label in "38":
+        shutil.copytree(digits / "train" / label, data / label)
+    script("train", "--data", data, "--out", out, *QUICK, "--loss.name", "bce", "--loop.epochs", "6")
+    head = [value for key, value in weights(out).items() if key.endswith("fc.weight")]
+    assert [value.shape[0] for value in head] == [1]
+    predictor = Predictor.load(out / "bundle")
+    (answer,) = predictor.predict([next((digits / "test" / "3").glob("*.png")).read_bytes()])
+    assert answer.probabilities.shape == (2,)
+    assert answer.probabilities.sum() == pytest.approx(1)
+    assert json.loads((out / "evaluation.json").read_text())["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("loss", ["focal", "mse", "bce"])
+def test_other_losses_learn(loss, digits, script, tmp_path):
+    # No more than is needed to see that it learns: each is measured by hand in the unit tests.
+    script("train", "--data", digits, "--out", tmp_path / "run", *QUICK, "--loss.name", loss, "--loop.epochs", "3")
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"] > 0.5
+
+
+def test_the_cache_changes_nothing(digits, script, tmp_path):
+    for cache in ("none", "decoded"):
+        script("train", "--data", digits, "--out", tmp_path / cache, *TINY, "--loop.epochs", 1, "--loop.cache", cache)
+    assert_same_weights(weights(tmp_path / "none"), weights(tmp_path / "decoded"))
+
+
+def test_accumulated_parts_make_the_same_update(digits, script, tmp_path):
+    arguments = ["--model.arch", "test_vit", "--model.dropout", "0", "--loop.epochs", "1", "--loop.precision", "fp32"]
+    for parts in (1, 3):
+        out = tmp_path / str(parts)
+        script("train", "--data", digits, "--out", out, *TINY, *arguments, "--loop.accumulate", parts)
+    one, three = weights(tmp_path / "1"), weights(tmp_path / "3")
+    assert max(float((one[key] - three[key]).abs().max()) for key in one) < 2e-3
+    assert any(not one[key].equal(three[key]) for key in one)
+
+
+def test_calibration_and_thresholds_are_part_of_the_bundle(run, digits, script, tmp_path):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    spec = json.loads((run / "bundle" / "spec.json").read_text())
+    calibration = evaluation["calibration"]
+    assert spec["output"]["temperature"] == calibration["temperature"] != 1
+    assert calibration["nll_after"] < calibration["nll_before"]
+    # A label smoothing of 0.1 makes a network too modest; the temperature mends what validation never saw, too.
+    assert evaluation["ece"] < evaluation["uncalibrated"]["ece"]
+    assert spec["output"]["max_energy"] == evaluation["ood"]["max_energy"]
+    predictor = Predictor.load(run / "bundle")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 1), dtype=np.uint8)
+    digit = predictor.predict([path.read_bytes() for path in (digits / "test").glob("*/*.png")])
+    seen = np.mean([answer.energy for answer in digit])
+    assert np.mean([answer.energy for answer in predictor.predict_arrays(list(noise))]) > seen
+    assert sum(answer.abstained is None for answer in digit) > 0.95 * len(digit)
+    spec["output"] |= {"min_probability": 1.0, "max_energy": None}
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    (tmp_path / "bundle" / "spec.json").write_text(json.dumps(spec))
+    reasons = {answer.abstained for answer in Predictor.load(tmp_path / "bundle").predict_arrays(list(noise))}
+    assert reasons == {"low_confidence"}
+
+
+def test_an_abstain_threshold_for_a_wanted_error(digits, script, tmp_path):
+    out = tmp_path / "run"
+    script("train", "--data", digits, "--out", out, *TINY, "--export.max-error", 0.02)
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    abstain = evaluation["abstain"]
+    assert abstain["wanted_error"] == 0.02
+    assert 0 < abstain["min_probability"] <= 1
+    assert 0 < abstain["accepted"] < 1
+    assert abstain["error"] < 1 - evaluation["accuracy"]
+
+
+def test_more_views_at_evaluation(run, digits, script):
+    one, more = (
+        json.loads(script("evaluate", run, "--data", digits, "--json", "--tta", tta).stdout)
+        for tta in ("none", "flip-shift")
+    )
+    assert one["tta"], more["tta"] == ("none", "flip-shift")
+    assert one["nll"] != more["nll"]
+    assert more["accuracy"] > 0.5
 
 
 def test_ctrl_c_is_heard_when_an_epoch_is_a_single_step(colours, tmp_path):
@@ -415,12 +568,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits, script, tmp_path):
     assert result.returncode == 1
     assert "lower --optimizer.lr" in result.stderr
     assert not (tmp_path / "run" / "bundle").exists()
+    listed = (tmp_path / "run" / "non-finite-loss-rank-0.txt").read_text().splitlines()
+    assert len(listed) == 32
+    assert all(Path(path).is_file() for path in listed)
+    assert listed[0] in result.stderr
+
+
+def start_torchrun(processes: int, digits: Path, out: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["--max-restarts", str(restarts), str(ROOT / "scripts" / "train.py"), "--data", str(digits)]
+    command += ["--out", str(out), *TINY, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def torchrun(processes: int, digits: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += [str(ROOT / "scripts" / "train.py"), "--data", str(digits), "--out", str(out), *TINY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    process = start_torchrun(processes, digits, out, *arguments)
+    _, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, "", stderr)
 
 
 def test_two_processes_train_as_one(digits, script, tmp_path):
@@ -436,6 +600,23 @@ def test_two_processes_train_as_one(digits, script, tmp_path):
     assert lines[0]["val_accuracy"] == pytest.approx(lines[1]["val_accuracy"], abs=0.02)
     assert (tmp_path / "two" / "bundle" / "spec.json").exists()
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def test_a_killed_rank_is_restarted_by_torchrun(digits, tmp_path):
+    """Elastic: the second attempt of the same command goes on from the last checkpoint."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = ["--loop.epochs", "4", "--loop.batch-size", "64", "--checkpoint.steps", "5"]
+    result = torchrun(2, digits, whole, *arguments)
+    assert result.returncode == 0, result.stderr
+    process = start_torchrun(2, digits, killed, *arguments, restarts=1)
+    wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
+    ranks = [child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline())]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "resuming from" in stderr
+    assert_same_weights(weights(whole), weights(killed))
 
 
 def test_half_set_rank_variables_are_refused(digits, script, tmp_path):

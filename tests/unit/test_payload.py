@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,8 +112,18 @@ def test_answer_to_one_image():
             {"label": "dög", "index": 1, "probability": 0.75},
             {"label": "cat", "index": 0, "probability": 0.25},
         ],
+        "energy": -1.5,
+        "abstained": False,
         "model": MODEL,
     }
+
+
+def test_an_answer_that_should_not_be_used_says_why():
+    _, body = encode_answer([replace(prediction(), abstained="unfamiliar")], False, MODEL)
+    answer = json.loads(body)
+    assert answer["abstained"] is True
+    assert answer["reason"] == "unfamiliar"
+    assert answer["label"] == "dög"  # still there for those who want it
 
 
 def test_answer_to_a_list():

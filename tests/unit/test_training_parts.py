@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -21,7 +22,6 @@ from training.errors import CheckpointError, DataError, TrainingError
 from training.export import choose_golden
 from training.files import atomic_folder, write_atomic
 from training.metrics import classification_metrics
-from training.optim import create_optimizer, learning_rate
 
 
 class TestConfig:
@@ -52,30 +52,6 @@ class TestConfig:
     def test_an_empty_file_is_the_defaults(self, tmp_path):
         (tmp_path / "c.yaml").write_text("")
         assert load_config(tmp_path / "c.yaml") == RunConfig()
-
-
-class TestLearningRate:
-    def test_warm_up_and_cosine(self):
-        rates = [learning_rate(step, 10, 4, 1.0, 0.0) for step in range(10)]
-        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-        # Six steps of half a cosine: 1/2 (1 + cos(pi k / 6)) for k = 1..6.
-        expected = [0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(1, 7)]
-        assert rates[4:] == pytest.approx(expected)
-
-    def test_ends_at_the_floor(self):
-        assert learning_rate(9, 10, 0, 1.0, 0.1) == pytest.approx(0.1)
-        assert learning_rate(99, 10, 0, 1.0, 0.1) == pytest.approx(0.1)
-
-
-def test_vectors_get_no_weight_decay():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    decay = {
-        id(parameter): group["weight_decay"]
-        for group in create_optimizer(model, OptimizerConfig(weight_decay=0.3), torch.device("cpu")).param_groups
-        for parameter in group["params"]
-    }
-    assert decay[id(model[0].weight)] == 0.3
-    assert [decay[id(p)] for p in (model[0].bias, model[1].weight, model[1].bias)] == [0, 0, 0]
 
 
 def records(**counts: int) -> Manifest:
@@ -325,6 +301,49 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match=f"{file}: damaged"):
             load_checkpoint(path, model, optimizer, scaler)
 
+    @pytest.mark.parametrize("damage", ["flipped weights", "truncated state", "another epoch", "gone", "odd pointer"])
+    def test_a_damaged_one_is_replaced_by_the_one_before(self, tmp_path, damage, caplog):
+        store, parts = CheckpointStore(tmp_path), self.pair()
+        before = store.save(*parts, TrainingState(epoch=1), best=True)
+        last = store.save(*parts, TrainingState(epoch=2), best=False)
+        state = last / "state.json"
+        if damage == "flipped weights":
+            data = bytearray((last / "weights.safetensors").read_bytes())
+            data[len(data) // 2] ^= 4
+            (last / "weights.safetensors").write_bytes(data)
+        elif damage == "truncated state":
+            state.write_text(state.read_text()[:-20])
+        elif damage == "another epoch":
+            state.write_text(state.read_text().replace('"epoch": 2', '"epoch": 3'))
+        elif damage == "gone":
+            shutil.rmtree(last)
+        else:
+            (tmp_path / "last").write_bytes(b"\xff\xfe")
+            before, last = last, tmp_path / "\ufffd"
+        assert store.find("last") == before
+        assert str(before) in caplog.text
+        assert str(last) in caplog.text
+
+    def test_all_damaged(self, tmp_path):
+        store = CheckpointStore(tmp_path)
+        path = store.save(*self.pair(), TrainingState(epoch=1), best=False)
+        (path / "state.json").write_text("{}")
+        with pytest.raises(CheckpointError, match="there is no other checkpoint"):
+            store.find("last")
+
+    def test_the_average_is_what_is_served(self, tmp_path):
+        model, optimizer, scaler = self.pair()
+        average, _, _ = self.pair()
+        self.step(average, torch.optim.SGD(average.parameters(), lr=1.0))
+        path = CheckpointStore(tmp_path).save(model, optimizer, scaler, TrainingState(), True, average)
+        served, resumed, its_average = self.pair()[0], self.pair()[0], self.pair()[0]
+        load_weights(path, served)
+        assert torch.equal(served.weight, average.weight)
+        load_checkpoint(path, resumed, optimizer, scaler, its_average)
+        assert torch.equal(resumed.weight, model.weight)
+        assert torch.equal(its_average.weight, average.weight)
+        assert not torch.equal(model.weight, average.weight)
+
     def test_another_model(self, tmp_path):
         path = CheckpointStore(tmp_path).save(*self.pair(), TrainingState(), best=False)
         with pytest.raises(CheckpointError, match="do not fit the configured model"):
@@ -371,6 +390,20 @@ class TestMetrics:
         assert metrics["balanced_accuracy"] == 0.75
         assert metrics["confusion_matrix"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
         assert metrics["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.6) + math.log(0.8) + math.log(0.3)) / 4)
+        # Squared distances to (1, 0, 0) and (0, 1, 0).
+        assert metrics["brier"] == pytest.approx((2 * 0.01 + 2 * 0.16 + 2 * 0.04 + 2 * 0.49) / 4)
+        # Each pair of an image of class 0 and one of class 1: 0.9 and 0.6 against 0.2 and 0.7.
+        assert metrics["auroc"] == pytest.approx(3 / 4)
+        assert metrics["per_class"][0] == {
+            "images": 2,
+            "precision": pytest.approx(2 / 3),
+            "recall": 1.0,
+            "f1": pytest.approx(4 / 5),
+        }
+        assert metrics["per_class"][2] == {"images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+        # Wilson's interval for 3 of 4, from its formula with z = 1.96.
+        assert metrics["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
+        assert [(row["count"], row["accuracy"]) for row in metrics["reliability"]] == [(1, 1), (1, 0), (1, 1), (1, 1)]
         # Each image has a bin of its own: |1 - 0.9|, |1 - 0.6|, |1 - 0.8|, |0 - 0.7|, each weighing 1/4.
         assert metrics["ece"] == pytest.approx((0.1 + 0.4 + 0.2 + 0.7) / 4)
 

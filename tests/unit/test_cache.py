@@ -1,0 +1,90 @@
+"""The decoded cache gives the pixels that decoding gives."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.images import decode, prepare
+from handlers.spec import ImageSpec, sha256_file
+from training.data.cache import UNLIMITED, ImageCache, build_cache, decoded_bytes
+from training.data.loading import EvaluationImages
+from training.data.manifest import Record
+from training.errors import DataError
+from training.progress import Progress
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    records = []
+    for i, size in enumerate([(40, 30), (30, 40), (200, 100), (33, 33), (40, 30)]):
+        pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(pixels).save(path)
+        if i == 4:  # the same picture twice
+            path.write_bytes((tmp_path / "0.png").read_bytes())
+        records.append(Record(str(path), "a", "train", sha256_file(path), *size, "RGB"))
+    return records
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_as_decoded_and_as_prepared(photos, tmp_path, channels, workers):
+    spec = ImageSpec(channels=channels, resize=36, crop=32, mean=(0.5,) * channels, std=(0.5,) * channels)
+    build_cache(tmp_path / "whole", photos, spec, UNLIMITED, workers, QUIET)
+    build_cache(tmp_path / "prepared", photos, spec, None, workers, QUIET)
+    whole, prepared = ImageCache(tmp_path / "whole"), ImageCache(tmp_path / "prepared")
+    plain = EvaluationImages(photos, ["a"], spec)
+    cached = EvaluationImages(photos, ["a"], spec, prepared)
+    for i, record in enumerate(photos):
+        image = decode(Path(record.path).read_bytes(), spec)
+        assert np.array_equal(np.asarray(whole.image(record)), np.asarray(image))
+        assert np.array_equal(prepared.array(record), prepare(image, spec))
+        assert plain[i][0].equal(cached[i][0])
+    assert (tmp_path / "prepared" / "pixels.bin").stat().st_size == 4 * 32 * 32 * channels  # four different ones
+    assert decoded_bytes(photos, spec, None) == 5 * 32 * 32 * channels
+    assert decoded_bytes(photos, spec, UNLIMITED) == (3 * 1200 + 20000 + 33 * 33) * channels
+
+
+def test_large_images_are_shrunk_to_what_crops_need(photos, tmp_path):
+    spec = ImageSpec(channels=1, resize=16, crop=16)
+    build_cache(tmp_path / "c", photos, spec, 32, 0, QUIET)
+    cache = ImageCache(tmp_path / "c")
+    assert [cache.image(record).size for record in photos] == [(40, 30), (30, 40), (64, 32), (32, 32), (40, 30)]
+
+
+def test_it_is_used_again_only_for_the_same_images(photos, tmp_path):
+    spec = ImageSpec(channels=1, resize=16, crop=16)
+    file = tmp_path / "c" / "pixels.bin"
+
+    def built(*arguments) -> int:
+        build_cache(tmp_path / "c", *arguments, 0, QUIET)
+        return file.stat().st_mtime_ns
+
+    first = built(photos, spec, 32)
+    assert built(photos, spec, 32) == first
+    assert (second := built(photos, spec, 33)) != first
+    assert (third := built(photos[:3], spec, 33)) != second
+    file.write_bytes(file.read_bytes()[:-1])
+    assert built(photos[:3], spec, 33) != third
+
+
+def test_a_changed_image_leaves_no_cache(photos, tmp_path):
+    Image.new("L", (9, 9)).save(photos[2].path)
+    with pytest.raises(DataError, match=r"2\.png: has changed"):
+        build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, 0, QUIET)
+    assert not list(tmp_path.glob("*c*"))
+
+
+def test_loader_processes_map_the_file_themselves(photos, tmp_path):
+    build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, 0, QUIET)
+    cache = ImageCache(tmp_path / "c")
+    expected = cache.array(photos[0])
+    sent = pickle.dumps(cache)
+    assert len(sent) < 2000
+    assert np.array_equal(pickle.loads(sent).array(photos[0]), expected)
