@@ -1,7 +1,7 @@
 """Golden samples: raw input files with the answers that training's evaluation gave for them.
 
 They travel in the bundle and are replayed wherever it is loaded: an endpoint counts as ready only when it gives the
-same answers. ``golden/expected.json`` holds a list of ``{"file", "label", "probabilities", "energy"}``.
+same answers. ``golden/expected.json`` holds a list of ``{"file", "label", "probabilities", "distance"}``.
 """
 
 import json
@@ -15,8 +15,8 @@ from handlers.predictor import Predictor
 from handlers.spec import ModelSpec
 
 EXPECTED_FILE = "golden/expected.json"
-ENERGY_SLACK = 10
-"""Tolerances by which an energy score may differ, relative to its size."""
+DISTANCE_SLACK = 10
+"""Tolerances by which a feature distance may differ, relative to its size."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class GoldenSample:
     """True label, from the data set."""
     probabilities: np.ndarray
     """float64 (labels,): evaluation's answer."""
-    energy: float | None = None
-    """Evaluation's energy score; None in bundles from before there was one."""
+    distance: float | None = None
+    """Evaluation's feature distance; None when the model does not measure it."""
 
 
 def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
@@ -49,7 +49,7 @@ def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
                 data=(Path(folder) / entry["file"]).read_bytes(),
                 label=entry["label"],
                 probabilities=np.asarray(entry["probabilities"], dtype=np.float64),
-                energy=entry.get("energy"),
+                distance=entry.get("distance"),
             )
             for entry in json.loads(path.read_text("utf-8"))
         ]
@@ -70,7 +70,7 @@ def difference(
     spec: ModelSpec,
     answer: dict[str, float] | InputError,
     tolerance: float,
-    energy: float | None = None,
+    distance: float | None = None,
 ) -> str | None:
     """Compares one answer with a golden one.
 
@@ -79,8 +79,8 @@ def difference(
         spec: for the labels.
         answer: label -> probability, the likeliest first (all labels, or the served top k); or the item's error.
         tolerance: largest absolute difference of a probability that counts as equal.
-        energy: the answer's energy score. It may differ by ``ENERGY_SLACK`` times the tolerance, relative to its size:
-            it is a sum of logits, which are larger numbers than probabilities.
+        distance: the answer's feature distance. It may differ by ``DISTANCE_SLACK`` times the tolerance, relative to
+            its size: it sums up hundreds of features.
 
     Returns:
         None when equal, else a line that says what was expected and what came.
@@ -94,21 +94,20 @@ def difference(
     # Two labels within the tolerance of each other may change places without any answer being wrong.
     same_label = expected.get(got, -1.0) >= expected[best] - tolerance
     if same_label and apart <= tolerance:
-        return _energy_difference(sample, energy, tolerance)
+        return _distance_difference(sample, distance, tolerance)
     return (
         f"{sample.file}: expected {best!r} with probability {expected[best]:.6f}, got {got!r} with {answer[got]:.6f} "
         f"(largest difference {apart:.2g}, tolerance {tolerance:.2g})"
     )
 
 
-def _energy_difference(sample: GoldenSample, energy: float | None, tolerance: float) -> str | None:
-    """Equal probabilities do not imply it: they stay the same when all logits grow by the same amount."""
-    if sample.energy is None:
+def _distance_difference(sample: GoldenSample, distance: float | None, tolerance: float) -> str | None:
+    if sample.distance is None:
         return None
-    allowed = ENERGY_SLACK * tolerance * max(1.0, abs(sample.energy))
-    if energy is not None and abs(energy - sample.energy) <= allowed:
+    allowed = DISTANCE_SLACK * tolerance * max(1.0, abs(sample.distance))
+    if distance is not None and abs(distance - sample.distance) <= allowed:
         return None
-    return f"{sample.file}: expected the energy {sample.energy:.6f}, got {energy} (tolerance {allowed:.2g})"
+    return f"{sample.file}: expected the distance {sample.distance:.6f}, got {distance} (tolerance {allowed:.2g})"
 
 
 def replay(predictor: Predictor) -> list[str]:
@@ -122,7 +121,7 @@ def replay(predictor: Predictor) -> list[str]:
             found.append(difference(sample, spec, answer, tolerance))
         else:
             by_label = _by_label(spec, answer.probabilities)
-            found.append(difference(sample, spec, by_label, tolerance, answer.energy))
+            found.append(difference(sample, spec, by_label, tolerance, answer.distance))
     return [line for line in found if line is not None]
 
 

@@ -30,8 +30,9 @@ class Prediction:
     """(index, label, probability) of the ``top_k`` likeliest labels, the likeliest first."""
     probabilities: np.ndarray
     """float64, shape (labels,), sums to 1."""
-    energy: float
-    """-log(sum(exp(logits))): the higher, the less the image is like those of training (Liu et al., 2020)."""
+    distance: float | None = None
+    """How far the image's features lie from those of training, about 1 for an image like them (see
+    :mod:`training.familiarity`); None when the model does not measure it."""
     abstained: str | None = None
     """Why the answer should not be used: ``unfamiliar`` or ``low_confidence``; None when it may."""
 
@@ -49,6 +50,16 @@ class Prediction:
     def probability(self) -> float:
         """Probability of the likeliest label."""
         return self.ranking[0][2]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the engine gave for some images."""
+
+    logits: np.ndarray
+    """float64 (N, labels), before the temperature."""
+    distances: np.ndarray | None
+    """float64 (N,): see :attr:`Prediction.distance`."""
 
 
 class Predictor:
@@ -97,19 +108,14 @@ class Predictor:
 
     def predict_arrays(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
         """Answers for prepared uint8 arrays of shape (crop, crop, channels), in their order."""
-        return self.answer(self.logits(np.stack(arrays))) if arrays else []
+        return self.answer(self.outputs(np.stack(arrays))) if arrays else []
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float64 probabilities (N, labels)."""
-        return softmax(self.logits(batch) / self.spec.output.temperature)
+        return softmax(self.outputs(batch).logits / self.spec.output.temperature)
 
-    def answer(self, logits: np.ndarray) -> list[Prediction]:
-        """float64 logits (N, labels) -> one prediction a row: temperature, ranking and thresholds applied."""
-        rows = zip(softmax(logits / self.spec.output.temperature), energy(logits), strict=True)
-        return [self._rank(probabilities, float(score)) for probabilities, score in rows]
-
-    def logits(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float64 logits (N, labels), before the temperature.
+    def outputs(self, batch: np.ndarray) -> Outputs:
+        """uint8 (N, crop, crop, channels) -> logits and distances.
 
         Raises:
             BundleError: the engine returned another number of rows or columns, or a NaN.
@@ -117,25 +123,33 @@ class Predictor:
         side, channels = self.spec.image.crop, self.spec.image.channels
         if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, channels):
             raise ValueError(f"expected uint8 (N, {side}, {side}, {channels}), got {batch.dtype} {batch.shape}")
+        labels = len(self.spec.labels)
+        columns = labels + (self.spec.output.max_distance is not None)
         rows = [self._engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
-        logits = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(self.spec.labels)))
-        if logits.shape != (len(batch), len(self.spec.labels)):
-            raise BundleError(f"the engine gave {logits.shape} for {len(batch)} images, {len(self.spec.labels)} labels")
-        if not np.isfinite(logits).all():
+        values = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, columns))
+        if values.shape != (len(batch), columns):
+            raise BundleError(f"the engine gave {values.shape} for {len(batch)} images, expected {columns} columns")
+        if not np.isfinite(values).all():
             raise BundleError("the engine gave logits that are not finite")
-        return logits
+        return Outputs(values[:, :labels], values[:, labels] if columns > labels else None)
 
-    def _rank(self, probabilities: np.ndarray, score: float) -> Prediction:
+    def answer(self, outputs: Outputs) -> list[Prediction]:
+        """One prediction a row: temperature, ranking and thresholds applied."""
+        probabilities = softmax(outputs.logits / self.spec.output.temperature)
+        distances = [None] * len(probabilities) if outputs.distances is None else outputs.distances.tolist()
+        return [self._rank(row, distance) for row, distance in zip(probabilities, distances, strict=True)]
+
+    def _rank(self, probabilities: np.ndarray, distance: float | None) -> Prediction:
         """float64 (labels,) -> Prediction; ties go to the lower index."""
         output = self.spec.output
         order = np.argsort(-probabilities, kind="stable")[: output.top_k]
         ranking = tuple((int(i), self.spec.labels[i], float(probabilities[i])) for i in order)
         abstained = None
-        if output.max_energy is not None and score > output.max_energy:
+        if output.max_distance is not None and distance is not None and distance > output.max_distance:
             abstained = "unfamiliar"
         elif ranking[0][2] < output.min_probability:
             abstained = "low_confidence"
-        return Prediction(ranking=ranking, probabilities=probabilities, energy=score, abstained=abstained)
+        return Prediction(ranking=ranking, probabilities=probabilities, distance=distance, abstained=abstained)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -145,20 +159,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def energy(logits: np.ndarray) -> np.ndarray:
-    """-log(sum(exp(logits))) over the last axis, in float64."""
-    highest = logits.max(axis=-1)
-    result: np.ndarray = -(highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1)))
-    return result
-
-
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """The answer for one image as it goes over the wire."""
     return {
         "label": prediction.label,
         "probability": prediction.probability,
         "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in prediction.ranking],
-        "energy": prediction.energy,
+        **({} if prediction.distance is None else {"distance": prediction.distance}),
         "abstained": prediction.abstained is not None,
         **({"reason": prediction.abstained} if prediction.abstained else {}),
     }

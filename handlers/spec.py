@@ -72,15 +72,18 @@ class OutputSpec:
     """Logits are divided by it before the softmax; 1 leaves the model's own confidence."""
     min_probability: float = 0.0
     """An answer whose likeliest label has less is marked as abstained (``low_confidence``)."""
-    max_energy: float | None = None
-    """An answer with a higher energy score, -log(sum(exp(logits))), is marked as abstained (``unfamiliar``): the image
-    is unlike those that the model was trained on (Liu et al., 2020). None: no such threshold."""
+    max_distance: float | None = None
+    """An answer for an image whose features lie further from those of training is marked as abstained
+    (``unfamiliar``). With it, every variant's engine gives one column more than there are labels: that distance.
+    None: the model has none."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"min_probability: expected 0 to 1, got {self.min_probability}")
+        if self.max_distance is not None and self.max_distance <= 0:
+            raise ValueError(f"max_distance: expected a positive number, got {self.max_distance}")
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
 

@@ -19,7 +19,7 @@ from serving.archive import find_bundle
 from training.data.loading import resolve_workers
 from training.data.scan import scan
 from training.device import resolve_device
-from training.evaluation import TestTimeAugmentation, measure, predict_logits, write_predictions
+from training.evaluation import TestTimeAugmentation, measure, predict_outputs, write_predictions
 from training.progress import Progress
 
 
@@ -46,14 +46,14 @@ def evaluate(
     predictor = Predictor.load(find_bundle(run_folder), str(resolve_device(device)))
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
     records = manifest.split("test") or list(manifest.records)
-    logits = predict_logits(predictor, records, resolve_workers(-1, len(records)), progress, tta)
+    outputs = predict_outputs(predictor, records, resolve_workers(-1, len(records)), progress, tta)
     metrics = {
-        **measure(predictor, records, logits),
+        **measure(predictor, records, outputs),
         "tta": tta,
         "left_out": [dataclasses.asdict(item) for item in rejected],
     }
     if predictions is not None:
-        probabilities = softmax(logits / predictor.spec.output.temperature)
+        probabilities = softmax(outputs.logits / predictor.spec.output.temperature)
         write_predictions(predictions, predictor.spec.labels, records, probabilities)
     _print(metrics, predictor.spec.labels, as_json=json)
 

@@ -63,4 +63,4 @@ def _check(sample: GoldenSample, spec: ModelSpec, digest: str, answer: Answer) -
         (variant.tolerance for variant in spec.variants if variant.name == model.get("variant")),
         spec.variants[0].tolerance,
     )
-    return difference(sample, spec, served_ranking(answer), tolerance, answer.body.get("energy"))
+    return difference(sample, spec, served_ranking(answer), tolerance, answer.body.get("distance"))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from handlers.predictor import energy, softmax
+from handlers.predictor import Outputs, softmax
 from handlers.spec import OutputSpec
 from training.config import ExportConfig
 from training.metrics import classification_metrics
@@ -28,14 +28,15 @@ class Calibration:
     """Of validation: ``temperature``, ``images``, ``nll_before``, ``nll_after``, ``ece_before``, ``ece_after``."""
 
 
-def calibrate(logits: np.ndarray, targets: np.ndarray, config: ExportConfig) -> Calibration:
-    """Fits temperature, abstain threshold and energy threshold.
+def calibrate(outputs: Outputs, targets: np.ndarray, config: ExportConfig) -> Calibration:
+    """Fits temperature, abstain threshold and distance threshold.
 
     Args:
-        logits: float64 (N, classes), of the validation images.
+        outputs: of the validation images.
         targets: int (N,), their true indices.
         config: what is wanted.
     """
+    logits = outputs.logits
     temperature = fit_temperature(logits, targets) if config.calibrate else 1.0
     probabilities = softmax(logits / temperature)
     before, after = (classification_metrics(p, targets) for p in (softmax(logits), probabilities))
@@ -44,7 +45,7 @@ def calibrate(logits: np.ndarray, targets: np.ndarray, config: ExportConfig) -> 
         top_k=config.top_k,
         temperature=temperature,
         min_probability=abstain_threshold(probabilities.max(1), right, config.max_error) if config.max_error else 0.0,
-        max_energy=energy_threshold(energy(logits), config.unfamiliar) if config.unfamiliar else None,
+        max_distance=None if outputs.distances is None else distance_threshold(outputs.distances, config.unfamiliar),
     )
     facts = {
         "temperature": temperature,
@@ -102,11 +103,11 @@ def abstain_threshold(confidence: np.ndarray, right: np.ndarray, max_error: floa
     return float((sure[good[-1]] + sure[good[-1] + 1]) / 2)
 
 
-def energy_threshold(energies: np.ndarray, share: float) -> float:
-    """The energy that ``share`` of the validation images exceed.
+def distance_threshold(distances: np.ndarray, share: float) -> float:
+    """The distance that ``share`` of the validation images exceed.
 
     Args:
-        energies: float (N,), of images like those of training.
+        distances: float (N,), of images like those of training.
         share: between 0 and 1.
     """
-    return float(np.quantile(energies, 1 - share))
+    return float(np.quantile(distances, 1 - share))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from handlers.predictor import Predictor, energy, softmax
+from handlers.predictor import Outputs, Predictor, softmax
 from training.data.loading import EvaluationImages, evaluation_loader
 from training.data.manifest import Record
 from training.files import write_atomic
@@ -23,33 +23,37 @@ _SHIFTS = {"none": (0,), "flip": (0,), "flip-shift": (0, -1, 1)}
 """In thirty-seconds of the side, each way."""
 
 
-def predict_logits(
+def predict_outputs(
     predictor: Predictor,
     records: Sequence[Record],
     workers: int,
     progress: Progress,
     tta: TestTimeAugmentation = "none",
-) -> np.ndarray:
-    """Logits of every image, float64 (N, labels), in the order of ``records``.
+) -> Outputs:
+    """Logits and distances of every image, in the order of ``records``.
 
     Args:
         predictor: the bundle.
         records: images.
         workers: loader processes.
         progress: told about it.
-        tta: views of each image whose logits are averaged: the image; with its mirror image; and both moved by a
+        tta: views of each image whose outputs are averaged: the image; with its mirror image; and both moved by a
             thirty-second of the side in each direction. What is served is always the image alone.
 
     Raises:
         DataError: a label is not one of the model's, or a file has changed.
     """
     images = EvaluationImages(records, predictor.spec.labels, predictor.spec.image)
-    rows = []
+    logits, distances = [], []
     with progress.task("evaluating", len(records)) as task:
         for pixels, _ in evaluation_loader(images, BATCH, workers):
-            rows.append(np.mean([predictor.logits(view) for view in _views(pixels.numpy(), tta)], axis=0))
+            views = [predictor.outputs(view) for view in _views(pixels.numpy(), tta)]
+            logits.append(np.mean([view.logits for view in views], axis=0))
+            measured = [view.distances for view in views if view.distances is not None]
+            if measured:
+                distances.append(np.mean(measured, axis=0))
             task.advance(count=len(pixels))
-    return np.concatenate(rows)
+    return Outputs(np.concatenate(logits), np.concatenate(distances) if distances else None)
 
 
 def _views(pixels: np.ndarray, tta: TestTimeAugmentation) -> Iterator[np.ndarray]:
@@ -64,36 +68,28 @@ def _views(pixels: np.ndarray, tta: TestTimeAugmentation) -> Iterator[np.ndarray
             yield np.ascontiguousarray(moved[:, :, ::-1])
 
 
-def predict_records(predictor: Predictor, records: Sequence[Record], workers: int, progress: Progress) -> np.ndarray:
-    """Probabilities of every image as they are served, float64 (N, labels), in the order of ``records``.
-
-    Raises:
-        DataError: a label is not one of the model's, or a file has changed.
-    """
-    return softmax(predict_logits(predictor, records, workers, progress) / predictor.spec.output.temperature)
-
-
 def target_indices(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:
     """int64 (N,): the position of each record's label among the model's."""
     index = {label: i for i, label in enumerate(predictor.spec.labels)}
     return np.array([index[record.label] for record in records], dtype=np.int64)
 
 
-def measure(predictor: Predictor, records: Sequence[Record], logits: np.ndarray) -> dict[str, Any]:
+def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -> dict[str, Any]:
     """What the bundle's answers are worth.
 
     Args:
         predictor: the bundle.
         records: images.
-        logits: float64 (N, labels), from :func:`predict_logits`.
+        outputs: from :func:`predict_outputs`.
 
     Returns:
         :func:`training.metrics.classification_metrics` of the answers, with each class's ``label``; and
         ``uncalibrated`` (``nll`` and ``ece`` at temperature 1), ``abstain`` (``min_probability``, ``accepted``: share
         of answers above it, ``error``: share of wrong ones among those, None when there are none) and ``ood``
-        (``max_energy``, ``flagged``: share of images above it).
+        (``max_distance``, ``flagged``: share of images above it).
     """
     output, targets = predictor.spec.output, target_indices(predictor, records)
+    logits = outputs.logits
     probabilities = softmax(logits / output.temperature)
     metrics = classification_metrics(probabilities, targets)
     labelled = zip(predictor.spec.labels, metrics["per_class"], strict=True)
@@ -107,9 +103,9 @@ def measure(predictor: Predictor, records: Sequence[Record], logits: np.ndarray)
         "accepted": float(accepted.mean()),
         "error": float(wrong[accepted].mean()) if accepted.any() else None,
     }
-    if output.max_energy is not None:
-        flagged = float((energy(logits) > output.max_energy).mean())
-        metrics["ood"] = {"max_energy": output.max_energy, "flagged": flagged}
+    if output.max_distance is not None and outputs.distances is not None:
+        flagged = float((outputs.distances > output.max_distance).mean())
+        metrics["ood"] = {"max_distance": output.max_distance, "flagged": flagged}
     return metrics
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from handlers.engines import load_engine
 from handlers.golden import EXPECTED_FILE, replay
@@ -29,7 +30,8 @@ from training.config import ExportConfig
 from training.data.loading import EvaluationImages
 from training.data.manifest import Manifest, Record
 from training.errors import ExportError
-from training.evaluation import measure, predict_logits, target_indices, write_predictions
+from training.evaluation import measure, predict_outputs, target_indices, write_predictions
+from training.familiarity import WithDistance, fit_distance
 from training.files import atomic_folder
 from training.models import Classifier
 from training.progress import Progress
@@ -77,19 +79,22 @@ def export_bundle(
     measured = "test" if manifest.split("test") else "val"
     records = manifest.split(measured)
     with atomic_folder(folder) as staging:
-        export_program(model, image, staging / MODEL_FILE)
+        served = _with_distance(model, manifest, labels, image, config, workers, progress)
+        export_program(served, image, staging / MODEL_FILE)
         variant = VariantSpec(
             name="fp32",
             engine="exported",
             precision="fp32",
             files={MODEL_FILE: sha256_file(staging / MODEL_FILE)},
         )
+        # The thresholds are fitted below; until then any number says that there is a distance.
+        output = OutputSpec(top_k=config.top_k, max_distance=1.0 if isinstance(served, WithDistance) else None)
         draft = ModelSpec(
             schema_version=SCHEMA_VERSION,
             task="image-classification",
             labels=tuple(labels),
             image=image,
-            output=OutputSpec(top_k=config.top_k),
+            output=output,
             variants=(variant,),
             golden=GoldenSpec(),
         )
@@ -97,19 +102,21 @@ def export_bundle(
         uncalibrated = Predictor(draft, variant, engine, "", staging)
         _compare_with_eager(model, uncalibrated, records[:CHECKED_IMAGES])
         validation = manifest.split("val")
-        val_logits = predict_logits(uncalibrated, validation, workers, progress)
-        calibration = calibrate(val_logits, target_indices(uncalibrated, validation), config)
+        calibration = calibrate(
+            predict_outputs(uncalibrated, validation, workers, progress),
+            target_indices(uncalibrated, validation),
+            config,
+        )
         predictor = Predictor(replace(draft, output=calibration.output), variant, engine, "", staging)
-        logits = predict_logits(predictor, records, workers, progress)
-        metrics = {"split": measured, **measure(predictor, records, logits), "calibration": calibration.facts}
+        outputs = predict_outputs(predictor, records, workers, progress)
+        metrics = {"split": measured, **measure(predictor, records, outputs), "calibration": calibration.facts}
         metrics["abstain"]["wanted_error"] = config.max_error
-        samples = choose_golden(manifest, measured, config.golden)
-        golden = _write_golden(staging, samples, predictor, predict_logits(predictor, samples, 0, Progress(quiet=True)))
+        golden = _write_golden(staging, choose_golden(manifest, measured, config.golden), predictor)
         spec = replace(predictor.spec, golden=golden, provenance={**provenance, "metrics": _numbers(metrics)})
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
         if differences := replay(Predictor.load(staging)):
             raise ExportError(f"{folder}: the written bundle differs from its own evaluation: {differences[0]}")
-        probabilities = softmax(logits / spec.output.temperature)
+        probabilities = softmax(outputs.logits / spec.output.temperature)
         write_predictions(folder.parent / "predictions.csv", labels, records, probabilities)
     return metrics
 
@@ -120,8 +127,8 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if name not in tables}
 
 
-def export_program(model: Classifier, image: ImageSpec, path: Path) -> None:
-    """Writes ``model`` as a ``.pt2``: uint8 (N, crop, crop, channels) -> logits, for any N of at least 1."""
+def export_program(model: nn.Module, image: ImageSpec, path: Path) -> None:
+    """Writes ``model`` as a ``.pt2``, for uint8 (N, crop, crop, channels) with any N of at least 1."""
     # Two images: torch.export takes a batch of one for a constant.
     example = torch.zeros(2, image.crop, image.crop, image.channels, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
@@ -152,11 +159,27 @@ def choose_golden(manifest: Manifest, measured: str, count: int) -> list[Record]
     return chosen[:wanted]
 
 
-def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor, logits: np.ndarray) -> GoldenSpec:
+def _with_distance(
+    model: Classifier,
+    manifest: Manifest,
+    labels: Sequence[str],
+    image: ImageSpec,
+    config: ExportConfig,
+    workers: int,
+    progress: Progress,
+) -> Classifier | WithDistance:
+    if not config.unfamiliar:
+        return model
+    distance = fit_distance(model, manifest.split("train"), labels, image, workers, progress)
+    return model if distance is None else WithDistance(model, distance).eval()
+
+
+def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor) -> GoldenSpec:
     """Copies the raw files and writes what evaluation answered for them."""
+    answers = predictor.answer(predict_outputs(predictor, samples, 0, Progress(quiet=True)))
     entries, files = [], {}
     (folder / EXPECTED_FILE).parent.mkdir()
-    for number, (record, answer) in enumerate(zip(samples, predictor.answer(logits), strict=True)):
+    for number, (record, answer) in enumerate(zip(samples, answers, strict=True)):
         name = f"golden/{number:03d}{Path(record.path).suffix.lower()}"
         (folder / name).write_bytes(Path(record.path).read_bytes())
         files[name] = sha256_file(folder / name)
@@ -167,7 +190,7 @@ def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor,
                 "file": name,
                 "label": record.label,
                 "probabilities": [float(p) for p in answer.probabilities],
-                "energy": answer.energy,
+                "distance": answer.distance,
             }
         )
     (folder / EXPECTED_FILE).write_text(json.dumps(entries, indent=1), "utf-8")

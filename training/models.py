@@ -38,12 +38,19 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8, or in training float in 0..255, (N, H, W, C) -> float (N, classes)."""
+        logits: torch.Tensor = self.backbone(self._normalise(pixels))
+        return _two_of_one(logits)
+
+    def logits_and_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and what the classifier layer sees: float (N, features)."""
+        maps = self.backbone.forward_features(self._normalise(pixels))  # type: ignore[operator]
+        logits: torch.Tensor = self.backbone.forward_head(maps)  # type: ignore[operator]
+        features: torch.Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        return _two_of_one(logits), features
+
+    def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         images = pixels.permute(0, 3, 1, 2).float() / 255  # (N, C, H, W), in channels_last memory
-        logits: torch.Tensor = self.backbone((images - self.mean) / self.std)
-        if logits.shape[1] == 1:
-            # One logit is the log-odds of the second class: the softmax of (0, z) is the sigmoid of z.
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        return logits
+        return (images - self.mean) / self.std
 
     def set_frozen(self, frozen: bool) -> None:
         """Freezes all but the classifier, batch-norm statistics included; or lets everything learn again."""
@@ -54,6 +61,11 @@ class Classifier(nn.Module):
         if frozen:
             self.backbone.eval()
             head.train()
+
+
+def _two_of_one(logits: torch.Tensor) -> torch.Tensor:
+    """One logit is the log-odds of the second class: the softmax of (0, z) is the sigmoid of z."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 @dataclass(frozen=True)

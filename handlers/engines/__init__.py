@@ -1,6 +1,7 @@
 """Engines: what runs a variant's files.
 
-An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns float32 logits of shape (N, labels);
+An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns float32 logits of shape (N, labels), with
+one column more, the feature distance, where the spec's output has a ``max_distance``;
 normalisation is part of the model, so no engine can be fed the wrong mean. To add one: a module here with a
 ``load(spec, variant, folder, device)`` and a line in :data:`ENGINES`.
 """

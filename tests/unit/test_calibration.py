@@ -1,13 +1,13 @@
-"""Temperature and thresholds."""
-
-import math
+"""Temperature, thresholds and feature distance."""
 
 import numpy as np
 import pytest
+import torch
 
-from handlers.predictor import energy
-from training.calibration import abstain_threshold, calibrate, energy_threshold, fit_temperature
+from handlers.predictor import Outputs
+from training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
 from training.config import ExportConfig
+from training.familiarity import FeatureDistance
 
 RNG = np.random.default_rng(0)
 TRUE_LOGITS = RNG.normal(0, 2, (4000, 3))
@@ -27,19 +27,20 @@ def test_no_mistakes_have_a_temperature_too():
 
 
 def test_calibration_improves_what_it_is_fitted_to():
-    found = calibrate(TRUE_LOGITS * 3, TARGETS, ExportConfig(max_error=0.1, unfamiliar=0.05))
+    distances = RNG.normal(1, 0.1, len(TARGETS))
+    found = calibrate(Outputs(TRUE_LOGITS * 3, distances), TARGETS, ExportConfig(max_error=0.1, unfamiliar=0.05))
     assert found.facts["ece_after"] < found.facts["ece_before"] / 3
     assert found.facts["nll_after"] < found.facts["nll_before"]
     assert found.facts["temperature"] == found.output.temperature == pytest.approx(3, rel=0.05)
     confidence, right = PROBABILITIES.max(1), PROBABILITIES.argmax(1) == TARGETS
     accepted = confidence >= found.output.min_probability
     assert 0.05 < 1 - right[accepted].mean() < 0.11
-    assert (energy(TRUE_LOGITS * 3) > found.output.max_energy).mean() == pytest.approx(0.05, abs=0.001)
+    assert (distances > found.output.max_distance).mean() == pytest.approx(0.05, abs=0.001)
 
 
 def test_everything_can_be_switched_off():
-    output = calibrate(TRUE_LOGITS, TARGETS, ExportConfig(calibrate=False, unfamiliar=0)).output
-    assert (output.temperature, output.min_probability, output.max_energy) == (1.0, 0.0, None)
+    output = calibrate(Outputs(TRUE_LOGITS, None), TARGETS, ExportConfig(calibrate=False)).output
+    assert (output.temperature, output.min_probability, output.max_distance) == (1.0, 0.0, None)
 
 
 class TestAbstainThreshold:
@@ -68,7 +69,14 @@ class TestAbstainThreshold:
         assert abstain_threshold(confidence, np.array([1, 1, 1, 0], bool), 0.0) == pytest.approx(0.85)
 
 
-def test_energy():
-    # -log(e^0 + e^0) and a sum that would overflow without care.
-    assert energy(np.array([[0.0, 0.0], [1000.0, 0.0]])) == pytest.approx([-math.log(2), -1000])
-    assert energy_threshold(np.arange(101.0), 0.05) == pytest.approx(95)
+def test_distance_threshold():
+    assert distance_threshold(np.arange(101.0), 0.05) == pytest.approx(95)
+
+
+def test_feature_distance_by_hand():
+    """Two classes at (0, 0) and (10, 0); the first feature spreads by 2, the second by 1."""
+    distance = FeatureDistance(np.array([[0.0, 0.0], [10.0, 0.0]]), np.diag([4.0, 1.0]))
+    features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [12.0, 1.0], [5.0, 0.0]])
+    # Squared distance to the nearest mean in units of the spread, over two features.
+    expected = np.sqrt(np.array([0, 1, 1, 2, 25 / 4]) / 2)
+    assert distance(features).numpy()[:, 0] == pytest.approx(expected, abs=1e-6)

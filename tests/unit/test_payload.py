@@ -99,7 +99,7 @@ def test_the_images_of_one_request_share_a_budget_of_pixels():
 
 
 def prediction() -> Prediction:
-    return Prediction(ranking=((1, "dög", 0.75), (0, "cat", 0.25)), probabilities=np.array([0.25, 0.75]), energy=-1.5)
+    return Prediction(ranking=((1, "dög", 0.75), (0, "cat", 0.25)), probabilities=np.array([0.25, 0.75]), distance=1.5)
 
 
 def test_answer_to_one_image():
@@ -112,7 +112,7 @@ def test_answer_to_one_image():
             {"label": "dög", "index": 1, "probability": 0.75},
             {"label": "cat", "index": 0, "probability": 0.25},
         ],
-        "energy": -1.5,
+        "distance": 1.5,
         "abstained": False,
         "model": MODEL,
     }

@@ -1,0 +1,107 @@
+"""How like the training images an image is: the Mahalanobis distance of its features (Lee et al., 2018).
+
+Confidence does not tell: a network is often surest about pictures of nothing that it knows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+from torch import nn
+
+from handlers.spec import ImageSpec
+from training.data.loading import EvaluationImages, evaluation_loader
+from training.data.manifest import Record
+from training.models import Classifier
+from training.progress import Progress
+
+SAMPLE = 20_000
+"""Training images that are looked at: the covariance of more is the same."""
+
+
+class FeatureDistance(nn.Module):
+    """Distance to the nearest class mean, in units in which training features spread by about 1.
+
+    Args:
+        means: float64 (classes, D), of each class's features.
+        covariance: float64 (D, D), within the classes.
+    """
+
+    whitening: torch.Tensor
+    means: torch.Tensor
+
+    def __init__(self, means: np.ndarray, covariance: np.ndarray) -> None:
+        super().__init__()
+        # inv(covariance) = W W^T: after W, distances are Euclidean.
+        whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+        self.register_buffer("whitening", torch.from_numpy(whitening).float())
+        self.register_buffer("means", torch.from_numpy(means @ whitening).float())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Float (N, D) -> float (N, 1)."""
+        white = features.float() @ self.whitening
+        squares = white.square().sum(1, keepdim=True) - 2 * white @ self.means.T + self.means.square().sum(1)
+        return (squares.amin(1, keepdim=True).clamp(min=0) / white.shape[1]).sqrt()
+
+
+class WithDistance(nn.Module):
+    """uint8 (N, H, W, C) -> float (N, classes + 1): the logits, then the distance.
+
+    Args:
+        model: the classifier.
+        distance: of its features.
+    """
+
+    def __init__(self, model: Classifier, distance: FeatureDistance) -> None:
+        super().__init__()
+        self.model = model
+        self.distance = distance
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        logits, features = self.model.logits_and_features(pixels)
+        return torch.cat([logits, self.distance(features)], dim=1)
+
+
+@torch.inference_mode()
+def fit_distance(
+    model: Classifier,
+    records: Sequence[Record],
+    labels: Sequence[str],
+    image: ImageSpec,
+    workers: int,
+    progress: Progress,
+) -> FeatureDistance | None:
+    """The distance to the features of the training images, as they are served.
+
+    Args:
+        model: trained, on the CPU, in eval mode.
+        records: training images; an even sample of them is used.
+        labels: class names in the order of the logits.
+        image: the served preprocessing.
+        workers: loader processes.
+        progress: told about it.
+
+    Returns:
+        None where the architecture does not give its features.
+    """
+    chosen = records[:: -(-len(records) // SAMPLE)]
+    features, targets = [], []
+    with progress.task("learning what is familiar", len(chosen)) as task:
+        for pixels, truth in evaluation_loader(EvaluationImages(chosen, labels, image), 64, workers):
+            try:
+                features.append(model.logits_and_features(pixels)[1].double().numpy())
+            except (AttributeError, TypeError):
+                progress.say("this architecture does not give its features: unfamiliar images will not be noticed")
+                return None
+            targets.append(truth.numpy())
+            task.advance(count=len(truth))
+    values, classes = np.concatenate(features), np.concatenate(targets)
+    means = np.stack([values[classes == i].mean(axis=0) for i in range(len(labels))])
+    # Shrunk towards a sphere as far as the number of images asks for (Ledoit and Wolf, 2004): it can be inverted even
+    # where there are fewer images than features.
+    covariance, _ = ledoit_wolf(values - means[classes], assume_centered=True)
+    # Features that never vary would be infinitely far away as soon as they do.
+    floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
+    return FeatureDistance(means, covariance + floor * np.eye(len(covariance)))
