@@ -33,6 +33,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.7,
     "xtick.color": _INK,
     "ytick.color": _INK,
+    "xtick.major.pad": 7,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
@@ -43,8 +44,8 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
 }
 
-_SIZE = (4.6, 3.0)
-"""Inches, at 72 points; the page scales the figure to its column."""
+# Inches. The page scales a figure to its column; these give the same size of text in all of them.
+_THIRD, _HALF, _WIDE = (3.7, 2.8), (5.6, 4.0), (7.2, 3.4)
 
 
 def curve(
@@ -72,14 +73,13 @@ def curve(
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.legend(loc="best")
+            _percent(axes, "y")
 
-    return _render(name, draw)
+    return _render(name, draw, _THIRD)
 
 
 def reliability_diagram(name: str, served: Sequence[Bin], before: Sequence[Bin] | None) -> Markup:
-    """Accuracy over confidence; ``before`` is the model without its temperature, where it has one."""
+    """Accuracy over confidence, larger points for more images; ``before``: at temperature 1, if another is served."""
 
     def draw(axes: Axes) -> None:
         filled = [item for item in served if item.count]
@@ -90,38 +90,39 @@ def reliability_diagram(name: str, served: Sequence[Bin], before: Sequence[Bin] 
             align="edge",
             color=_FIRST,
             alpha=0.35,
-            label="accuracy of the bin",
         )
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
-        # None as a coordinate is a gap.
-        axes.plot(*_points(filled), color=_FIRST, marker="o", markersize=4, label="as served")
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
         if before is not None:
-            axes.plot(*_points(before), color=_SECOND, marker="s", markersize=3.5, linewidth=1.4, label="temperature 1")
+            axes.scatter(
+                *_points(before), s=_areas(before), color=_SECOND, marker="s", alpha=0.8, label="temperature 1"
+            )
+        axes.scatter(*_points(filled), s=_areas(filled), color=_FIRST, label="as served")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
         _percent(axes, "both")
-        axes.legend(loc="upper left")
 
-    return _render(name, draw, size=(4.6, 3.6))
+    return _render(name, draw, _HALF)
 
 
 def confidence_histogram(name: str, confidence: np.ndarray, correct: np.ndarray) -> Markup:
-    """Images by confidence, right and wrong ones stacked."""
+    """Shares of the right and of the wrong answers by confidence: as counts, the few wrong ones would not be seen."""
 
     def draw(axes: Axes) -> None:
+        groups = {
+            f"right ({correct.sum():,})": confidence[correct],
+            f"wrong ({(~correct).sum():,})": confidence[~correct],
+        }
         axes.hist(
-            [confidence[correct], confidence[~correct]],
+            list(groups.values()),
+            weights=[np.full(len(values), 1 / max(1, len(values))) for values in groups.values()],
             bins=np.linspace(0, 1, 21).tolist(),
-            stacked=True,
             color=[_FIRST, _SECOND],
-            label=["right", "wrong"],
+            label=list(groups),
             rwidth=0.9,
         )
-        axes.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        _percent(axes, "x")
-        axes.legend(loc="upper left")
+        axes.set(xlim=(0, 1), xlabel="confidence", ylabel="share of the right or wrong answers")
+        _percent(axes, "both")
 
-    return _render(name, draw, size=(4.6, 3.6))
+    return _render(name, draw, _HALF)
 
 
 def coverage(name: str, shares: np.ndarray, errors: np.ndarray, abstain: tuple[float, float] | None) -> Markup:
@@ -134,9 +135,8 @@ def coverage(name: str, shares: np.ndarray, errors: np.ndarray, abstain: tuple[f
         axes.set(xlim=(0, 1.01), xlabel="accepted answers", ylabel="error")
         axes.set_ylim(0, max(0.01, float(errors.max()) * 1.15))
         _percent(axes, "both")
-        axes.legend(loc="upper left")
 
-    return _render(name, draw, size=(6.4, 3.2))
+    return _render(name, draw, _WIDE)
 
 
 def _points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
@@ -146,18 +146,25 @@ def _points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
+def _areas(bins: Sequence[Bin]) -> list[float]:
+    """Areas of the points, in square points of print: a bin of two images must not look like one of two hundred."""
+    largest = max((item.count for item in bins), default=1)
+    return [10 + 110 * item.count / largest for item in bins if item.count]
+
+
 def _percent(axes: Axes, which: str) -> None:
-    if which in ("x", "both"):
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    if which in ("y", "both"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for axis in (axes.xaxis, axes.yaxis):
+        if which in (axis.axis_name, "both"):
+            axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol="\u00a0%"))
 
 
-def _render(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE) -> Markup:
+def _render(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     # rc_context restores the settings; Figure without pyplot is in no global list.
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
+        # Beside the axes: inside, it would hide data of one run or another.
+        figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.4, borderpad=0.1)
         buffer = io.StringIO()
         nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

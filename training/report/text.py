@@ -22,7 +22,7 @@ def environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(percent=percent, number=number, whole=whole, duration=duration, plain=plain)
+    made.filters.update(percent=percent, number=number, whole=whole, duration=duration, setting=setting, plain=plain)
     return made
 
 
@@ -51,6 +51,13 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes}\u00a0min {rest}\u00a0s"
     return f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+
+
+def setting(value: Any) -> str:
+    """A value of the configuration as YAML writes it, without the noise of binary fractions."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def plain(value: Any) -> str:
