@@ -163,7 +163,13 @@ def test_the_page_says_what_was_measured(copy):
     assert sections >= {"headline", "classes", "confusion", "confidence", "coverage", "mistakes", "training", "data"}
     matrix = re.search(r'<table class="matrix">(.*?)</table>', text, re.S)[1]
     counts = [int(count) for count in re.findall(r">(\d+)</td>", matrix)]
-    assert counts == np.array(evaluation["confusion_matrix"]).ravel().tolist()
+    confusion = np.array(evaluation["confusion_matrix"])
+    assert counts == confusion.ravel().tolist()
+    pairs = Page(re.search(r'<table class="pairs">(.*?)</table>', text, re.S)[1]).texts
+    truth, predicted, count, share = [item.strip().replace("\u00a0", " ") for item in pairs if item.strip()][4:8]
+    row = confusion[int(truth)]
+    assert int(count) == row[int(predicted)] == (confusion - np.diag(np.diag(confusion))).max()
+    assert share == f"{100 * int(count) / row.sum():.1f} %"
 
 
 def test_measures_of_a_fuller_evaluation_are_used(complete):
