@@ -57,7 +57,7 @@ class RunFacts:
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        return self.folder.absolute().name
+        return self.folder.resolve().name
 
     @property
     def measured(self) -> list[Record]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from handlers.schema import to_dict
 from training.data.manifest import SPLITS
 from training.files import write_atomic
@@ -112,23 +114,14 @@ def _abstention(facts: RunFacts) -> dict[str, Any]:
     abstain = measures.known(facts.evaluation.get("abstain"))
     drawable = abstain.get("accepted") is not None and abstain.get("error") is not None
     point = (abstain["accepted"], abstain["error"]) if drawable else None
-    wanted = {0.5, 0.8, 0.9, 0.95, 1.0}
+    # The largest share that can be accepted without going over each of these.
+    below = [int(np.searchsorted(shares, limit + 1e-9)) - 1 for limit in (0.5, 0.8, 0.9, 0.95, 1.0)]
     return {
         "abstain": abstain,
         "ood": measures.known(facts.evaluation.get("ood")),
         "coverage_plot": plots.coverage("coverage", shares, errors, point),
-        # The largest share that can be accepted without going over the wanted one.
-        "coverage_points": [
-            (float(share), float(error))
-            for share, error in (_last_below(shares, errors, limit) for limit in sorted(wanted))
-            if share > 0
-        ],
+        "coverage_points": [(float(shares[i]), float(errors[i])) for i in sorted(set(below)) if i >= 0],
     }
-
-
-def _last_below(shares: Any, errors: Any, limit: float) -> tuple[float, float]:
-    below = [i for i, share in enumerate(shares) if share <= limit + 1e-9]
-    return (shares[below[-1]], errors[below[-1]]) if below else (0.0, 0.0)
 
 
 def _data(facts: RunFacts) -> dict[str, Any]:

@@ -47,6 +47,8 @@ _STYLE: dict[Any, Any] = {
 # Inches. The page scales a figure to its column; these give the same size of text in all of them.
 _THIRD, _HALF, _WIDE = (3.7, 2.8), (5.6, 4.0), (7.2, 3.4)
 
+_MOST_POINTS = 600
+
 
 def curve(
     name: str, epochs: Sequence[dict[str, Any]], series: dict[str, str], best: int | None, share: bool = False
@@ -129,7 +131,11 @@ def coverage(name: str, shares: np.ndarray, errors: np.ndarray, abstain: tuple[f
     """Error among accepted answers over their share; ``abstain`` is the point (share, error) of the served limit."""
 
     def draw(axes: Axes) -> None:
-        axes.plot(shares, errors, color=_FIRST, drawstyle="steps-post", label="error among accepted answers")
+        # A point for each of many thousand images would make the page heavy and look the same.
+        shown = np.unique(np.linspace(0, len(shares) - 1, _MOST_POINTS).round().astype(int))
+        axes.plot(
+            shares[shown], errors[shown], color=_FIRST, drawstyle="steps-post", label="error among accepted answers"
+        )
         if abstain is not None:
             axes.plot(*abstain, color=_MARK, marker="D", markersize=8, linestyle="none", label="abstention threshold")
         axes.set(xlim=(0, 1.01), xlabel="accepted answers", ylabel="error")
