@@ -109,6 +109,7 @@ ALLOWED_IMAGE_IMPORTS = {
     "training/data/digits.py": {"from PIL import Image"},  # writes files
     "training/data/loading.py": {"from PIL import Image"},  # for annotations
     "training/data/mixing.py": {"from torchvision.transforms import v2"},
+    "training/report/pictures.py": {"from PIL import Image"},  # writes thumbnails of prepared pixels
 }
 ALLOWED_IMAGE_NAMES = {"Image.Image", "Image.fromarray"}
 ALLOWED_TRANSFORMS = {

@@ -1,0 +1,349 @@
+"""The report in a real browser, and the model card, of a real run."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from training.errors import TrainingError
+from training.metrics import classification_metrics
+from training.report import write_model_card, write_report
+from training.report.measures import calibration_error, coverage_curve, reliability, wilson
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium not found: scripts/install_debian_packages installs it"
+)
+HOSTILE = {
+    "0": "<script>document.title='broken'</script>",
+    "1": '"><img src=https://example.org/x onerror="document.title=1">',
+    "2": "path",
+    "3": "label",
+    "4": "{{ 7 * 7 }} | `code` $x$",
+    "5": "</style></svg><h1>x",
+    "6": "a_name_of_" + "very_" * 30 + "many_letters",
+}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the texts between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def browse(page: Path, tmp_path: Path, *flags: str, fragment: str = "") -> tuple[str, str]:
+    """Opens ``page`` and returns the document that the browser made of it, and the console's messages."""
+    result = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--hide-scrollbars"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri() + fragment),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return result.stdout, "\n".join(line for line in result.stderr.splitlines() if "CONSOLE" in line)
+
+
+def rewrite(path: Path, change) -> None:
+    """Changes the rows of a CSV file in place."""
+    with open(path, newline="") as stream:
+        rows = [change(number, row) for number, row in enumerate(csv.reader(stream))]
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of the run that may be changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    return folder
+
+
+@pytest.fixture
+def hostile(copy):
+    """The run with class names and file names that try to be something else."""
+    rename = {**{str(i): str(i) for i in range(10)}, **HOSTILE}
+    rewrite(copy / "manifest.csv", lambda number, row: [row[0], rename.get(row[1], row[1]), *row[2:]])
+    rewrite(
+        copy / "predictions.csv",
+        lambda number, row: (
+            [row[0], rename[row[1]], rename[row[2]], *row[3:]]
+            if number
+            else row[:3] + [rename[name] for name in row[3:]]
+        ),
+    )
+    spec = json.loads((copy / "bundle" / "spec.json").read_text())
+    spec["labels"] = [rename[label] for label in spec["labels"]]
+    (copy / "bundle" / "spec.json").write_text(json.dumps(spec))
+    with open(copy / "rejected.csv", "a") as stream:
+        stream.write("/data/<script>alert(1)</script>.png,<b>damaged</b>\n")
+    return copy
+
+
+@pytest.fixture
+def complete(copy):
+    """The run with every measure that an evaluation may have; the numbers are easy to find again."""
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    rows = [{"label": str(i), "images": 30 + i, "precision": 0.5, "recall": 0.9 - i / 20, "f1": 0.6} for i in range(10)]
+    evaluation |= {
+        "accuracy_interval": [0.8123, 0.9876],
+        "brier": 0.0471,
+        "auroc": 0.9917,
+        "per_class": rows,
+        "reliability": [{"lower": 0.0, "upper": 1.0, "count": 7, "confidence": 0.8, "accuracy": 0.75}],
+        "calibration": {
+            "temperature": 0.5,
+            "images": 217,
+            "nll_before": 0.4321,
+            "nll_after": 0.3219,
+            "ece_before": 0.1357,
+            "ece_after": 0.0246,
+        },
+        "uncalibrated": {"nll": 0.5, "ece": 0.1122},
+        "abstain": {"min_probability": 0.7345, "wanted_error": 0.01, "accepted": 0.8765, "error": 0.0099},
+        "ood": {"max_energy": -3.25, "quantile": 0.99, "flagged": 0.0192},
+    }
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    spec = json.loads((copy / "bundle" / "spec.json").read_text())
+    spec["output"]["temperature"] = 0.5
+    (copy / "bundle" / "spec.json").write_text(json.dumps(spec))
+    return copy
+
+
+def test_the_command_writes_both_and_names_them(copy, script):
+    lines = script("report", copy).stdout.split()
+    assert lines == [str(copy / "report.html"), str(copy / "MODEL_CARD.md")]
+    first = (copy / "report.html").read_bytes()
+    answer = json.loads(script("report", copy, "--json").stdout)
+    assert answer == {"report": lines[0], "model_card": lines[1]}
+    assert (copy / "report.html").read_bytes() == first
+    (copy / "evaluation.json").unlink()
+    failed = script("report", copy, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert "evaluation.json" in failed.stderr
+
+
+def test_the_page_says_what_was_measured(copy):
+    before = dict(matplotlib.rcParams)
+    text = write_report(copy).read_text("utf-8")
+    assert dict(matplotlib.rcParams) == before
+    page = Page(text)
+    shown = " ".join(" ".join(page.texts).replace("\u00a0", " ").split())
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    low, high = wilson(evaluation["accuracy"], evaluation["images"])
+    assert f"{100 * evaluation['accuracy']:.1f} %" in shown
+    assert f"{100 * low:.1f} % to {100 * high:.1f} %" in shown
+    assert f"{100 * evaluation['ece']:.2f} %" in shown
+    assert f"best epoch ({evaluation['best_epoch']})" in shown
+    sections = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+    assert sections >= {"headline", "classes", "confusion", "confidence", "coverage", "mistakes", "training", "data"}
+    matrix = re.search(r'<table class="matrix">(.*?)</table>', text, re.S)[1]
+    counts = [int(count) for count in re.findall(r">(\d+)</td>", matrix)]
+    confusion = np.array(evaluation["confusion_matrix"])
+    assert counts == confusion.ravel().tolist()
+    pairs = Page(re.search(r'<table class="pairs">(.*?)</table>', text, re.S)[1]).texts
+    truth, predicted, count, share = [item.strip().replace("\u00a0", " ") for item in pairs if item.strip()][4:8]
+    row = confusion[int(truth)]
+    assert int(count) == row[int(predicted)] == (confusion - np.diag(np.diag(confusion))).max()
+    assert share == f"{100 * int(count) / row.sum():.1f} %"
+
+
+def test_measures_of_a_fuller_evaluation_are_used(complete):
+    shown = " ".join(" ".join(Page(write_report(complete).read_text("utf-8")).texts).replace("\u00a0", " ").split())
+    for number in ("81.2 % to 98.8 %", "0.9917", "0.0471", "73.5 %", "87.6 %", "-3.25", "1.9 %"):
+        assert number in shown
+    assert "from 13.57 % to 2.46 %" in shown
+    assert "before temperature scaling 11.22 %" in shown
+    assert "Weakest class: 9 , of which 45.0 % of 39 images" in shown
+    card = write_model_card(complete).read_text("utf-8").replace("\u00a0", " ")
+    for number in ("81.23 % to 98.76 %", "0.9917", "0.0471", "0.7345", "13.57 %, 2.46 %", "-3.25", "1.92 %"):
+        assert number in card
+
+
+def test_nothing_is_loaded_from_elsewhere(hostile):
+    page = Page(write_report(hostile).read_text("utf-8"))
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base", "form", "h4"}
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [tag for tag, _ in page.tags].count("h1") == 1
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            value = attributes.get(name, "#")
+            assert value.startswith("data:image/webp;base64," if tag == "img" and name == "src" else "#"), (tag, value)
+        assert "url(" not in attributes.get("style", "").replace("url(#", "")
+        if tag == "img":
+            assert attributes["alt"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert "49" not in {text.strip() for text in page.texts}
+
+
+@needs_browser
+def test_a_browser_shows_it_without_complaint(hostile, tmp_path):
+    page = write_report(hostile)
+    document, console = browse(page, tmp_path, "--dump-dom")
+    assert console == ""
+    assert 'data-ready="true"' in document
+    assert "<title>copy: training report</title>" in document
+    classes = Page(re.search(r"<table class=\"wide-table\" data-sortable.*?</table>", document, re.S)[0])
+    for name in HOSTILE.values():
+        assert name in classes.texts
+
+
+@needs_browser
+def test_the_browser_test_would_notice_a_complaint(copy, tmp_path):
+    """Twin of the test above: the same browser does report what that test hopes not to see."""
+    page = write_report(copy)
+    page.write_text(page.read_text().replace("</main>", '<img src="https://example.org/x.png"></main>'))
+    _, console = browse(page, tmp_path, "--dump-dom")
+    assert "Content Security Policy" in console
+
+
+@needs_browser
+def test_headings_sort(complete, tmp_path):
+    page = write_report(complete)
+
+    def first_column(fragment: str) -> list[str]:
+        document, console = browse(page, tmp_path, "--dump-dom", fragment=fragment)
+        assert console == ""
+        table = re.search(r"<table class=\"wide-table\" data-sortable.*?</table>", document, re.S)[0]
+        return re.findall(r"<bdi>(\d)</bdi>", table)
+
+    assert first_column("") == list("0123456789")
+    assert first_column("#sort=recall") == list("9876543210")
+    assert first_column("#sort=images,descending") == list("9876543210")
+
+
+@needs_browser
+@pytest.mark.parametrize("flags", [[], ["--blink-settings=preferredColorScheme=0"]], ids=["light", "dark"])
+def test_screenshots_are_not_blank(copy, tmp_path, flags):
+    shot = tmp_path / "page.png"
+    browse(write_report(copy), tmp_path, f"--screenshot={shot}", "--window-size=1280,5000", *flags)
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("L")).astype(int)
+    assert pixels.shape == (5000, 1280)
+    assert (np.median(pixels) < 60) == bool(flags)
+    # Every part of the page holds something: ink on its ground.
+    assert all(band.std() > 3 for band in np.split(pixels, 10))
+
+
+def test_images_that_have_gone_are_told_of(copy):
+    gone = copy.parent / "nowhere"
+    rewrite(copy / "manifest.csv", lambda number, row: [str(gone / Path(row[0]).name), *row[1:]] if number else row)
+    rewrite(copy / "predictions.csv", lambda number, row: [str(gone / Path(row[0]).name), *row[1:]] if number else row)
+    text = write_report(copy).read_text("utf-8")
+    assert "<img" not in text
+    assert "12 of these 12 image files have gone or changed" in text
+    assert "training images have gone or changed" in text
+
+
+def test_galleries_show_what_the_model_is_given(copy, digits):
+    from handlers.spec import read_spec
+    from training.data.augment import Augmentation
+    from training.data.loading import EvaluationImages, TrainingImages
+    from training.report.facts import read_facts
+    from training.report.pictures import augmentation_samples, data_uri, least_sure
+
+    facts, spec = read_facts(copy), read_spec(copy / "bundle")
+    pictures = least_sure(facts, 5)
+    assert [picture.confidence for picture in pictures] == sorted(facts.predictions.confidence)[:5]
+    for picture in pictures:
+        assert picture.uri == data_uri(EvaluationImages([picture.record], spec.labels, spec.image)[0][0].numpy())
+    records = facts.manifest.split("train")
+    augment = Augmentation(facts.config.augment, spec.image, spec.image.mean)
+    trained = TrainingImages(records, spec.labels, spec.image, augment, facts.config.loop.seed)
+    for sample in augmentation_samples(facts, 3, 2):
+        index = records.index(sample.record)
+        assert sample.drawn == tuple(data_uri(trained[epoch, index][0].numpy()) for epoch in (0, 1))
+
+
+def test_the_card_has_the_run_s_numbers_and_keeps_its_owner_s_words(copy):
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    path = write_model_card(copy)
+    card = path.read_text("utf-8")
+    headings = re.findall(r"^## (.+)$", card, re.M)
+    assert headings == [
+        "Model Details",
+        "Intended Use",
+        "Factors",
+        "Metrics",
+        "Evaluation Data",
+        "Training Data",
+        "Quantitative Analyses",
+        "Ethical Considerations",
+        "Caveats and Recommendations",
+    ]
+    table = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.replace("\u00a0", " "), re.M))
+    assert table["Images"] == str(evaluation["images"])
+    assert table["Accuracy"] == f"{100 * evaluation['accuracy']:.2f} %"
+    assert table["Expected calibration error"] == f"{100 * evaluation['ece']:.2f} %"
+    assert table["Log loss (nats)"] == f"{evaluation['nll']:.4g}"
+    questions = card.count("**To be filled in by the owner:**")
+    assert questions >= 5
+    licence = "**To be filled in by the owner:** the licence of the model and of its starting weights."
+    path.write_text(card.replace(licence, "Apache-2.0,\nas agreed."), "utf-8")
+    again = write_model_card(copy).read_text("utf-8")
+    assert again == card.replace(licence, "Apache-2.0,\nas agreed.")
+    assert again.count("**To be filled in by the owner:**") == questions - 1
+
+
+def test_names_are_text_in_the_card(hostile):
+    card = write_model_card(hostile).read_text("utf-8")
+    assert not re.search(r"<(?!!-- )", card)
+    rows = [line for line in card.splitlines() if line.startswith("| ") and "code" in line]
+    assert rows
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
+
+
+def test_many_classes_have_a_list_instead_of_a_matrix(copy, monkeypatch):
+    monkeypatch.setattr("training.report.page.MATRIX_CLASSES", 9)
+    text = write_report(copy).read_text("utf-8")
+    assert '<table class="matrix">' not in text
+    assert '<table class="pairs">' in text
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.csv", "environment.json", "bundle/spec.json"])
+def test_damaged_runs_are_refused_by_file(copy, name):
+    (copy / name).write_text('a,b,c\n"x",\n{')
+    with pytest.raises(TrainingError, match=name):
+        write_report(copy)
+    assert not (copy / "report.html").exists()
+
+
+def test_the_measures_agree_with_known_values():
+    for hits in (0, 5, 29, 30):
+        expected = binomtest(hits, 30).proportion_ci(0.95, method="wilson")
+        assert wilson(hits / 30, 30) == pytest.approx((expected.low, expected.high))
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([0.5] * 4, 500)
+    targets = np.array([rng.choice(4, p=row) for row in probabilities])
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    expected = classification_metrics(probabilities, targets)
+    assert calibration_error(reliability(confidence, correct)) == pytest.approx(expected["ece"], abs=1e-6)
+    shares, errors = coverage_curve(np.array([0.9, 0.5, 0.9, 0.7]), np.array([True, False, True, False]))
+    assert shares.tolist() == [0.5, 0.75, 1.0]
+    assert errors.tolist() == [0.0, pytest.approx(1 / 3), 0.5]

@@ -1,0 +1,62 @@
+"""``MODEL_CARD.md``: the facts of a run under the headings of "Model Cards for Model Reporting" (Mitchell et al. 2019).
+
+What a run cannot know (intended use, licence, ethics) is left to the owner, and what the owner has written is kept
+when the card is written again.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from training.data.manifest import SPLITS
+from training.errors import TrainingError
+from training.files import write_atomic
+from training.report import measures
+from training.report.facts import RunFacts, read_facts
+from training.report.text import environment
+
+MODEL_CARD_FILE = "MODEL_CARD.md"
+_OWNED = re.compile(r"<!-- owner: ([\w-]+) -->\n(.*?)\n<!-- end of owner's text -->", re.S)
+_CONFUSIONS = 5
+
+
+def write_model_card(run: Path) -> Path:
+    """Writes ``RUN/MODEL_CARD.md`` from the run's own facts; the owner's texts in an earlier one stay.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        TrainingError: the folder is no finished run, or an earlier card cannot be read.
+    """
+    facts = read_facts(run)
+    path = facts.folder / MODEL_CARD_FILE
+    owned = _owners_texts(path)
+    card = environment(html=False).get_template("model_card.md").render(_context(facts))
+    kept = _OWNED.sub(lambda block: block[0].replace(block[2], owned.get(block[1], block[2])), card)
+    write_atomic(path, kept)
+    return path
+
+
+def _owners_texts(path: Path) -> dict[str, str]:
+    try:
+        return dict(_OWNED.findall(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: not readable, so what its owner wrote would be lost: {error}") from error
+
+
+def _context(facts: RunFacts) -> dict[str, Any]:
+    return {
+        "facts": facts,
+        "evaluation": facts.evaluation,
+        "interval": measures.accuracy_interval(facts),
+        "classes": measures.per_class(facts),
+        "confusions": measures.top_confusions(facts, _CONFUSIONS),
+        "splits": {split: len(facts.manifest.split(split)) for split in SPLITS},
+        "calibration": measures.known(facts.evaluation.get("calibration")),
+        "abstain": measures.known(facts.evaluation.get("abstain")),
+        "ood": measures.known(facts.evaluation.get("ood")),
+        "modes": sorted({record.mode for record in facts.manifest.records}),
+    }

@@ -1,0 +1,168 @@
+"""Reads a finished run folder into one typed object; report and model card know nothing else."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.errors import BundleError
+from handlers.spec import BUNDLE_FOLDER, ModelSpec, bundle_digest, read_spec
+from training.config import RunConfig, load_config
+from training.data.manifest import Manifest, Record, Rejected, read_manifest
+from training.errors import TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The bundle's answers on the measured split; item ``i`` of each field belongs to the same image."""
+
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    """The truth."""
+    predicted: tuple[str, ...]
+    confidence: np.ndarray
+    """float64 (N,), the largest probability as served."""
+    uncalibrated: np.ndarray
+    """float64 (N,), the largest probability at temperature 1."""
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Which answers are right, bool (N,)."""
+        pairs = zip(self.labels, self.predicted, strict=True)
+        return np.fromiter((label == predicted for label, predicted in pairs), dtype=bool, count=len(self.labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """Everything that the run folder tells."""
+
+    folder: Path
+    config: RunConfig
+    spec: ModelSpec
+    digest: str
+    """Of the bundle, as every served answer carries it."""
+    manifest: Manifest
+    rejected: tuple[Rejected, ...]
+    epochs: tuple[dict[str, Any], ...]
+    """The lines of metrics.jsonl."""
+    evaluation: dict[str, Any]
+    predictions: Predictions
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.folder.resolve().name
+
+    @property
+    def measured(self) -> list[Record]:
+        """The images that the headline was measured on."""
+        return self.manifest.split(self.evaluation["split"])
+
+
+def read_facts(run: Path) -> RunFacts:
+    """Reads a finished run.
+
+    Raises:
+        TrainingError: a file is missing or unreadable; the message names it.
+    """
+    run = Path(run)
+    evaluation = _read_object(run / "evaluation.json")
+    for key in ("split", "images", "accuracy", "confusion_matrix"):
+        if key not in evaluation:
+            raise TrainingError(f"{run / 'evaluation.json'}: has no {key!r}; train the run again")
+    try:
+        spec, digest = read_spec(run / BUNDLE_FOLDER), bundle_digest(run / BUNDLE_FOLDER)
+    except BundleError as error:
+        raise TrainingError(str(error)) from error
+    return RunFacts(
+        folder=run,
+        config=load_config(run / "config.yaml"),
+        spec=spec,
+        digest=digest,
+        manifest=read_manifest(run / "manifest.csv"),
+        rejected=tuple(Rejected(row[0], row[1]) for row in _rows(run / "rejected.csv", columns=2)),
+        epochs=_read_epochs(run / "metrics.jsonl"),
+        evaluation=evaluation,
+        predictions=_read_predictions(run / "predictions.csv", spec),
+        environment=_read_object(run / "environment.json"),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{path}: not found; a report needs a finished run, scripts/train.py --resume finishes one"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: not readable: {error}") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except ValueError as error:
+        raise TrainingError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise TrainingError(f"{path}: expected one JSON object")
+    return value
+
+
+def _read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
+    try:
+        return tuple(json.loads(line) for line in _read_text(path).splitlines())
+    except ValueError as error:
+        raise TrainingError(f"{path}: not readable as JSON lines: {error}") from error
+
+
+def _rows(path: Path, columns: int) -> Iterator[list[str]]:
+    """The rows of a CSV file after its header; a class may be called ``path``, so columns go by position."""
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream)
+            next(rows, None)
+            for row in rows:
+                if len(row) < columns:
+                    raise TrainingError(f"{path}: line {rows.line_num}: expected {columns} columns, got {len(row)}")
+                yield row
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path}: not found; a report needs a finished run") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"{path}: not readable as CSV: {error}") from error
+
+
+def _read_predictions(path: Path, spec: ModelSpec) -> Predictions:
+    """Keeps what the report needs of each line: a thousand probabilities an image would fill the memory."""
+    paths, labels, predicted, confidence, uncalibrated = [], [], [], [], []
+    for row in _rows(path, columns=3 + len(spec.labels)):
+        try:
+            probabilities = np.array(row[3:], dtype=np.float64)
+        except ValueError as error:
+            raise TrainingError(f"{path}: {row[0]}: a probability is not a number: {error}") from error
+        paths.append(row[0])
+        labels.append(row[1])
+        predicted.append(row[2])
+        confidence.append(probabilities.max())
+        uncalibrated.append(_at_temperature_1(probabilities, spec.output.temperature).max())
+    return Predictions(
+        paths=tuple(paths),
+        labels=tuple(labels),
+        predicted=tuple(predicted),
+        confidence=np.array(confidence, dtype=np.float64),
+        uncalibrated=np.array(uncalibrated, dtype=np.float64),
+    )
+
+
+def _at_temperature_1(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(z) from softmax(z / T): the logarithm gives z / T up to a constant, which softmax ignores."""
+    if temperature == 1:
+        return probabilities
+    powers = np.asarray((probabilities / probabilities.max()) ** temperature)
+    return np.asarray(powers / powers.sum())

@@ -1,0 +1,172 @@
+"""``report.html``: one file that shows a run to people, without network, fonts or scripts from elsewhere."""
+
+import os
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.schema import to_dict
+from training.data.manifest import SPLITS
+from training.files import write_atomic
+from training.report import measures, plots
+from training.report.facts import RunFacts, read_facts
+from training.report.pictures import augmentation_samples, least_sure, worst_mistakes
+from training.report.text import environment
+
+REPORT_FILE = "report.html"
+MATRIX_CLASSES = 40
+"""Up to this many classes the confusion matrix is shown whole."""
+_GALLERY, _SAMPLES, _VARIATIONS, _PAIRS, _REJECTED = 12, 6, 6, 12, 50
+
+
+def write_report(run: Path) -> Path:
+    """Writes ``RUN/report.html`` from the run folder and the image files that its manifest names.
+
+    Files that have gone or changed are shown as missing.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        TrainingError: the folder is no finished run; the message names the file.
+    """
+    facts = read_facts(run)
+    page = environment(html=True).get_template("template.html").render(_context(facts))
+    path = facts.folder / REPORT_FILE
+    write_atomic(path, page)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """Images of one class in each split."""
+
+    label: str
+    train: int
+    val: int
+    test: int
+
+    @property
+    def total(self) -> int:
+        """Over all splits."""
+        return self.train + self.val + self.test
+
+
+def _context(facts: RunFacts) -> dict[str, Any]:
+    return {
+        "facts": facts,
+        "evaluation": facts.evaluation,
+        "classes": measures.per_class(facts),
+        "confusions": measures.top_confusions(facts, _PAIRS),
+        "matrix_classes": MATRIX_CLASSES,
+        "interval": measures.accuracy_interval(facts),
+        "throughput": measures.throughput(facts),
+        "seconds": facts.evaluation.get("train_seconds") or sum(line.get("seconds", 0) for line in facts.epochs),
+        "short": _Shortener(facts),
+        **_curves(facts),
+        **_calibration(facts),
+        **_abstention(facts),
+        "mistakes": worst_mistakes(facts, _GALLERY),
+        "unsure": least_sure(facts, _GALLERY),
+        "samples": augmentation_samples(facts, _SAMPLES, _VARIATIONS),
+        "enlarge": facts.spec.image.crop < 128,
+        **_data(facts),
+        "config": to_dict(facts.config),
+        "environment": _flat(facts.environment),
+    }
+
+
+def _curves(facts: RunFacts) -> dict[str, Any]:
+    epochs, best = facts.epochs, facts.evaluation.get("best_epoch")
+    loss = {"training": "train_loss", "validation": "val_loss"}
+    accuracy = {"training": "train_accuracy", "validation": "val_accuracy"}
+    return {
+        "best": next((line for line in epochs if line.get("epoch") == best), None),
+        "loss_plot": plots.curve("loss", epochs, loss, best),
+        "accuracy_plot": plots.curve("accuracy", epochs, accuracy, best, share=True),
+        "lr_plot": plots.curve("lr", epochs, {"learning rate": "lr"}, best),
+    }
+
+
+def _calibration(facts: RunFacts) -> dict[str, Any]:
+    predictions = facts.predictions
+    served = measures.served_reliability(facts)
+    temperature = facts.spec.output.temperature
+    before = measures.reliability(predictions.uncalibrated, predictions.correct) if temperature != 1 else None
+    uncalibrated = measures.known(facts.evaluation.get("uncalibrated"))
+    return {
+        "temperature": temperature,
+        "calibration": measures.known(facts.evaluation.get("calibration")),
+        "ece": facts.evaluation.get("ece", measures.calibration_error(served)),
+        "ece_before": uncalibrated.get("ece", measures.calibration_error(before) if before else None),
+        "bins": served,
+        "reliability_plot": plots.reliability_diagram("reliability", served, before),
+        "histogram_plot": plots.confidence_histogram("confidence", predictions.confidence, predictions.correct),
+    }
+
+
+def _abstention(facts: RunFacts) -> dict[str, Any]:
+    shares, errors = measures.coverage_curve(facts.predictions.confidence, facts.predictions.correct)
+    abstain = measures.known(facts.evaluation.get("abstain"))
+    drawable = abstain.get("accepted") is not None and abstain.get("error") is not None
+    point = (abstain["accepted"], abstain["error"]) if drawable else None
+    # The largest share that can be accepted without going over each of these.
+    below = [int(np.searchsorted(shares, limit + 1e-9)) - 1 for limit in (0.5, 0.8, 0.9, 0.95, 1.0)]
+    return {
+        "abstain": abstain,
+        "ood": measures.known(facts.evaluation.get("ood")),
+        "coverage_plot": plots.coverage("coverage", shares, errors, point),
+        "coverage_points": [(float(shares[i]), float(errors[i])) for i in sorted(set(below)) if i >= 0],
+    }
+
+
+def _data(facts: RunFacts) -> dict[str, Any]:
+    records = facts.manifest.records
+    by_class = {split: Counter(record.label for record in facts.manifest.split(split)) for split in SPLITS}
+    counts = [
+        ClassCounts(label=label, **{split: by_class[split][label] for split in SPLITS}) for label in facts.spec.labels
+    ]
+    widths, heights = [record.width for record in records], [record.height for record in records]
+    return {
+        "counts": counts,
+        "largest_class": max(row.total for row in counts),
+        "split_sizes": {split: len(facts.manifest.split(split)) for split in SPLITS},
+        "sizes": {
+            "smallest": (min(widths), min(heights)),
+            "median": (round(statistics.median(widths)), round(statistics.median(heights))),
+            "largest": (max(widths), max(heights)),
+        },
+        "modes": Counter(record.mode for record in records).most_common(),
+        "rejected": facts.rejected[:_REJECTED],
+    }
+
+
+class _Shortener:
+    """Paths relative to the folder that holds all images: a report that is passed on should not tell more."""
+
+    def __init__(self, facts: RunFacts) -> None:
+        folders = {os.path.dirname(record.path) for record in facts.manifest.records}  # noqa: PTH120 - pure text
+        try:
+            self._root = os.path.commonpath(folders)
+        except ValueError:  # drives differ, or some paths are relative
+            self._root = ""
+
+    def __call__(self, path: str) -> str:
+        if self._root and path.startswith(self._root.rstrip(os.sep) + os.sep):
+            return os.path.relpath(path, self._root)
+        return path
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{name}: ")
+        else:
+            flat[name] = ", ".join(map(str, item)) or "none" if isinstance(item, list) else item
+    return flat
