@@ -22,7 +22,6 @@ from benchmarks.training.kept import Values, kept
 from benchmarks.training.processes import run_json, train
 from benchmarks.training.results import RESULTS, Series, origin, write_result
 from benchmarks.training.slices import Name, write_slice
-from training.errors import TrainingError
 
 BASELINE = "torchvision-style fp32"
 # Images of each class in train, val and test.
@@ -80,7 +79,7 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise TrainingError("accuracy needs at least 1 seed")
+            raise ValueError(f"seeds: expected at least 1, got {self.seeds}")
 
 
 def run_plain(recipe: Recipe, data: Path, flip: float, seed: int, _: Path) -> Values:
@@ -158,7 +157,7 @@ def compare(settings: Accuracy) -> Path:
 
 def main() -> None:
     """Entry point."""
-    settings = tyro.cli(Accuracy, description=__doc__)
+    settings = tyro.cli(Accuracy, prog="python -m benchmarks.training.accuracy", description=__doc__)
     path = compare(settings)
     print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
 

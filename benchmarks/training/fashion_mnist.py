@@ -86,7 +86,9 @@ def measure(settings: FashionMnist, extra: list[str]) -> Path:
 
 def main() -> None:
     """Entry point."""
-    settings, extra = tyro.cli(FashionMnist, description=__doc__, return_unknown_args=True)
+    settings, extra = tyro.cli(
+        FashionMnist, prog="python -m benchmarks.training.fashion_mnist", description=__doc__, return_unknown_args=True
+    )
     path = measure(settings, extra)
     print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
 

@@ -25,7 +25,6 @@ from benchmarks.training.kept import Values, kept
 from benchmarks.training.processes import run_json, train
 from benchmarks.training.results import RESULTS, Series, origin, write_result
 from benchmarks.training.slices import Name, write_slice
-from training.errors import TrainingError
 
 OFF = {
     "augmentation": (
@@ -64,10 +63,12 @@ class Overfitting:
     """Print the result as one JSON object."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or not self.variants:
-            raise TrainingError("overfitting needs at least 1 seed and 1 variant")
+        if self.seeds < 1:
+            raise ValueError(f"seeds: expected at least 1, got {self.seeds}")
         if unknown := [name for name in self.variants if name not in VARIANTS]:
-            raise TrainingError(f"variant {unknown[0]!r}: unknown; one of {', '.join(VARIANTS)}")
+            raise ValueError(f"variants: expected some of {', '.join(VARIANTS)}, got {unknown[0]!r}")
+        if not self.variants:
+            raise ValueError("variants: expected at least one")
 
 
 def flags_of(variant: str, data: Name, extra: list[str]) -> list[str]:
@@ -124,7 +125,9 @@ def compare(settings: Overfitting, extra: list[str]) -> Path:
 
 def main() -> None:
     """Entry point."""
-    settings, extra = tyro.cli(Overfitting, description=__doc__, return_unknown_args=True)
+    settings, extra = tyro.cli(
+        Overfitting, prog="python -m benchmarks.training.overfitting", description=__doc__, return_unknown_args=True
+    )
     path = compare(settings, extra)
     print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
 

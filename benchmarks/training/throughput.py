@@ -65,10 +65,12 @@ class Throughput:
     """Print the result as one JSON object."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.epochs < 2:
-            raise TrainingError("throughput needs at least 1 round and 2 epochs: the first epoch warms up")
+        if self.rounds < 1:
+            raise ValueError(f"rounds: expected at least 1, got {self.rounds}")
+        if self.epochs < 2:
+            raise ValueError(f"epochs: expected at least 2, got {self.epochs}; the first one warms up")
         if self.images < self.batch_size:
-            raise TrainingError(f"{self.images} images do not fill a batch of {self.batch_size}; raise --images")
+            raise ValueError(f"images: expected at least {self.batch_size}, which fill a batch, got {self.images}")
 
 
 Values = dict[str, float]
@@ -154,7 +156,7 @@ def compare(settings: Throughput) -> Path:
 
 def main() -> None:
     """Entry point."""
-    settings = tyro.cli(Throughput, description=__doc__)
+    settings = tyro.cli(Throughput, prog="python -m benchmarks.training.throughput", description=__doc__)
     path = compare(settings)
     print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
 
