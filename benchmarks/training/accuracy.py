@@ -19,7 +19,7 @@ from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.training.kept import Values, kept
-from benchmarks.training.processes import run_json, train
+from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
 from benchmarks.training.results import RESULTS, Series, origin, write_result
 from benchmarks.training.slices import Name, write_slice
 
@@ -94,30 +94,28 @@ def run_marquee(recipe: Recipe, data: Path, flip: float, seed: int, out: Path, p
     """This project, by its own command."""
     shutil.rmtree(out, ignore_errors=True)
     flags = {
+        **NO_AUGMENTATION,
         "model.arch": recipe.arch,
         "model.dropout": 0,
         "image.size": recipe.size,
         "image.channels": "rgb",  # what ImageFolder makes of grey images
-        "augment.crop-scale": recipe.crop_scale,
-        "augment.horizontal-flip": flip,
-        "augment.rotation": 0,
-        "augment.zoom": 0,
-        "augment.color": 0,
-        "loss.label-smoothing": recipe.label_smoothing,
+        "augment.crop_scale": recipe.crop_scale,
+        "augment.horizontal_flip": flip,
+        "loss.label_smoothing": recipe.label_smoothing,
         "optimizer.lr": recipe.lr,
-        "optimizer.min-lr": recipe.min_lr,
-        "optimizer.warmup-epochs": recipe.warmup_epochs,
-        "optimizer.weight-decay": recipe.weight_decay,
-        "optimizer.clip-norm": recipe.clip_norm,
+        "optimizer.min_lr": recipe.min_lr,
+        "optimizer.warmup_epochs": recipe.warmup_epochs,
+        "optimizer.weight_decay": recipe.weight_decay,
+        "optimizer.clip_norm": recipe.clip_norm,
         "loop.epochs": recipe.epochs,
-        "loop.batch-size": recipe.batch_size,
+        "loop.batch_size": recipe.batch_size,
         "loop.workers": recipe.workers,
         "loop.patience": 0,
         "loop.device": "cpu",
         "loop.precision": precision,
         "loop.seed": seed,
     }
-    metrics = train(data, out, [text for name, value in flags.items() for text in (f"--{name}", str(value))])
+    metrics = train(data, out, supported_flags(flags))
     return {"test_accuracy": metrics["accuracy"]}
 
 

@@ -22,15 +22,12 @@ from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.training.kept import Values, kept
-from benchmarks.training.processes import run_json, train
+from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
 from benchmarks.training.results import RESULTS, Series, origin, write_result
 from benchmarks.training.slices import Name, write_slice
 
 OFF = {
-    "augmentation": (
-        *("--augment.crop-scale", "1", "--augment.horizontal-flip", "0", "--augment.vertical-flip", "0"),
-        *("--augment.rotation", "0", "--augment.zoom", "0", "--augment.color", "0", "--augment.erasing", "0"),
-    ),
+    "augmentation": tuple(supported_flags(NO_AUGMENTATION)),
     "dropout": ("--model.dropout", "0"),
     "weight decay": ("--optimizer.weight-decay", "0"),
     "label smoothing": ("--loss.label-smoothing", "0"),

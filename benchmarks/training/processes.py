@@ -1,13 +1,15 @@
 """Runs one contender at a time, each in a process of its own: two OpenMP pools in one process, or at once, collide."""
 
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from training.config import RunConfig
 from training.errors import TrainingError
 
 
@@ -45,6 +47,38 @@ def run_json(arguments: Sequence[str], show: bool = False) -> dict[str, Any]:
 def train(data: Path, out: Path, flags: Sequence[str], show: bool = False) -> dict[str, Any]:
     """Runs scripts/train.py and returns its metrics; ``data`` and ``out`` must be absolute or relative to the root."""
     return run_json(["scripts/train.py", "--data", str(data), "--out", str(out), "--json", *flags], show)
+
+
+def supported_flags(values: Mapping[str, object]) -> list[str]:
+    """``{"augment.zoom": 0}`` -> ``["--augment.zoom", "0"]``, without fields that this version does not have.
+
+    What an earlier version cannot do needs no switching off; so the same benchmark measures both.
+    """
+    config = RunConfig()
+    known = {f"{part.name}.{field.name}" for part in _fields(config) for field in _fields(getattr(config, part.name))}
+    return [
+        text for name, value in values.items() if name in known for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def _fields(config: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config)
+
+
+NO_AUGMENTATION: Mapping[str, object] = {
+    "augment.crop_scale": 1,
+    "augment.horizontal_flip": 0,
+    "augment.vertical_flip": 0,
+    "augment.rotation": 0,
+    "augment.zoom": 0,
+    "augment.color": 0,
+    "augment.erasing": 0,
+    "augment.shift": 0,
+    "augment.policy": "none",
+    "augment.mixup": 0,
+    "augment.cutmix": 0,
+}
+"""Every kind of augmentation, switched off; for :func:`supported_flags`."""
 
 
 def read_epochs(run: Path) -> list[dict[str, float]]:

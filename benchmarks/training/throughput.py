@@ -8,7 +8,6 @@ Example: python -m benchmarks.training.throughput --rounds 5
 Writes RESULTS/throughput.json after each round; then run: python -m benchmarks.training.render
 """
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -22,18 +21,17 @@ from _cli import run
 from benchmarks import ROOT
 from benchmarks.training.pace import warm_values
 from benchmarks.training.photos import write_photos
-from benchmarks.training.processes import read_epochs, run_json, train
+from benchmarks.training.processes import NO_AUGMENTATION, read_epochs, run_json, supported_flags, train
 from benchmarks.training.results import RESULTS, Series, origin, write_result
-from training.config import LoopConfig
 from training.errors import TrainingError
 
 BASELINE = "torchvision-style fp32"
 _BF16 = ("--loop.precision", "bf16", "--loop.channels-last")
-_CACHE = ("--loop.cache", "memory-mapped")
+_NO_CACHE = tuple(supported_flags({"loop.cache": "none"}))
+_CACHE = tuple(supported_flags({"loop.cache": "decoded"}))
 # Augmentation of the other contenders: random resized crop and flip.
-_SAME_AUGMENTATION = (
-    *("--augment.crop-scale", "0.08", "--augment.horizontal-flip", "0.5"),
-    *("--augment.rotation", "0", "--augment.zoom", "0", "--augment.color", "0"),
+_SAME_AUGMENTATION = supported_flags(
+    {**NO_AUGMENTATION, "augment.crop_scale": 0.08, "augment.horizontal_flip": 0.5},
 )
 
 
@@ -111,11 +109,11 @@ def contenders() -> dict[str, Contender]:
         BASELINE: module("plain"),
         "timm fp32": module("with_timm"),
         "timm bf16 channels_last": module("with_timm", "--amp", "--channels-last"),
-        "marquee fp32": marquee("--loop.precision", "fp32"),
-        "marquee bf16": marquee(*_BF16),
-        "marquee bf16 compile": marquee(*_BF16, "--loop.compile"),
+        "marquee fp32": marquee("--loop.precision", "fp32", *_NO_CACHE),
+        "marquee bf16": marquee(*_BF16, *_NO_CACHE),
+        "marquee bf16 compile": marquee(*_BF16, *_NO_CACHE, "--loop.compile"),
     }
-    if any(field.name == "cache" for field in dataclasses.fields(LoopConfig)):
+    if _CACHE:
         found["marquee bf16 cache"] = marquee(*_BF16, *_CACHE)
         found["marquee bf16 cache compile"] = marquee(*_BF16, *_CACHE, "--loop.compile")
     return found

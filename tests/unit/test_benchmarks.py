@@ -1,5 +1,6 @@
 """The benchmarks' machinery on tiny inputs; nothing here is timed, and no number is judged."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -17,9 +18,11 @@ from benchmarks.training.fashion import NAMES, read_idx, write_fashion_mnist, wr
 from benchmarks.training.kept import kept
 from benchmarks.training.overfitting import OFF, VARIANTS, flags_of
 from benchmarks.training.pace import Pace, as_epoch, warm_values
+from benchmarks.training.processes import NO_AUGMENTATION, supported_flags
 from benchmarks.training.render import PAGE, fill_page, render, table
 from benchmarks.training.results import RESULTS, Machine, Origin, Result, read_result, summarise, write_result
 from tests.conftest import ROOT
+from training.config import AugmentConfig
 from training.errors import DataError, TrainingError
 
 EACH = 8
@@ -137,8 +140,9 @@ def make(series=SERIES, baseline="plain", name="throughput") -> Result:
 def test_a_ratio_is_taken_within_each_round():
     summary = summarise(SERIES, "plain")["ours"]["images_per_second"]
     assert (summary.median, summary.low, summary.high) == (40, 30, 60)
-    assert summary.ratio == 2.0  # of 3, 2 and 1.5; the medians alone would say 2 as well
-    assert summarise({"a": {"m": [1.0, 9.0, 2.0]}, "b": {"m": [4.0, 9.0, 6.0]}}, "a")["b"]["m"].ratio == 3.0
+    assert summary.ratio == 2.0
+    # 5, 2 and 2; the medians' own ratio would be 2.5.
+    assert summarise({"a": {"m": [1.0, 10.0, 2.0]}, "b": {"m": [5.0, 20.0, 4.0]}}, "a")["b"]["m"].ratio == 2.0
     assert summarise({"a": {"m": [0.0]}, "b": {"m": [1.0]}}, "a")["b"]["m"].ratio is None
     assert summarise(SERIES)["ours"]["images_per_second"].ratio is None
 
@@ -238,6 +242,13 @@ def test_kept_values_are_not_computed_again(tmp_path):
     path.write_text("[]")
     with pytest.raises(TrainingError, match="remove it"):
         kept(path, {"lr": 1}, dict)
+
+
+def test_no_kind_of_augmentation_is_forgotten():
+    strengths = {"augment.crop_ratio", "augment.mix_probability"}
+    fields = {f"augment.{field.name}" for field in dataclasses.fields(AugmentConfig)}
+    assert fields - strengths <= set(NO_AUGMENTATION)
+    assert supported_flags({"augment.crop_scale": 1, "augment.of_next_year": 2}) == ["--augment.crop-scale", "1"]
 
 
 def test_each_variant_switches_the_others_off():
