@@ -4,7 +4,8 @@ The test images are read for their answers once, by the bundle's evaluation afte
 part of the training images. To choose settings, add --tune: that data set is made of the training images alone.
 
 Example: python -m benchmarks.training.fashion_mnist
-Tuning:  python -m benchmarks.training.fashion_mnist --tune --out .benchmarks/runs/a --optimizer.lr 2e-3
+
+Tuning: python -m benchmarks.training.fashion_mnist --tune --out .benchmarks/runs/a --optimizer.lr 2e-3
 
 Arguments that are not listed here, such as --loop.epochs 5 or --resume, go to scripts/train.py.
 """
