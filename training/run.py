@@ -12,6 +12,8 @@
       bundle/             what is packaged and served
       evaluation.json     metrics of the bundle on the test images
       predictions.csv     the bundle's answer for each of them
+      report.html         all of it as one page for people
+      MODEL_CARD.md       what the model is, for those who use it
 """
 
 import math
@@ -64,6 +66,7 @@ from training.models import (
 )
 from training.optim import check_optimizer, create_optimizer
 from training.progress import Progress
+from training.report import write_model_card, write_report
 from training.seeding import derive_seed
 
 CONFIG_FILE = "config.yaml"
@@ -333,6 +336,9 @@ def _finish(
     result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
     write_json(out / EVALUATION_FILE, result)
     shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
+    progress.say("writing the report")
+    write_report(out)
+    write_model_card(out)
     return result
 
 

@@ -124,7 +124,7 @@ def complete(copy):
         },
         "uncalibrated": {"nll": 0.5, "ece": 0.1122},
         "abstain": {"min_probability": 0.7345, "wanted_error": 0.01, "accepted": 0.8765, "error": 0.0099},
-        "ood": {"max_energy": -3.25, "quantile": 0.99, "flagged": 0.0192},
+        "ood": {"max_distance": 3.25, "flagged": 0.0192},
     }
     (copy / "evaluation.json").write_text(json.dumps(evaluation))
     spec = json.loads((copy / "bundle" / "spec.json").read_text())

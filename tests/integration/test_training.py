@@ -66,6 +66,7 @@ def colours(tmp_path: Path) -> Path:
 def test_a_run_holds_what_it_promises(run, digits):
     held = {path.name for path in run.iterdir()}
     assert held == {
+        "MODEL_CARD.md",
         "bundle",
         "checkpoints",
         "config.yaml",
@@ -75,6 +76,7 @@ def test_a_run_holds_what_it_promises(run, digits):
         "metrics.jsonl",
         "predictions.csv",
         "rejected.csv",
+        "report.html",
         "tensorboard",
     }
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
