@@ -1,13 +1,16 @@
 """What every command shares: errors become one line and exit code 1, Ctrl-C too; usage errors exit with 2."""
 
+import argparse
 import logging
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from handlers.errors import ServingError
 from serving.errors import OperationError
+from training.config import RunConfig, load_config
 from training.errors import TrainingError
 
 
@@ -33,3 +36,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def config_file() -> RunConfig | None:
+    """What ``--config FILE`` holds, for the command line to start from; None when it is not given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    known, _ = parser.parse_known_args()
+    return None if known.config is None else load_config(known.config)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import run
+from _cli import config_file, run
 
 from training.config import RunConfig, load_config
 from training.run import CONFIG_FILE, train
@@ -42,13 +42,12 @@ class Arguments:
 
 def _defaults() -> RunConfig:
     """The configuration that the command line starts from: --config, else the resumed run's own, else the defaults."""
+    if (config := config_file()) is not None:
+        return config
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args()
-    if known.config is not None:
-        return load_config(known.config)
     if known.resume and known.out is not None and (known.out / CONFIG_FILE).is_file():
         return load_config(known.out / CONFIG_FILE)
     return RunConfig()

@@ -88,7 +88,7 @@ class Trainer:
             forward = DistributedDataParallel(forward, device_ids=ids)
         return torch.compile(forward) if self.config.loop.compile else forward  # type: ignore[return-value]
 
-    def _set_mode(self, epoch: int) -> None:
+    def set_mode(self, epoch: int) -> None:
         """Training mode, with all but the classifier frozen in the first epochs where that is wanted."""
         self.model.train()
         frozen = epoch < self.config.optimizer.freeze_epochs
@@ -120,14 +120,15 @@ class Trainer:
         return state
 
     def _train_epoch(self, state: TrainingState, signals: "Signals", task: Task) -> TrainingState:
-        self._set_mode(state.epoch)
+        self.set_mode(state.epoch)
         self.plan.epoch, self.plan.start = state.epoch, state.batch
         sums = dict.fromkeys(SUMS, 0.0) | state.sums
         clock = time.monotonic()
         for batch, (pixels, labels) in enumerate(self.train_loader, start=state.batch):
             sums["data_seconds"] += time.monotonic() - clock
             step = state.epoch * len(self.plan) + batch
-            loss, correct = self._step(pixels, labels, step)
+            rate = learning_rate(self.config.optimizer, step, len(self.plan), self.config.loop.epochs)
+            loss, correct = self.step(pixels, labels, step, rate)
             sums["loss"] += loss * len(labels)
             sums["correct"] += correct
             sums["images"] += len(labels)
@@ -145,11 +146,24 @@ class Trainer:
         if interrupted:
             raise Interrupted(f"interrupted in epoch {state.epoch + 1}, after step {steps}")
 
-    def _step(self, pixels: torch.Tensor, labels: torch.Tensor, step: int) -> tuple[float, int]:
-        """One update; returns the loss and the number of right answers of this process's share."""
+    def step(self, pixels: torch.Tensor, labels: torch.Tensor, step: int, rate: float) -> tuple[float, int]:
+        """One update at the learning rate ``rate``, the ``step``-th of the run.
+
+        Args:
+            pixels: uint8 (N, H, W, C), this process's share of the step.
+            labels: int64 (N,).
+            step: 0 for the first; it decides the step's random numbers.
+            rate: before each group's scale.
+
+        Returns:
+            The loss and the number of right answers of this process's share.
+
+        Raises:
+            NonFiniteLossError: and nothing was updated.
+        """
         optimizer, parts = self.config.optimizer, min(self.config.loop.accumulate, len(labels))
         seed_step(self.config.loop.seed, "step", step, self.world.rank)
-        set_learning_rate(self.optimizer, learning_rate(optimizer, step, len(self.plan), self.config.loop.epochs))
+        set_learning_rate(self.optimizer, rate)
         mixed, targets = self.mixing(pixels, labels)
         value, correct = 0.0, 0
         chunks = zip(mixed.tensor_split(parts), targets.tensor_split(parts), labels.tensor_split(parts), strict=True)

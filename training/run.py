@@ -42,7 +42,7 @@ from training.data.loading import (
     resolve_workers,
     training_loader,
 )
-from training.data.manifest import Manifest, Record, read_manifest, write_manifest, write_rejected
+from training.data.manifest import Manifest, Record, Rejected, read_manifest, write_manifest, write_rejected
 from training.data.mixing import Mixing
 from training.data.scan import scan
 from training.data.split import assign_splits
@@ -73,6 +73,8 @@ CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.csv"
 EVALUATION_FILE = "evaluation.json"
 CACHE_FOLDER = "cache"
+SHOWN_REJECTED = 20
+"""Files left out that are shown one by one."""
 _CHANGEABLE = (
     "loop.epochs",
     "loop.patience",
@@ -169,69 +171,50 @@ def _write_records(config: RunConfig, data: Path | None, out: Path, resume: bool
         raise TrainingError("no data given; name a folder or a table with --data")
     if not _is_free(out):
         raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
-    found, rejected = scan(data, config.image.max_pixels, progress)
-    for item in rejected[:20]:
-        progress.say(f"left out: {item.path}: {item.reason}")
-    if len(rejected) > 20:
-        progress.say(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
-    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
-    for line in warnings:
-        progress.say(line)
-    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
-    progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
+    manifest, rejected = read_data(config, data, progress)
+    if len(rejected) > SHOWN_REJECTED:
+        progress.say(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")
     write_rejected(out / "rejected.csv", rejected)
     write_atomic(out / CONFIG_FILE, dump_config(config))
     # Last: its presence says that the folder is a run.
     write_manifest(out / MANIFEST_FILE, manifest)
 
 
+def read_data(config: RunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
+    """Every readable image of ``data`` with its split, and the files that are left out; people are told of both.
+
+    Raises:
+        DataError: ``data`` cannot be used as it is.
+    """
+    found, rejected = scan(data, config.image.max_pixels, progress)
+    for item in rejected[:SHOWN_REJECTED]:
+        progress.say(f"left out: {item.path}: {item.reason}")
+    if len(rejected) > SHOWN_REJECTED:
+        progress.say(f"left out: {len(rejected) - SHOWN_REJECTED} more")
+    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
+    for line in warnings:
+        progress.say(line)
+    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
+    progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
+    return manifest, rejected
+
+
 def _train(
     config: RunConfig, manifest: Manifest, out: Path, device: torch.device, world: World, progress: Progress
 ) -> dict[str, Any]:
-    loop, labels = config.loop, manifest.labels
-    precision = resolve_precision(loop.precision, device)
     model, image = build_model(config, manifest)
-    layout = torch.channels_last if loop.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    average = WeightAverage(model, loop.ema) if loop.ema else None
-    optimizer = create_optimizer(model, config.optimizer, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     store = CheckpointStore(out / "checkpoints", config.checkpoint.keep)
-    state = _restore(store, model, optimizer, scaler, average, config, progress)
+    workers = resolve_workers(config.loop.workers, len(manifest.split("train")))
+    if world.is_main:
+        environment = describe_environment(device, resolve_precision(config.loop.precision, device), world.size)
+        write_json(out / "environment.json", environment)
+    caches = _build_caches(config, manifest, image, out, workers, world, progress)
+    trainer = build_trainer(config, manifest, model, image, store, device, world, progress, caches)
+    state = _restore(store, model, trainer.optimizer, trainer.scaler, trainer.average, config, progress)
     if not world.is_main:
         state = replace(state, sums={})  # the saved sums are everybody's; one process goes on with them
-    if world.is_main:
-        write_json(out / "environment.json", describe_environment(device, precision, world.size))
-
-    train_records, val_records = manifest.split("train"), manifest.split("val")
-    workers = resolve_workers(loop.workers, len(train_records))
-    caches = _build_caches(config, train_records, val_records, image, out, workers, world, progress)
-    augment = Augmentation(config.augment, image, image.mean)
-    plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
-    pin = device.type == "cuda"
-    trainer = Trainer(
-        config=config,
-        model=model,
-        average=average,
-        optimizer=optimizer,
-        loss=create_loss(config.loss).to(device),
-        mixing=Mixing(config.augment, len(labels)),
-        scaler=scaler,
-        plan=plan,
-        train_loader=training_loader(
-            TrainingImages(train_records, labels, image, augment, loop.seed, caches.train), plan, workers, pin
-        ),
-        val_loader=evaluation_loader(
-            EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val), 64, workers, pin
-        ),
-        device=device,
-        precision=precision,
-        world=world,
-        store=store,
-        log=MetricsLog(out if world.is_main else None, state.epoch),
-        progress=progress,
-    )
-    progress.say(f"training {config.model.arch} on {device} in {precision}, {len(plan)} steps an epoch")
+    trainer.log = MetricsLog(out if world.is_main else None, state.epoch)
+    progress.say(f"training {config.model.arch} on {device} in {trainer.precision}, {len(trainer.plan)} steps an epoch")
     started = time.monotonic()
     try:
         state = trainer.fit(state)
@@ -240,7 +223,7 @@ def _train(
             f"{error}; saved. Go on with: python scripts/train.py --out {shlex.quote(str(out))} --resume"
         ) from error
     except NonFiniteLossError as error:
-        raise _explain_non_finite(error, train_records, out, world) from error
+        raise _explain_non_finite(error, manifest.split("train"), out, world) from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
@@ -262,29 +245,76 @@ def _explain_non_finite(error: NonFiniteLossError, records: list[Record], out: P
 
 
 @dataclass(frozen=True)
-class _Caches:
+class Caches:
+    """Images that were decoded before, where that is wanted."""
+
     train: ImageCache | None = None
     val: ImageCache | None = None
 
 
+def build_trainer(
+    config: RunConfig,
+    manifest: Manifest,
+    model: Classifier,
+    image: ImageSpec,
+    store: CheckpointStore,
+    device: torch.device,
+    world: World,
+    progress: Progress,
+    caches: Caches = Caches(),
+) -> Trainer:
+    """Everything around ``model`` that the configuration asks for; it writes nothing, and its log is nowhere."""
+    loop, labels = config.loop, manifest.labels
+    precision = resolve_precision(loop.precision, device)
+    layout = torch.channels_last if loop.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    train_records, val_records = manifest.split("train"), manifest.split("val")
+    workers = resolve_workers(loop.workers, len(train_records))
+    augment = Augmentation(config.augment, image, image.mean)
+    plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
+    pin = device.type == "cuda"
+    return Trainer(
+        config=config,
+        model=model,
+        average=WeightAverage(model, loop.ema) if loop.ema else None,
+        optimizer=create_optimizer(model, config.optimizer, device),
+        loss=create_loss(config.loss).to(device),
+        mixing=Mixing(config.augment, len(labels)),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        plan=plan,
+        train_loader=training_loader(
+            TrainingImages(train_records, labels, image, augment, loop.seed, caches.train), plan, workers, pin
+        ),
+        val_loader=evaluation_loader(
+            EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val), 64, workers, pin
+        ),
+        device=device,
+        precision=precision,
+        world=world,
+        store=store,
+        log=MetricsLog(None, 0),
+        progress=progress,
+    )
+
+
 def _build_caches(
     config: RunConfig,
-    train: list[Record],
-    val: list[Record],
+    manifest: Manifest,
     image: ImageSpec,
     out: Path,
     workers: int,
     world: World,
     progress: Progress,
-) -> _Caches:
+) -> Caches:
     """Decodes all images once, where that is wanted; the main process does it for all."""
+    train, val = manifest.split("train"), manifest.split("val")
     # The smallest crop of an image that is shrunk to this is as large as the input: nothing is enlarged. Without random
     # crops an image is prepared as served, and shrinking it first would change its pixels.
     scale = config.augment.crop_scale
     short_side = max(image.resize, math.ceil(image.crop / math.sqrt(scale))) if scale < 1 else UNLIMITED
     size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
     if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
-        return _Caches()
+        return Caches()
     folder = out / CACHE_FOLDER
     failure: TrainingError | None = None
     no_room = False
@@ -303,8 +333,8 @@ def _build_caches(
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not decode the images; its message says why")
     if world.any(no_room):
-        return _Caches()
-    return _Caches(ImageCache(folder / "train"), ImageCache(folder / "val"))
+        return Caches()
+    return Caches(ImageCache(folder / "train"), ImageCache(folder / "val"))
 
 
 def _finish(

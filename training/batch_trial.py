@@ -1,0 +1,176 @@
+"""Training steps of one batch size: how much memory they take and how fast they are."""
+
+import multiprocessing
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import torch
+
+from training.checkpoint import CheckpointStore
+from training.config import RunConfig
+from training.data.manifest import Manifest
+from training.device import resolve_device
+from training.distributed import World
+from training.errors import TrainingError
+from training.memory import peak_bytes
+from training.progress import Progress
+from training.run import build_model, build_trainer
+
+_SECONDS = 1.0
+"""Steps are timed for at least this long."""
+_POLL_SECONDS = 0.02
+"""Between two looks at a measuring process; it cannot fill much memory in that time."""
+
+
+class DoesNotFitError(TrainingError):
+    """The step needs more memory than there is."""
+
+
+class BatchRefusedError(TrainingError):
+    """The network cannot be trained with so few images a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is measured."""
+
+    config: RunConfig
+    manifest: Manifest
+    """At least one training image of each class; they are repeated to fill a batch."""
+    limit: int
+    """Bytes that may be used."""
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMeasurement:
+    """One batch size that was tried."""
+
+    batch_size: int
+    """Images a step."""
+    peak_bytes: int
+    """The most memory in use at once: the whole process's on a CPU, the allocator's on a GPU."""
+    images_per_second: float
+    """Forward, backward and update, without loading."""
+
+
+def measure(trial: Trial, batch_size: int) -> BatchMeasurement:
+    """Takes training steps of ``batch_size`` images in this process.
+
+    Raises:
+        BatchRefusedError: batch norm has nothing to average over.
+        TrainingError: with what happened and what to do.
+    """
+    device = resolve_device(trial.device)
+    model, image = build_model(trial.config, trial.manifest)
+    with tempfile.TemporaryDirectory() as nowhere:
+        store = CheckpointStore(Path(nowhere))
+        trainer = build_trainer(
+            trial.config, trial.manifest, model, image, store, device, World(), Progress(quiet=True)
+        )
+    pixels, labels = next(iter(trainer.train_loader))
+    copies = -(-batch_size // len(labels))
+    pixels, labels = pixels.repeat(copies, 1, 1, 1)[:batch_size], labels.repeat(copies)[:batch_size]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer.set_mode(epoch=0)
+    steps, started = 0, 0.0
+    # The first step makes the optimiser's state and compiles what is compiled: the second is the first whole one.
+    while steps < 2 or time.monotonic() - started < _SECONDS:
+        if steps == 1:
+            started = time.monotonic()
+        try:
+            trainer.step(pixels, labels, steps, trial.config.optimizer.lr)
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                raise BatchRefusedError("too few images for this network's batch norm") from error
+            raise
+        steps += 1
+    seconds = time.monotonic() - started
+    return BatchMeasurement(
+        batch_size=batch_size,
+        peak_bytes=_peak(device),
+        images_per_second=round(batch_size * (steps - 1) / seconds, 2),
+    )
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()  # the cached blocks keep it at its highest
+    return peak_bytes()
+
+
+def measure_in_child(trial: Trial, batch_size: int) -> BatchMeasurement:
+    """As :func:`measure`, in a fresh process that is ended as soon as it holds more than ``trial.limit``.
+
+    Raises:
+        DoesNotFitError: it held more.
+        BatchRefusedError: see :func:`measure`.
+        TrainingError: with what happened and what to do.
+    """
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    with _child(sender, trial, batch_size) as process:
+        sender.close()  # so that the end of the child is the end of the pipe
+        while not receiver.poll(_POLL_SECONDS):
+            if _resident_bytes(process) > trial.limit:
+                raise DoesNotFitError(f"a batch of {batch_size} needs more than the limit")
+        try:
+            answer: BatchMeasurement | TrainingError = receiver.recv()
+        except EOFError:
+            process.join()
+            raise TrainingError(
+                f"the process that measured a batch of {batch_size} ended with code {process.exitcode}; "
+                "lower --memory-fraction when the system ran out of memory"
+            ) from None
+    if isinstance(answer, TrainingError):
+        raise answer
+    return answer
+
+
+@contextmanager
+def _child(sender: Connection, trial: Trial, batch_size: int) -> Iterator[BaseProcess]:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_answer, args=(sender, trial, batch_size), daemon=True
+    )
+    try:
+        # Ctrl-C reaches every process of the terminal; the child inherits the mask and leaves it to its parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield process
+    finally:
+        if process.pid is not None:
+            process.kill()
+            process.join()
+
+
+def _answer(sender: Connection, trial: Trial, batch_size: int) -> None:
+    """What the child does."""
+    try:
+        sender.send(measure(trial, batch_size))
+    except TrainingError as error:
+        sender.send(error if isinstance(error, BatchRefusedError) else TrainingError(str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            sender.send(DoesNotFitError(f"a batch of {batch_size}: {error}"))
+        else:
+            sender.send(TrainingError(f"a batch of {batch_size}: {error}"))
+
+
+def _resident_bytes(process: BaseProcess) -> int:
+    try:
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:  # it has ended
+        return 0
