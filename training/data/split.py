@@ -49,9 +49,7 @@ def _divide(records: tuple[Record, ...] | list[Record], parts: dict[str, float],
     return sorted(divide(records, parts, seed), key=lambda record: record.path)
 
 
-def _divide_classes(
-    records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int
-) -> list[Record]:
+def _divide_classes(records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int) -> list[Record]:
     by_label: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_label[record.label].append(record)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from training.selection.statistics import Comparison, compare
+
+
+FIRST, PAYS, TOO_SMALL, UNCERTAIN = "the first", "pays", "gain too small", "gain not certain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Step:
     """What was found out about one candidate."""
 
     name: str
-    pays: bool
+    verdict: str
+    """:data:`FIRST`, :data:`PAYS`, :data:`TOO_SMALL` or :data:`UNCERTAIN`."""
     reference: str = ""
     """The candidate that it was compared with: the best simpler one, which is the choice before it."""
     comparison: Comparison | None = None
@@ -67,12 +69,17 @@ def decide(accuracies: Mapping[str, Sequence[float]], rule: Rule) -> Decision:
     for name, values in accuracies.items():
         if not choice:
             choice = name
-            steps.append(Step(name=name, pays=True))
+            steps.append(Step(name=name, verdict=FIRST))
             continue
         comparison = compare(values, accuracies[choice])
-        # Accuracies are counts over counts: a gain of exactly min_gain is one, whatever the last bit says.
-        gained = comparison.difference >= rule.min_gain or bool(np.isclose(comparison.difference, rule.min_gain))
-        pays = gained and comparison.difference > 0 and comparison.p < rule.alpha
-        steps.append(Step(name=name, pays=pays, reference=choice, comparison=comparison))
-        choice, failures = (name, 0) if pays else (choice, failures + 1)
+        verdict = _judge(comparison, rule)
+        steps.append(Step(name=name, verdict=verdict, reference=choice, comparison=comparison))
+        choice, failures = (name, 0) if verdict == PAYS else (choice, failures + 1)
     return Decision(choice=choice, steps=tuple(steps), stop=not rule.all and failures > rule.patience)
+
+
+def _judge(comparison: Comparison, rule: Rule) -> str:
+    # A gain of exactly min_gain is enough, whatever the last bit of a quotient says.
+    if comparison.difference <= 0 or comparison.difference < rule.min_gain - 1e-9:
+        return TOO_SMALL
+    return PAYS if comparison.p < rule.alpha else UNCERTAIN

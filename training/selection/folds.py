@@ -33,9 +33,13 @@ def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
     _check_classes(labels, units, folds)
     # A seed of scikit-learn has 32 bits, this project's may have more.
     options = {"n_splits": folds, "shuffle": True, "random_state": seed % 2**32}
-    # Both deal with groups of one; the first is exact about classes and much the faster.
-    divide = StratifiedKFold(**options) if len(set(units)) == len(units) else StratifiedGroupKFold(**options)
-    return [_hold_out(pool, held) for _, held in divide.split(np.zeros(len(pool)), labels, units)]
+    rows = np.zeros(len(pool))
+    if len(set(units)) == len(units):
+        # Exact about classes, and much the faster where every image is on its own.
+        parts = StratifiedKFold(**options).split(rows, labels)
+    else:
+        parts = StratifiedGroupKFold(**options).split(rows, labels, units)
+    return [_hold_out(pool, held) for _, held in parts]
 
 
 def training_pool(manifest: Manifest) -> list[Record]:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from training.loop import Interrupted
 from training.progress import Progress
 from training.run import MANIFEST_FILE, train
 from training.selection.candidates import Candidate, missing_weights
-from training.selection.decide import Rule, decide
+from training.selection.decide import Decision, Rule, decide
 from training.selection.folds import make_folds
 from training.selection.footprint import measure_footprint
 from training.selection.probe import Probe, train_probe
@@ -32,13 +32,12 @@ class BudgetSpent(Exception):  # noqa: N818 - the end of the time is no mistake
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """How candidates are compared."""
+    """How candidates are measured."""
 
     folds: int = 5
     """Parts that the images are divided into; each is held out once."""
     minutes: float = 0.0
     """Time for the folds of this call, the winner's refit not included; 0: no limit."""
-    rule: Rule = field(default_factory=Rule)
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -48,7 +47,13 @@ class SelectionConfig:
 
 
 def select(
-    data: Path, out: Path, ladder: Sequence[Candidate], base: RunConfig, config: SelectionConfig, progress: Progress
+    data: Path,
+    out: Path,
+    ladder: Sequence[Candidate],
+    base: RunConfig,
+    config: SelectionConfig,
+    rule: Rule,
+    progress: Progress,
 ) -> Report:
     """Measures candidates by cross-validation, chooses one and trains it on everything.
 
@@ -60,7 +65,8 @@ def select(
         out: the folder of the selection (see :mod:`training.selection.store`).
         ladder: candidates, simple ones first.
         base: configuration underneath each candidate's own; its seed decides the folds.
-        config: how they are compared.
+        config: how they are measured.
+        rule: when a larger one pays.
         progress: told about it.
 
     Returns:
@@ -83,7 +89,7 @@ def select(
     store = SelectionStore(out)
     store.begin(manifest, config.folds, base.loop.seed, resolved)
     try:
-        return _Selection(resolved, folds, final, config, store, progress).run()
+        return _Selection(resolved, folds, final, config, rule, store, progress).run()
     except KeyboardInterrupt:
         raise TrainingError(f"interrupted; the same command goes on with {out}") from None
     except TrainingError as error:
@@ -101,6 +107,7 @@ class _Selection:
         folds: Sequence[Manifest],
         final: Manifest,
         config: SelectionConfig,
+        rule: Rule,
         store: SelectionStore,
         progress: Progress,
     ) -> None:
@@ -108,6 +115,7 @@ class _Selection:
         self._folds = folds
         self._final = final
         self._config = config
+        self._rule = rule
         self._store = store
         self._progress = progress
         self._entries = {name: Entry(name=name, kind=candidate.kind) for name, (candidate, _) in candidates.items()}
@@ -145,7 +153,7 @@ class _Selection:
         entry, (_, config) = self._entries[name], self._candidates[name]
         known = [self._store.read(name, number) for number in range(1, len(self._folds) + 1)]
         entry.results = [result for result in known if result is not None]
-        if len(entry.results) == len(self._folds):
+        if len(entry.results) == len(known):
             self._progress.say(f"{name}: all folds are measured already")
             return
         if reason := missing_weights(config, len(self._final.labels)):
@@ -156,7 +164,8 @@ class _Selection:
             for number, fold in enumerate(self._folds, start=1):
                 if known[number - 1] is None:
                     self._check_budget(entry)
-                    entry.results.append(self._run_fold(name, number, fold))
+                    known[number - 1] = self._run_fold(name, number, fold)
+                    entry.results = [result for result in known if result is not None]
         except DataError:
             raise  # the data are everybody's
         except TrainingError as error:
@@ -206,13 +215,13 @@ class _Selection:
         if self._config.minutes and spent + expected > 60 * self._config.minutes:
             raise BudgetSpent
 
-    def _decision(self) -> Any:
+    def _decision(self) -> Decision:
         complete = {
             name: [result.accuracy for result in entry.results]
             for name, entry in self._entries.items()
             if len(entry.results) == len(self._folds)
         }
-        return decide(complete, self._config.rule)
+        return decide(complete, self._rule)
 
     def _nothing(self, ended: str) -> str:
         reasons = "; ".join(f"{entry.name}: {entry.skipped}" for entry in self._entries.values() if entry.skipped)

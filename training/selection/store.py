@@ -81,7 +81,9 @@ class SelectionStore:
 
     def _compare(self, begun: dict[str, Any], asked: dict[str, Any]) -> None:
         if begun["data"] != asked["data"]:
-            raise TrainingError(f"{self.folder}: was begun with other images, labels, splits or groups; choose a new --out")
+            raise TrainingError(
+                f"{self.folder}: was begun with other images, labels, splits or groups; choose a new --out"
+            )
         for name in ("folds", "seed"):
             if begun[name] != asked[name]:
                 raise TrainingError(
