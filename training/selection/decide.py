@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from training.selection.statistics import Comparison, compare
 
-
 FIRST, PAYS, TOO_SMALL, UNCERTAIN = "the first", "pays", "gain too small", "gain not certain"
 
 

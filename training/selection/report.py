@@ -128,7 +128,8 @@ class Report:
         ]
         write_atomic(folder / "selection.svg", draw(points, self.decision.choice, self.folds, "svg"))
         notes = "".join(f"- {line}\n" for line in self.notes()) + "\n" if self.notes() else ""
-        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{_LEGEND}\n\n![Accuracy against latency](selection.svg)\n"
+        picture = "![Accuracy against latency](selection.svg)"
+        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{_LEGEND}\n\n{picture}\n"
         write_atomic(folder / "selection.md", text)
         write_atomic(folder / "selection.csv", _as_csv(rows))
         write_json(folder / "selection.json", self.to_json())
