@@ -11,6 +11,7 @@ The same command again goes on where it was stopped; finished folds are not repe
 import argparse
 import json
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -53,13 +54,15 @@ def _defaults() -> RunConfig:
     return load_config(known.config) if known.config is not None else RunConfig()
 
 
-def main() -> None:
+def main() -> int:
     """Entry point."""
-    arguments = tyro.cli(
-        Arguments,
-        description=__doc__,
-        default=Arguments(data=tyro.MISSING, out=tyro.MISSING, run=_defaults()),
-    )
+    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=_defaults())
+    try:
+        arguments = tyro.cli(Arguments, description=__doc__, default=default)
+    except ValueError as error:
+        # tyro explains those of parts with a prefix only, such as --loop.epochs.
+        print(f"error: --{error}", file=sys.stderr)
+        return 2
     ladder = read_ladder(arguments.candidates)
     report = select(
         arguments.data, arguments.out, ladder, arguments.run, arguments.selection, arguments.rule, Progress()
@@ -67,10 +70,11 @@ def main() -> None:
     report.write(arguments.out)
     if arguments.json:
         print(json.dumps(report.to_json()))
-        return
+        return 0
     command = f"python scripts/package.py {shlex.quote(str(arguments.out / 'winner'))} --name NAME"
     notes = "".join(f"{line}\n" for line in report.notes())
     print(f"{report.table()}\n{notes}\n{report.summary()}\nPicture: {arguments.out / 'selection.svg'}; next: {command}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class SelectionStore:
                 raise TrainingError(
                     f"{self.folder}: was begun with {name} {begun[name]}, not {asked[name]}; choose a new --out"
                 )
-        for name in asked["candidates"].keys() & begun["candidates"].keys():
+        for name in filter(begun["candidates"].__contains__, asked["candidates"]):
             old, new = (_flat(request["candidates"][name]) for request in (begun, asked))
             for field in sorted(old.keys() | new.keys()):
                 if old.get(field) != new.get(field):
