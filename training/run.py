@@ -88,7 +88,9 @@ _CHANGEABLE = (
 """Fields that a resumed run may change without becoming another run."""
 
 
-def train(config: RunConfig, data: Path | None, out: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig, data: Path | None, out: Path, resume: bool = False, manifest: Manifest | None = None
+) -> dict[str, Any]:
     """Trains on ``data`` into the run folder ``out`` and exports the bundle.
 
     Args:
@@ -96,6 +98,7 @@ def train(config: RunConfig, data: Path | None, out: Path, resume: bool = False)
         data: a data set (see :mod:`training.data.scan`); None on a resume, which has the run's manifest.
         out: the run's folder; it must be new unless ``resume``.
         resume: go on from the last checkpoint of ``out``.
+        manifest: images that were scanned already, with or without splits; used instead of ``data``.
 
     Returns:
         The bundle's metrics (see :func:`training.export.export_bundle`), ``train_seconds`` and ``best_epoch``.
@@ -109,8 +112,8 @@ def train(config: RunConfig, data: Path | None, out: Path, resume: bool = False)
     resume = resume or _restarted(out)
     with joined(device) as world:
         progress = Progress(quiet=not world.is_main)
-        manifest = _prepare_folder(config, data, out, resume, world, progress)
-        return _train(config, manifest, out, device, world, progress)
+        recorded = _prepare_folder(config, manifest or data, out, resume, world, progress)
+        return _train(config, recorded, out, device, world, progress)
 
 
 def _restarted(out: Path) -> bool:
@@ -139,7 +142,7 @@ def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]
 
 
 def _prepare_folder(
-    config: RunConfig, data: Path | None, out: Path, resume: bool, world: World, progress: Progress
+    config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, world: World, progress: Progress
 ) -> Manifest:
     """The main process reads the data and writes the run's records; the others read those."""
     failure: TrainingError | None = None
@@ -160,7 +163,9 @@ def _is_free(out: Path) -> bool:
     return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").find("last") is None
 
 
-def _write_records(config: RunConfig, data: Path | None, out: Path, resume: bool, progress: Progress) -> None:
+def _write_records(
+    config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, progress: Progress
+) -> None:
     if resume:
         if not (out / MANIFEST_FILE).is_file():
             raise TrainingError(f"{out}: nothing to resume; run without --resume")
@@ -180,13 +185,13 @@ def _write_records(config: RunConfig, data: Path | None, out: Path, resume: bool
     write_manifest(out / MANIFEST_FILE, manifest)
 
 
-def read_data(config: RunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
+def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> tuple[Manifest, list[Rejected]]:
     """Every readable image of ``data`` with its split, and the files that are left out; people are told of both.
 
     Raises:
         DataError: ``data`` cannot be used as it is.
     """
-    found, rejected = scan(data, config.image.max_pixels, progress)
+    found, rejected = (data, []) if isinstance(data, Manifest) else scan(data, config.image.max_pixels, progress)
     for item in rejected[:SHOWN_REJECTED]:
         progress.say(f"left out: {item.path}: {item.reason}")
     if len(rejected) > SHOWN_REJECTED:

@@ -11,7 +11,7 @@ from training.errors import DataError
 from training.files import write_atomic
 
 SPLITS = ("train", "val", "test")
-COLUMNS = ("path", "label", "split", "sha256", "width", "height", "mode")
+COLUMNS = ("path", "label", "split", "sha256", "width", "height", "mode", "group")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Record:
     height: int = 0
     mode: str = ""
     """Pillow's mode of the file as stored, such as ``L`` or ``RGB``."""
+    group: str = ""
+    """Patient, scene, video: images of one group never lie in two splits; empty for an image on its own."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def read_manifest(path: Path) -> Manifest:
                     int(row["width"]),
                     int(row["height"]),
                     row["mode"],
+                    row.get("group") or "",  # manifests of older runs have no such column
                 )
                 for row in rows
             )

@@ -1,7 +1,7 @@
 """Finds the images of a data set and reads each of them once, so that none fails in the middle of training.
 
 Three layouts: a folder of class folders; a folder with ``train/`` and ``val/`` and/or ``test/`` of class folders; a
-table (CSV, or Parquet with the ``parquet`` extra) with the columns ``path,label[,split]``.
+table (CSV, or Parquet with the ``parquet`` extra) with the columns ``path,label[,split][,group]``.
 """
 
 import csv
@@ -143,13 +143,13 @@ def _list_table(table: Path) -> list[Record | Rejected]:
     records: list[Record | Rejected] = []
     for number, row in enumerate(rows, start=2):
         # Not `or ""`: the number 0 is a label.
-        values = (row.get(name) for name in ("path", "label", "split"))
-        path, label, split = ("" if value is None else str(value).strip() for value in values)
+        values = (row.get(name) for name in ("path", "label", "split", "group"))
+        path, label, split, group = ("" if value is None else str(value).strip() for value in values)
         if not path or not label:
             raise DataError(f"{table}: line {number} has no path or no label")
         if split.lower() not in _SPLIT_ALIASES and split:
             raise DataError(f"{table}: line {number}: split {split!r}; expected train, val or test, or nothing")
-        records.append(Record(str(table.parent / path), label, _SPLIT_ALIASES.get(split.lower(), "")))
+        records.append(Record(str(table.parent / path), label, _SPLIT_ALIASES.get(split.lower(), ""), group=group))
     return records
 
 

@@ -1,7 +1,7 @@
-"""Seeded, stratified splits."""
+"""Seeded, stratified splits that keep groups whole."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 from training.config import SplitConfig
@@ -14,6 +14,7 @@ def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[M
 
     Where nothing is named, each class is divided by the configured fractions. Where ``train`` images are named but no
     ``val`` ones, validation images are taken from ``train``. Unnamed images in a partly named table join ``train``.
+    Images of one group go to one split; the fractions of each class are then met as closely as whole groups allow.
 
     Args:
         manifest: from :func:`training.data.scan.scan`.
@@ -24,7 +25,8 @@ def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[M
         The manifest with a split for every image, and warnings for people.
 
     Raises:
-        DataError: a class of the validation or test images has no training image.
+        DataError: a class of the validation or test images has no training image, or the data set's own splits tear
+            a group apart.
     """
     named = {record.split for record in manifest.records} - {""}
     if not named:
@@ -38,10 +40,16 @@ def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[M
             training = _divide(training, {"val": config.val}, seed)
         divided = sorted(fixed + training, key=lambda record: record.path)
     result = Manifest(tuple(divided))
+    _check_groups(result)
     return result, _check(result)
 
 
 def _divide(records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int) -> list[Record]:
+    divide = _divide_groups if any(record.group for record in records) else _divide_classes
+    return sorted(divide(records, parts, seed), key=lambda record: record.path)
+
+
+def _divide_classes(records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int) -> list[Record]:
     by_label: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_label[record.label].append(record)
@@ -59,7 +67,45 @@ def _divide(records: tuple[Record, ...] | list[Record], parts: dict[str, float],
             divided += [replace(record, split=split) for record in members[start : start + count]]
             start += count
         divided += [replace(record, split="train") for record in members[start:]]
-    return sorted(divided, key=lambda record: record.path)
+    return divided
+
+
+def _divide_groups(records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int) -> list[Record]:
+    """Greedy: the largest group first, each to the split that lacks most of what the group has.
+
+    For a group with ``c`` images of a class of ``n``, that choice lowers the sum over splits and classes of
+    ``((have - want) / n)^2`` the most.
+    """
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: (record.sha256, record.path)):
+        groups[f"group {record.group}" if record.group else f"image {record.sha256} {record.path}"].append(record)
+    members = sorted(groups.values(), key=lambda group: group[0].sha256)
+    random.Random(f"{seed}/groups").shuffle(members)  # noqa: S311 - a split is no secret
+    sizes = Counter(record.label for record in records)
+    fractions = {"train": 1 - sum(parts.values()), **parts}
+    lacking = {split: {label: share * n for label, n in sizes.items()} for split, share in fractions.items()}
+    divided = []
+    for group in sorted(members, key=len, reverse=True):
+        counts = Counter(record.label for record in group)
+        needs = {
+            split: sum(c * lacking[split][label] / sizes[label] ** 2 for label, c in counts.items())
+            for split in fractions
+        }
+        chosen = max(needs, key=lambda split: needs[split])
+        for label, count in counts.items():
+            lacking[chosen][label] -= count
+        divided += [replace(record, split=chosen) for record in group]
+    return divided
+
+
+def _check_groups(manifest: Manifest) -> None:
+    places: dict[str, str] = {}
+    for record in manifest.records:
+        if record.group and places.setdefault(record.group, record.split) != record.split:
+            raise DataError(
+                f"group {record.group!r} lies in {places[record.group]} and in {record.split}; give all its images "
+                f"one split in the table (an image without a split counts as train)"
+            )
 
 
 def _check(manifest: Manifest) -> list[str]:

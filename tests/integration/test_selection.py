@@ -1,0 +1,234 @@
+"""scripts/select_model.py as a user runs it: a small ladder on real digits, interruptions, budgets."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handlers.golden import replay
+from handlers.predictor import Predictor
+from tests.conftest import ROOT
+from tests.integration.test_training import wait_for, weights
+from training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
+from training.errors import TrainingError
+from training.models import create_backbone
+from training.progress import Progress
+from training.selection.candidates import Candidate, read_ladder
+from training.selection.decide import Rule
+from training.selection.report import Report
+from training.selection.select import SelectionConfig, select
+
+LADDER = """
+- {name: probe, kind: probe, config: {model: {arch: test_resnet}}}
+- {name: absent, config: {model: {arch: test_resnet, pretrained: nowhere.safetensors}}}
+- {name: small, config: {model: {arch: test_resnet}, loop: {epochs: 3}}}
+"""
+SETTINGS = (
+    "--folds 2 --all --image.size 32 --loop.workers 0 --optimizer.lr 4e-3 --augment.horizontal-flip 0 "
+    "--augment.crop-scale 0.9"
+).split()
+
+
+BASE = RunConfig(
+    image=ImageConfig(size=32),
+    loop=LoopConfig(workers=0),
+    optimizer=OptimizerConfig(lr=4e-3),
+    augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
+)
+"""The same settings, for calls that need no process of their own."""
+PROBE = Candidate(name="probe", kind="probe", config={"model": {"arch": "test_resnet"}})
+
+
+@pytest.fixture(scope="module")
+def table(digits, tmp_path_factory) -> Path:
+    """Few digits, five neighbours in a group, and some that are kept for the end."""
+    path = tmp_path_factory.mktemp("selection") / "digits.csv"
+    with open(path, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "split", "group"])
+        for digit in range(10):
+            for split, count in (("train", 40), ("test", 10)):
+                files = sorted((digits / split / str(digit)).glob("*.png"))[:count]
+                for i, file in enumerate(files):
+                    named = "test" if split == "test" else ""
+                    writer.writerow([file, digit, named, f"{split} {digit} {i // 5}"])
+    (path.parent / "ladder.yaml").write_text(LADDER)
+    return path
+
+
+def arguments(table: Path, out: Path) -> list[str]:
+    return [str(table), "--out", str(out), "--candidates", str(table.parent / "ladder.yaml"), *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def selected(table, script) -> Path:
+    """A whole selection, without interruption."""
+    out = table.parent / "selected"
+    printed = script("select_model", *arguments(table, out), "--json")
+    assert json.loads(printed.stdout) == json.loads((out / "selection.json").read_text())
+    return out
+
+
+def candidates(out: Path) -> dict[str, dict]:
+    return {row["candidate"]: row for row in json.loads((out / "selection.json").read_text())["candidates"]}
+
+
+def test_a_selection_holds_what_it_promises(selected):
+    rows = candidates(selected)
+    assert list(rows) == ["probe", "absent", "small"]
+    for name in ("probe", "small"):
+        row = rows[name]
+        assert len(row["accuracies"]) == row["folds"] == 2
+        assert row["mean"] == pytest.approx(sum(row["accuracies"]) / 2)
+        assert row["latency_ms"] > 0
+        assert row["weight_mb"] == pytest.approx(4 * row["parameters"] / 1e6, rel=0.05)
+    assert rows["probe"]["mean"] > 0.5
+    assert "nowhere.safetensors: no such file" in rows["absent"]["reason"]
+    assert (rows["absent"]["folds"], rows["absent"]["mean"]) == (0, None)
+    with open(selected / "selection.csv", newline="") as stream:
+        assert [row["candidate"] for row in csv.DictReader(stream)] == list(rows)
+    page = (selected / "selection.md").read_text()
+    assert "| small " in page
+    assert "absent was skipped: " in page
+    assert (selected / "selection.svg").read_text().startswith("<?xml")
+    # What a fold is trained with is not kept; what it found is.
+    assert {path.name for path in (selected / "folds").rglob("*") if path.is_file()} == {"1.json", "2.json"}
+
+
+def test_the_winner_is_a_run_like_any_other(selected, script, tmp_path):
+    winner = selected / "winner"
+    predictor = Predictor.load(winner / "bundle")
+    assert not replay(predictor)
+    evaluation = json.loads((winner / "evaluation.json").read_text())
+    assert (evaluation["split"], evaluation["images"]) == ("test", 100)
+    with open(winner / "manifest.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(places) == 1 for places in splits.values())
+    assert sum(row["split"] == "train" for row in rows) > 300
+    script("package", winner, "--name", "digits", "--store", tmp_path)
+    assert (tmp_path / "digits.mar").exists()
+
+
+def call(table: Path, out: Path, *more: Candidate, base: RunConfig = BASE, **config) -> Report:
+    ladder = more or read_ladder(table.parent / "ladder.yaml")
+    options = SelectionConfig(**{"folds": 2, **config})
+    return select(table, out, ladder, base, options, Rule(all=True), Progress(quiet=True))
+
+
+def test_a_probe_can_win_and_others_can_start_from_it(table, tmp_path):
+    report = call(table, tmp_path / "out", PROBE)
+    assert "chosen" in report.table()
+    winner = tmp_path / "out" / "winner"
+    spec = json.loads((winner / "bundle" / "spec.json").read_text())
+    assert spec["provenance"]["probe"]["backbone"] == "frozen, randomly initialised"
+    assert spec["provenance"]["metrics"]["accuracy"] > 0.5
+    assert not replay(Predictor.load(winner / "bundle"))
+    trained = weights(winner, "best")
+    model = ModelConfig(arch="test_resnet", pretrained=str(winner))
+    heir = create_backbone(model, ImageConfig(size=32), classes=10, channels=1).state_dict()
+    assert all(value.equal(trained[f"backbone.{key}"]) for key, value in heir.items())
+
+
+def start(table: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scripts" / "select_model.py"), *arguments(table, out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
+    """kill -9 in one fold, Ctrl-C in the next, and the numbers of a selection that nobody disturbed."""
+    out = tmp_path / "out"
+    process = start(table, out)
+    wait_for(lambda: (out / "folds" / "small" / "1" / "checkpoints" / "last").exists(), process)
+    process.kill()
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in (out / "folds" / "probe").glob("*.json")}
+    assert len(finished) == 2
+    assert not (out / "folds" / "small" / "1.json").exists()
+
+    process = start(table, out)
+    wait_for(lambda: (out / "folds" / "small" / "2" / "checkpoints" / "last").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"The same command goes on with {out}" in stderr
+    assert "resuming from" in stderr
+    assert "Traceback" not in stderr
+
+    result = script("select_model", *arguments(table, out))
+    assert "probe: all folds are measured already" in result.stderr
+    assert "small, fold 1" not in result.stderr
+    assert "resuming from" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    exact = ("accuracies", "mean", "sd", "low", "high", "difference", "p", "verdict", "parameters")
+    for name, row in candidates(selected).items():
+        assert {key: row[key] for key in exact} == {key: candidates(out)[name][key] for key in exact}
+    for folder in (selected, out):
+        assert Predictor.load(folder / "winner" / "bundle")
+    assert (selected / "winner" / "bundle" / "model.pt2").read_bytes() == (
+        out / "winner" / "bundle" / "model.pt2"
+    ).read_bytes()
+
+
+def test_a_spent_budget(table, selected, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="no candidate is complete: the budget of 1e-06 minutes is spent"):
+        call(table, out, minutes=1e-6)
+    shutil.copytree(selected / "folds" / "probe", out / "folds" / "probe")  # a candidate that is done
+    some = call(table, out, minutes=1e-6)
+    assert some.decision.choice == "probe"
+    assert "budget" in some.ended
+    assert [row.verdict for row in some.rows] == ["chosen", "skipped", "not measured"]
+
+
+@pytest.mark.parametrize(
+    ("config", "base", "message"),
+    [
+        ({"folds": 3}, BASE, "was begun with folds 2, not 3"),
+        ({}, replace(BASE, loop=LoopConfig(workers=0, seed=1)), "was begun with seed 0, not 1"),
+        (
+            {},
+            replace(BASE, optimizer=OptimizerConfig(lr=1e-3)),
+            "candidate probe was begun with optimizer.lr 0.004, not 0.001",
+        ),
+    ],
+)
+def test_another_selection_in_the_same_folder(table, selected, config, base, message):
+    with pytest.raises(TrainingError, match=message):
+        call(table, selected, base=base, **config)
+
+
+def test_folders_and_data_that_do_not_belong(table, selected, tmp_path):
+    (tmp_path / "part.csv").write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(TrainingError, match="was begun with other images"):
+        call(tmp_path / "part.csv", selected, PROBE)
+    with pytest.raises(TrainingError, match="holds no selection"):
+        call(table, tmp_path)
+
+
+def test_a_candidate_that_fails_is_left_out(table, selected, tmp_path):
+    """Its learning rate explodes; the others are not lost for it."""
+    wild = {"optimizer": {"lr": 1e30, "clip_norm": 0.0, "warmup_epochs": 0.0}, "model": {"arch": "test_resnet"}}
+    shutil.copytree(selected, tmp_path / "out")
+    ladder = (*read_ladder(table.parent / "ladder.yaml"), Candidate(name="wild", config=wild))
+    rows = {row.candidate: row for row in call(table, tmp_path / "out", *ladder).rows}
+    assert "lower --optimizer.lr" in rows["wild"].reason
+    assert rows["small"].mean == candidates(selected)["small"]["mean"]
+
+
+def test_usage(table, script, tmp_path):
+    result = script("select_model", table, "--out", tmp_path / "out", "--folds", 1, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: --folds: expected at least 2, got 1\n"
+    for wrong in ({"alpha": 2}, {"patience": -1}, {"min_gain": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Rule(**wrong)

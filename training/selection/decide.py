@@ -1,0 +1,84 @@
+"""The choice: the simplest candidate that no larger one beats by enough to pay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from training.selection.statistics import Comparison, compare
+
+FIRST, PAYS, TOO_SMALL, UNCERTAIN = "the first", "pays", "gain too small", "gain not certain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """When a larger candidate pays, and when the search ends."""
+
+    alpha: float = 0.05
+    """A difference counts when the corrected t-test's p-value is below this."""
+    min_gain: float = 0.002
+    """A larger candidate must be better by this fraction, however sure the difference is."""
+    patience: int = 1
+    """Larger candidates in a row that may fail to pay; the next one that fails ends the search."""
+    all: bool = False
+    """Measure every candidate, whether larger ones pay or not."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha: expected between 0 and 1, got {self.alpha}")
+        if not 0 <= self.min_gain < 1:
+            raise ValueError(f"min_gain: expected 0 to 1, got {self.min_gain}")
+        if self.patience < 0:
+            raise ValueError(f"patience: expected at least 0, got {self.patience}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What was found out about one candidate."""
+
+    name: str
+    verdict: str
+    """:data:`FIRST`, :data:`PAYS`, :data:`TOO_SMALL` or :data:`UNCERTAIN`."""
+    reference: str = ""
+    """The candidate that it was compared with: the best simpler one, which is the choice before it."""
+    comparison: Comparison | None = None
+    """None for the first one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Where the ladder ends."""
+
+    choice: str
+    """Name of the chosen candidate; empty when none was measured."""
+    steps: tuple[Step, ...]
+    stop: bool
+    """True when no larger candidate need be measured."""
+
+
+def decide(accuracies: Mapping[str, Sequence[float]], rule: Rule) -> Decision:
+    """Climbs the ladder.
+
+    The choice moves to a larger candidate only when that one is better than the present choice, over the same folds, by
+    at least ``min_gain`` and with ``p < alpha``.
+
+    Args:
+        accuracies: candidate -> accuracy of each fold, simple candidates first.
+        rule: what pays.
+    """
+    choice, failures, steps = "", 0, []
+    for name, values in accuracies.items():
+        if not choice:
+            choice = name
+            steps.append(Step(name=name, verdict=FIRST))
+            continue
+        comparison = compare(values, accuracies[choice])
+        verdict = _judge(comparison, rule)
+        steps.append(Step(name=name, verdict=verdict, reference=choice, comparison=comparison))
+        choice, failures = (name, 0) if verdict == PAYS else (choice, failures + 1)
+    return Decision(choice=choice, steps=tuple(steps), stop=not rule.all and failures > rule.patience)
+
+
+def _judge(comparison: Comparison, rule: Rule) -> str:
+    # A gain of exactly min_gain is enough, whatever the last bit of a quotient says.
+    if comparison.difference <= 0 or comparison.difference < rule.min_gain - 1e-9:
+        return TOO_SMALL
+    return PAYS if comparison.p < rule.alpha else UNCERTAIN
