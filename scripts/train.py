@@ -20,7 +20,8 @@ import tyro
 from _cli import config_file, run
 
 from training.config import RunConfig, load_config
-from training.run import CONFIG_FILE, train
+from training.records import CONFIG_FILE
+from training.run import train
 
 
 @dataclass(frozen=True, kw_only=True)

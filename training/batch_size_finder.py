@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.assemble import build_model
 from training.batch_trial import BatchMeasurement, BatchRefusedError, DoesNotFitError, Trial, measure, measure_in_child
 from training.config import RunConfig
 from training.data.manifest import Manifest
@@ -22,7 +23,7 @@ from training.memory import available_bytes
 from training.models import check_model
 from training.optim import check_optimizer
 from training.progress import Progress
-from training.run import build_model, read_data
+from training.records import read_data
 
 _GROWTH = 0.1
 """Measuring ends when memory has grown by this share: more than an allocator's whims."""

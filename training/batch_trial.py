@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from training.assemble import build_model, build_trainer
 from training.checkpoint import CheckpointStore
 from training.config import RunConfig
 from training.data.manifest import Manifest
@@ -22,7 +23,6 @@ from training.distributed import World
 from training.errors import TrainingError
 from training.memory import peak_bytes
 from training.progress import Progress
-from training.run import build_model, build_trainer
 
 _SECONDS = 1.0
 """Steps are timed for at least this long."""

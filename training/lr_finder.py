@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.assemble import build_model, build_trainer
 from training.checkpoint import CheckpointStore
 from training.config import RunConfig
 from training.data.loading import BatchPlan, Loader
@@ -25,7 +26,7 @@ from training.loop import NonFiniteLossError, Trainer
 from training.models import check_model
 from training.optim import check_optimizer
 from training.progress import Progress
-from training.run import build_model, build_trainer, read_data
+from training.records import read_data
 
 SMOOTHING = 0.9
 """Share of the running mean that each step keeps."""

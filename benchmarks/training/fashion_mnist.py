@@ -23,7 +23,7 @@ from benchmarks import ROOT
 from benchmarks.training.fashion import SOURCE, write_fashion_mnist, write_tuning_set
 from benchmarks.training.processes import read_epochs, train
 from benchmarks.training.results import RESULTS, origin, write_result
-from training.run import CONFIG_FILE
+from training.records import CONFIG_FILE
 
 _CONFIGS = ROOT / "benchmarks" / "training"
 

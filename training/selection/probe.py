@@ -15,6 +15,7 @@ from torch import nn
 
 from handlers.schema import to_dict
 from handlers.spec import BUNDLE_FOLDER, ImageSpec
+from training.assemble import build_model
 from training.checkpoint import CheckpointStore, TrainingState
 from training.config import RunConfig, dump_config
 from training.data.loading import EvaluationImages, evaluation_loader, resolve_workers
@@ -28,7 +29,8 @@ from training.files import write_atomic, write_json
 from training.models import Classifier
 from training.optim import create_optimizer
 from training.progress import Progress
-from training.run import CONFIG_FILE, EVALUATION_FILE, MANIFEST_FILE, build_model
+from training.records import CONFIG_FILE, MANIFEST_FILE
+from training.run import EVALUATION_FILE
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """Values of scikit-learn's ``C``, the strongest regularisation first."""

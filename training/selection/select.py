@@ -16,7 +16,8 @@ from training.data.split import assign_splits
 from training.errors import DataError, TrainingError
 from training.loop import Interrupted
 from training.progress import Progress
-from training.run import MANIFEST_FILE, train
+from training.records import MANIFEST_FILE
+from training.run import train
 from training.selection.candidates import Candidate, missing_weights
 from training.selection.decide import Decision, Rule, decide
 from training.selection.folds import make_folds

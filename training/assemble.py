@@ -1,0 +1,175 @@
+"""From a configuration and a manifest to everything that trains: network, preprocessing, caches, trainer."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from handlers.spec import ImageSpec
+from training.checkpoint import CheckpointStore
+from training.config import RunConfig
+from training.data.augment import Augmentation
+from training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
+from training.data.loading import (
+    BatchPlan,
+    EvaluationImages,
+    TrainingImages,
+    evaluation_loader,
+    resolve_workers,
+    training_loader,
+)
+from training.data.manifest import Manifest
+from training.data.mixing import Mixing
+from training.data.statistics import channel_statistics
+from training.device import resolve_precision
+from training.distributed import World
+from training.ema import WeightAverage
+from training.errors import TrainingError
+from training.loop import MetricsLog, Trainer
+from training.losses import create_loss, one_logit
+from training.models import (
+    Classifier,
+    PretrainedInput,
+    create_backbone,
+    pretrained_channels,
+    pretrained_input,
+)
+from training.optim import create_optimizer
+from training.progress import Progress
+from training.seeding import derive_seed
+
+CACHE_FOLDER = "cache"
+
+
+def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, ImageSpec]:
+    """The network with its starting weights, and the preprocessing that belongs to it."""
+    channels = _channels(config, manifest)
+    torch.manual_seed(derive_seed(config.loop.seed, "weights"))
+    outputs = 1 if one_logit(config.loss, len(manifest.labels)) else len(manifest.labels)
+    backbone = create_backbone(config.model, config.image, outputs, channels)
+    wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
+    image = _image_spec(config, wanted, channels)
+    if wanted is None:
+        mean, std = channel_statistics(manifest.split("train"), image)
+        image = replace(image, mean=mean, std=std)
+    return Classifier(backbone, image.mean, image.std), image
+
+
+def _channels(config: RunConfig, manifest: Manifest) -> int:
+    if config.image.channels != "auto":
+        return 1 if config.image.channels == "grey" else 3
+    if (channels := pretrained_channels(config.model)) is not None:
+        return channels
+    grey = all(record.mode in ("1", "L") or record.mode.startswith("I;16") for record in manifest.records)
+    return 1 if grey else 3
+
+
+def _image_spec(config: RunConfig, wanted: PretrainedInput | None, channels: int) -> ImageSpec:
+    image = config.image
+    interpolation: str = image.interpolation
+    if interpolation == "auto":
+        interpolation = wanted.interpolation if wanted else "bilinear"
+    resize = image.resize or (round(image.size / wanted.crop_pct) if wanted else image.size)
+    return ImageSpec(
+        channels=channels,
+        resize=max(resize, image.size),
+        crop=image.size,
+        interpolation=interpolation,  # type: ignore[arg-type]
+        mean=wanted.mean if wanted else (0.0,) * channels,
+        std=wanted.std if wanted else (1.0,) * channels,
+        max_pixels=image.max_pixels,
+    )
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Images that were decoded before, where that is wanted."""
+
+    train: ImageCache | None = None
+    val: ImageCache | None = None
+
+
+def build_caches(
+    config: RunConfig,
+    manifest: Manifest,
+    image: ImageSpec,
+    out: Path,
+    workers: int,
+    world: World,
+    progress: Progress,
+) -> Caches:
+    """Decodes all images once, where that is wanted; the main process does it for all."""
+    train, val = manifest.split("train"), manifest.split("val")
+    # The smallest crop of an image that is shrunk to this is as large as the input: nothing is enlarged. Without random
+    # crops an image is prepared as served, and shrinking it first would change its pixels.
+    scale = config.augment.crop_scale
+    short_side = max(image.resize, math.ceil(image.crop / math.sqrt(scale))) if scale < 1 else UNLIMITED
+    size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
+    if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
+        return Caches()
+    folder = out / CACHE_FOLDER
+    failure: TrainingError | None = None
+    no_room = False
+    if world.is_main:
+        try:
+            build_cache(folder / "train", train, image, short_side, workers, progress)
+            build_cache(folder / "val", val, image, None, workers, progress)
+        except TrainingError as error:
+            failure = error
+        except OSError as error:
+            if config.loop.cache == "decoded":
+                failure = TrainingError(f"{folder}: {error.strerror or error}; make room, or use --loop.cache none")
+            else:
+                no_room = True
+                progress.say(f"{folder}: {error.strerror or error}; images are decoded again every epoch")
+    if world.any(failure is not None):
+        raise failure or TrainingError("the main process could not decode the images; its message says why")
+    if world.any(no_room):
+        return Caches()
+    return Caches(ImageCache(folder / "train"), ImageCache(folder / "val"))
+
+
+def build_trainer(
+    config: RunConfig,
+    manifest: Manifest,
+    model: Classifier,
+    image: ImageSpec,
+    store: CheckpointStore,
+    device: torch.device,
+    world: World,
+    progress: Progress,
+    caches: Caches = Caches(),
+) -> Trainer:
+    """Everything around ``model`` that the configuration asks for; it writes nothing, and its log is nowhere."""
+    loop, labels = config.loop, manifest.labels
+    precision = resolve_precision(loop.precision, device)
+    layout = torch.channels_last if loop.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    train_records, val_records = manifest.split("train"), manifest.split("val")
+    workers = resolve_workers(loop.workers, len(train_records))
+    augment = Augmentation(config.augment, image, image.mean)
+    plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
+    pin = device.type == "cuda"
+    return Trainer(
+        config=config,
+        model=model,
+        average=WeightAverage(model, loop.ema) if loop.ema else None,
+        optimizer=create_optimizer(model, config.optimizer, device),
+        loss=create_loss(config.loss).to(device),
+        mixing=Mixing(config.augment, len(labels)),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        plan=plan,
+        train_loader=training_loader(
+            TrainingImages(train_records, labels, image, augment, loop.seed, caches.train), plan, workers, pin
+        ),
+        val_loader=evaluation_loader(
+            EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val), 64, workers, pin
+        ),
+        device=device,
+        precision=precision,
+        world=world,
+        store=store,
+        log=MetricsLog(None, 0),
+        progress=progress,
+    )

@@ -1,0 +1,113 @@
+"""The records of a run: its configuration and its manifest, written before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+from handlers.schema import to_dict
+from training.checkpoint import CheckpointStore
+from training.config import RunConfig, dump_config, load_config
+from training.data.manifest import Manifest, Rejected, read_manifest, write_manifest, write_rejected
+from training.data.scan import scan
+from training.data.split import assign_splits
+from training.distributed import World
+from training.errors import TrainingError
+from training.files import write_atomic
+from training.progress import Progress
+
+CONFIG_FILE = "config.yaml"
+MANIFEST_FILE = "manifest.csv"
+SHOWN_REJECTED = 20
+"""Files left out that are shown one by one."""
+_CHANGEABLE = (
+    "loop.epochs",
+    "loop.patience",
+    "loop.device",
+    "loop.workers",
+    "loop.cache",
+    "loop.compile",
+    "checkpoint",
+    "export",
+)
+"""Fields that a resumed run may change without becoming another run."""
+
+
+def prepare_folder(
+    config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, world: World, progress: Progress
+) -> Manifest:
+    """The main process reads the data and writes the run's records; the others read those."""
+    failure: TrainingError | None = None
+    if world.is_main:
+        try:
+            _write_records(config, data, out, resume, progress)
+        except TrainingError as error:
+            failure = error
+    if world.any(failure is not None):
+        raise failure or TrainingError("the main process could not prepare the run; its message says why")
+    return read_manifest(out / MANIFEST_FILE)
+
+
+def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> tuple[Manifest, list[Rejected]]:
+    """Every readable image of ``data`` with its split, and the files that are left out; people are told of both.
+
+    Raises:
+        DataError: ``data`` cannot be used as it is.
+    """
+    found, rejected = (data, []) if isinstance(data, Manifest) else scan(data, config.image.max_pixels, progress)
+    for item in rejected[:SHOWN_REJECTED]:
+        progress.say(f"left out: {item.path}: {item.reason}")
+    if len(rejected) > SHOWN_REJECTED:
+        progress.say(f"left out: {len(rejected) - SHOWN_REJECTED} more")
+    manifest, warnings = assign_splits(found, config.split, config.loop.seed)
+    for line in warnings:
+        progress.say(line)
+    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
+    progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
+    return manifest, rejected
+
+
+def check_resumable(config: RunConfig, out: Path) -> None:
+    """Raises TrainingError when ``config`` differs from the run's in a field that would make it another run."""
+    for name, old, new in _changed_fields(load_config(out / CONFIG_FILE), config):
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _CHANGEABLE):
+            raise TrainingError(
+                f"{out}: cannot resume with --{name} {new}, the run has {old}; train into a new folder for that"
+            )
+
+
+def _write_records(
+    config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, progress: Progress
+) -> None:
+    if resume:
+        if not (out / MANIFEST_FILE).is_file():
+            raise TrainingError(f"{out}: nothing to resume; run without --resume")
+        check_resumable(config, out)
+        write_atomic(out / CONFIG_FILE, dump_config(config))
+        return
+    if data is None:
+        raise TrainingError("no data given; name a folder or a table with --data")
+    if not _is_free(out):
+        raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
+    manifest, rejected = read_data(config, data, progress)
+    if len(rejected) > SHOWN_REJECTED:
+        progress.say(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")
+    write_rejected(out / "rejected.csv", rejected)
+    write_atomic(out / CONFIG_FILE, dump_config(config))
+    # Last: its presence says that the folder is a run.
+    write_manifest(out / MANIFEST_FILE, manifest)
+
+
+def _is_free(out: Path) -> bool:
+    """True for a folder without files, and for a run that failed before its first checkpoint."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").find("last") is None
+
+
+def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    before, after = to_dict(old), to_dict(new)
+    return [
+        (f"{part}.{field}", before[part][field], value)
+        for part, fields in after.items()
+        for field, value in fields.items()
+        if before[part][field] != value
+    ]
