@@ -13,6 +13,9 @@ from serving.errors import OperationError
 from training.config import RunConfig, load_config
 from training.errors import TrainingError
 
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+"""Configurations that can be given by name."""
+
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs ``main`` and ends the process with its exit code (None is 0)."""
@@ -39,8 +42,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def config_file() -> RunConfig | None:
-    """What ``--config FILE`` holds, for the command line to start from; None when it is not given."""
+    """What ``--config`` names, for the command line to start from; None when it is not given.
+
+    Raises:
+        TrainingError: there is neither such a file nor such a recipe, or it cannot be read.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     known, _ = parser.parse_known_args()
-    return None if known.config is None else load_config(known.config)
+    if known.config is None:
+        return None
+    if known.config.exists():
+        return load_config(known.config)
+    # The ladder is a list of candidates for select_model.py, no configuration.
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "ladder"}
+    if str(known.config) not in recipes:
+        raise TrainingError(f"--config {known.config}: no such file, and no recipe of that name ({', '.join(recipes)})")
+    return load_config(recipes[str(known.config)])

@@ -27,7 +27,8 @@ class Arguments:
     data: Path
     """Folder or table of labelled images."""
     config: Path | None = None
-    """YAML file with any of the fields below; the command line wins over it."""
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
+    line wins over it."""
     start: Annotated[int, tyro.conf.arg(name="from")] = 1
     """First batch size to try, a power of two."""
     memory_fraction: float = MemoryLimit.fraction

@@ -35,7 +35,8 @@ class Arguments:
     plot: Path | None = None
     """Draw the curve into this .svg, .png or .pdf file."""
     config: Path | None = None
-    """YAML file with any of the fields below; the command line wins over it."""
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
+    line wins over it."""
     start: Annotated[float, tyro.conf.arg(name="from")] = RateRange.start
     """Learning rate of the first step."""
     stop: Annotated[float, tyro.conf.arg(name="to")] = RateRange.stop

@@ -8,7 +8,6 @@ Example: python scripts/select_model.py photos --out runs/choice --folds 5 --min
 The same command again goes on where it was stopped; finished folds are not repeated.
 """
 
-import argparse
 import json
 import shlex
 import sys
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import run
+from _cli import RECIPES, config_file, run
 
-from training.config import RunConfig, load_config
+from training.config import RunConfig
 from training.progress import Progress
 from training.selection.candidates import read_ladder
 from training.selection.decide import Rule
 from training.selection.select import SelectionConfig, select
 
-LADDER = Path(__file__).resolve().parent.parent / "recipes" / "ladder.yaml"
+LADDER = RECIPES / "ladder.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,8 @@ class Arguments:
     candidates: Path = LADDER
     """YAML list of candidates, simple ones first: name, kind (probe or train), config."""
     config: Path | None = None
-    """YAML file with any of a run's fields, underneath each candidate's own; the command line wins over it."""
+    """YAML file with any of a run's fields, or a recipe, underneath each candidate's own; the command line wins
+    over it."""
     selection: Annotated[SelectionConfig, tyro.conf.arg(name="")] = field(default_factory=SelectionConfig)
     rule: Annotated[tyro.conf.FlagCreatePairsOff[Rule], tyro.conf.arg(name="")] = field(default_factory=Rule)
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -47,16 +47,9 @@ class Arguments:
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
 
-def _defaults() -> RunConfig:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, _ = parser.parse_known_args()
-    return load_config(known.config) if known.config is not None else RunConfig()
-
-
 def main() -> int:
     """Entry point."""
-    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=_defaults())
+    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=config_file() or RunConfig())
     try:
         arguments = tyro.cli(Arguments, description=__doc__, default=default)
     except ValueError as error:

@@ -33,7 +33,8 @@ class Arguments:
     out: Path
     """Folder of the run; it must be new unless --resume."""
     config: Path | None = None
-    """YAML file with any of the fields below; the command line wins over it."""
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
+    line wins over it."""
     resume: bool = False
     """Go on from the last checkpoint of --out, with the run's own configuration."""
     json: bool = False

