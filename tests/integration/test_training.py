@@ -600,6 +600,7 @@ def torchrun(processes: int, digits: Path, out: Path, *arguments: str) -> subpro
 def test_two_processes_train_as_one(digits, script, tmp_path):
     """Without batch norm and dropout, two halves of a batch make the same update as the whole."""
     arguments = ["--model.arch", "test_vit", "--model.dropout", "0", "--loop.epochs", "1", "--loop.batch-size", "64"]
+    arguments += ["--loop.precision", "fp32"]
     result = torchrun(2, digits, tmp_path / "two", *arguments)
     assert result.returncode == 0, result.stderr
     script("train", "--data", digits, "--out", tmp_path / "one", *TINY, *arguments)
