@@ -1,7 +1,7 @@
 """Train an image classifier and export it as a bundle.
 
 DATA is a folder of class folders, or of train/, val/, test/ with class folders, or a CSV or Parquet table with the
-columns path,label[,split].
+columns path,label[,split][,group]; images of one group stay in one split.
 
 Example: python scripts/train.py --data photos --out runs/photos --model.arch resnet18 --loop.epochs 20
 

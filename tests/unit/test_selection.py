@@ -61,7 +61,7 @@ class TestGroups:
             return {r.sha256: r.split for r in assign_splits(Manifest(tuple(images)), SplitConfig(), seed)[0].records}
 
         here = records(True, a=80, b=80)
-        moved = [Record(f"/z{r.path}", r.label, "", r.sha256, group=r.group) for r in reversed(here)]
+        moved = [Record(f"/{i:04d}", r.label, "", r.sha256, group=r.group) for i, r in enumerate(reversed(here))]
         assert chosen(here, 1) == chosen(moved, 1)
         assert chosen(here, 1) != chosen(here, 2)
 
@@ -125,7 +125,7 @@ class TestFolds:
             return [{r.sha256 for r in fold.split("test")} for fold in make_folds(Manifest(tuple(images)), 3, seed)]
 
         here = records(a=30, b=30)
-        moved = [Record(f"/z{r.path}", r.label, "", r.sha256) for r in reversed(here)]
+        moved = [Record(f"/{i:04d}", r.label, "", r.sha256) for i, r in enumerate(reversed(here))]
         assert held(here, 1) == held(moved, 1)
         assert held(here, 1) != held(here, 2)
 

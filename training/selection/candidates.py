@@ -85,5 +85,6 @@ def missing_weights(config: RunConfig, classes: int) -> str | None:
     try:
         create_backbone(config.model, config.image, classes, channels=3)
     except TrainingError as error:
-        return " ".join(str(error).split())
+        # Libraries go on with advice of their own.
+        return " ".join(str(error).split()).split(". ")[0]
     return None

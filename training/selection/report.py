@@ -10,7 +10,7 @@ from typing import Any
 from handlers.schema import to_dict
 from training.files import write_atomic, write_json
 from training.selection.chart import Point, draw
-from training.selection.decide import UNCERTAIN, Decision, Step
+from training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
 from training.selection.statistics import Summary, summarise
 from training.selection.store import FoldResult
 
@@ -159,7 +159,7 @@ class Report:
         if entry.name == self.decision.choice:
             return "chosen"
         if step is not None:
-            return step.verdict
+            return "a larger one pays" if step.verdict in (FIRST, PAYS) else step.verdict
         if entry.skipped:
             return "skipped"
         return f"unfinished, {len(entry.results)} of {self.folds} folds" if entry.results else "not measured"

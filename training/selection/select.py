@@ -10,7 +10,7 @@ from typing import Any
 from handlers.spec import BUNDLE_FOLDER
 from training.checkpoint import CheckpointStore
 from training.config import RunConfig
-from training.data.manifest import Manifest
+from training.data.manifest import Manifest, write_rejected
 from training.data.scan import scan
 from training.data.split import assign_splits
 from training.errors import DataError, TrainingError
@@ -80,8 +80,10 @@ def select(
         raise TrainingError("a selection is one process; start it without torchrun")
     resolved = {candidate.name: (candidate, candidate.resolve(base)) for candidate in ladder}
     manifest, rejected = scan(data, base.image.max_pixels, progress)
-    for item in rejected:
+    for item in rejected[:20]:
         progress.say(f"left out: {item.path}: {item.reason}")
+    if len(rejected) > 20:
+        progress.say(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
     # Everything that the data set can be refused for, before any work.
     final = _final_manifest(manifest)
     for line in assign_splits(final, base.split, base.loop.seed)[1]:
@@ -89,6 +91,7 @@ def select(
     folds = make_folds(manifest, config.folds, base.loop.seed)
     store = SelectionStore(out)
     store.begin(manifest, config.folds, base.loop.seed, resolved)
+    write_rejected(out / "rejected.csv", rejected)
     try:
         return _Selection(resolved, folds, final, config, rule, store, progress).run()
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@
 
     DIR/
       request.json              data digest, folds, seed and every candidate's configuration
+      rejected.csv              files that were left out, and why
       folds/NAME/1.json         result of a finished fold
       folds/NAME/1/             run folder of an unfinished one
       folds/NAME/refit/         run folder of the winner, until it is finished
