@@ -117,6 +117,7 @@ ALLOWED_IMAGE_NAMES = {"Image.Image", "Image.fromarray"}
 ALLOWED_TRANSFORMS = {
     "v2.Compose",
     "v2.CutMix",
+    "v2.Identity",
     "v2.MixUp",
     "v2.RandAugment",
     "v2.RandomCrop",

@@ -27,7 +27,7 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> None:
         self._spec = spec
         self._crop = _random_crop(config, spec)
-        self._vary = v2.Compose(_variations(config, spec, fill))
+        self._vary = v2.Compose(_variations(config, spec, fill) or [v2.Identity()])
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """A Pillow image, as :func:`handlers.images.decode` gives -> uint8 (crop, crop, channels)."""
@@ -41,10 +41,11 @@ class Augmentation:
 
 
 def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> list[torch.nn.Module]:
-    steps: list[torch.nn.Module] = [
-        v2.RandomHorizontalFlip(config.horizontal_flip),
-        v2.RandomVerticalFlip(config.vertical_flip),
-    ]
+    steps: list[torch.nn.Module] = []
+    if config.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
+    if config.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(config.vertical_flip))
     if config.policy != "none":
         steps.append(v2.TrivialAugmentWide() if config.policy == "trivial" else v2.RandAugment())
     if config.shift and not (config.rotation or config.zoom):
