@@ -67,9 +67,9 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
         print(f"{name:18s} {value:.4f}" if isinstance(value, float) else f"{name:18s} {value}")
     low, high = metrics["accuracy_interval"]
     print(f"{'95 % interval':18s} {low:.4f} to {high:.4f}")
-    abstain = metrics["abstain"]
-    if abstain["min_probability"]:
-        print(f"{'answered':18s} {abstain['accepted']:.4f}, of which wrong {abstain['error']:.4f}")
+    if abstain := metrics.get("abstain"):
+        wrong = "none" if abstain["error"] is None else f"{abstain['error']:.4f}"
+        print(f"{'answered':18s} {abstain['accepted']:.4f}, of which wrong {wrong}")
     if "ood" in metrics:
         print(f"{'unfamiliar':18s} {metrics['ood']['flagged']:.4f}")
     print(f"{'class':>18s} images precision recall     f1")

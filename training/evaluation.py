@@ -84,9 +84,9 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
 
     Returns:
         :func:`training.metrics.classification_metrics` of the answers, with each class's ``label``; and
-        ``uncalibrated`` (``nll`` and ``ece`` at temperature 1), ``abstain`` (``min_probability``, ``accepted``: share
-        of answers above it, ``error``: share of wrong ones among those, None when there are none) and ``ood``
-        (``max_distance``, ``flagged``: share of images above it).
+        ``uncalibrated`` (``nll`` and ``ece`` at temperature 1). Where the bundle has the threshold: ``abstain``
+        (``min_probability``, ``accepted``: share of answers above it, ``error``: share of wrong ones among those, None
+        when there are none) and ``ood`` (``max_distance``, ``flagged``: share of images above it).
     """
     output, targets = predictor.spec.output, target_indices(predictor, records)
     logits = outputs.logits
@@ -96,13 +96,14 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
     metrics["per_class"] = [{"label": label, **values} for label, values in labelled]
     plain = classification_metrics(softmax(logits), targets)
     metrics["uncalibrated"] = {name: plain[name] for name in ("nll", "ece")}
-    accepted = probabilities.max(axis=1) >= output.min_probability
-    wrong = probabilities.argmax(axis=1) != targets
-    metrics["abstain"] = {
-        "min_probability": output.min_probability,
-        "accepted": float(accepted.mean()),
-        "error": float(wrong[accepted].mean()) if accepted.any() else None,
-    }
+    if output.min_probability > 0:
+        accepted = probabilities.max(axis=1) >= output.min_probability
+        wrong = probabilities.argmax(axis=1) != targets
+        metrics["abstain"] = {
+            "min_probability": output.min_probability,
+            "accepted": float(accepted.mean()),
+            "error": float(wrong[accepted].mean()) if accepted.any() else None,
+        }
     if output.max_distance is not None and outputs.distances is not None:
         flagged = float((outputs.distances > output.max_distance).mean())
         metrics["ood"] = {"max_distance": output.max_distance, "flagged": flagged}

@@ -110,7 +110,8 @@ def export_bundle(
         predictor = Predictor(replace(draft, output=calibration.output), variant, engine, "", staging)
         outputs = predict_outputs(predictor, records, workers, progress)
         metrics = {"split": measured, **measure(predictor, records, outputs), "calibration": calibration.facts}
-        metrics["abstain"]["wanted_error"] = config.max_error
+        if "abstain" in metrics:
+            metrics["abstain"]["wanted_error"] = config.max_error
         golden = _write_golden(staging, choose_golden(manifest, measured, config.golden), predictor)
         spec = replace(predictor.spec, golden=golden, provenance={**provenance, "metrics": _numbers(metrics)})
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")

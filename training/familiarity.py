@@ -64,6 +64,15 @@ class WithDistance(nn.Module):
         return torch.cat([logits, self.distance(features)], dim=1)
 
 
+def _features(model: Classifier, pixels: torch.Tensor) -> np.ndarray | None:
+    """float64 (N, D); None where the architecture has no single vector before its classifier."""
+    try:
+        features = model.logits_and_features(pixels)[1]
+    except (AttributeError, TypeError):
+        return None
+    return features.double().numpy() if isinstance(features, torch.Tensor) and features.ndim == 2 else None
+
+
 @torch.inference_mode()
 def fit_distance(
     model: Classifier,
@@ -90,11 +99,11 @@ def fit_distance(
     features, targets = [], []
     with progress.task("learning what is familiar", len(chosen)) as task:
         for pixels, truth in evaluation_loader(EvaluationImages(chosen, labels, image), 64, workers):
-            try:
-                features.append(model.logits_and_features(pixels)[1].double().numpy())
-            except (AttributeError, TypeError):
+            found = _features(model, pixels)
+            if found is None:
                 progress.say("this architecture does not give its features: unfamiliar images will not be noticed")
                 return None
+            features.append(found)
             targets.append(truth.numpy())
             task.advance(count=len(truth))
     values, classes = np.concatenate(features), np.concatenate(targets)

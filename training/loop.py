@@ -78,7 +78,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._frozen = False
-        self._forward = self._wrap()
+        self._forward: nn.Module | None = None
 
     def _wrap(self) -> nn.Module:
         """The model as it is called in training: for all processes together, and compiled where that is wanted."""
@@ -94,8 +94,9 @@ class Trainer:
         frozen = epoch < self.config.optimizer.freeze_epochs
         if frozen or self._frozen:
             self.model.set_frozen(frozen)
-        if frozen != self._frozen:
-            # DDP fixes the set of gradients that it exchanges when it is made.
+        if self._forward is None or frozen != self._frozen:
+            # DDP fixes the set of gradients that it exchanges when it is made; the old one lets go of them first.
+            self._forward = None
             self._frozen, self._forward = frozen, self._wrap()
 
     def fit(self, state: TrainingState) -> TrainingState:
@@ -161,6 +162,8 @@ class Trainer:
         Raises:
             NonFiniteLossError: and nothing was updated.
         """
+        if self._forward is None:
+            raise RuntimeError("set_mode comes before the first step")
         optimizer, parts = self.config.optimizer, min(self.config.loop.accumulate, len(labels))
         seed_step(self.config.loop.seed, "step", step, self.world.rank)
         set_learning_rate(self.optimizer, rate)
@@ -168,8 +171,11 @@ class Trainer:
         value, correct = 0.0, 0
         chunks = zip(mixed.tensor_split(parts), targets.tensor_split(parts), labels.tensor_split(parts), strict=True)
         for number, (part, wanted, truth) in enumerate(chunks):
-            with self._synchronised(number == parts - 1), autocast(self.device, self.precision):
-                logits = self._forward(part.to(self.device, non_blocking=True)).float()
+            with self._synchronised(number == parts - 1):
+                with autocast(self.device, self.precision):
+                    logits = self._forward(part.to(self.device, non_blocking=True))
+                # Half precision is for the network: the loss and its gradient start in float32.
+                logits = logits.float()
                 loss = self.loss(logits, wanted.to(self.device, non_blocking=True)) * (len(truth) / len(labels))
                 self.scaler.scale(loss).backward()
             value += loss.item()

@@ -48,19 +48,22 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
         "brier": float(((probabilities**2).sum(axis=1) - 2 * of_truth + 1).mean()),
         "auroc": _auroc(values, truth, present),
         "ece": float(multiclass_calibration_error(values, truth, classes, n_bins=ECE_BINS, norm="l1")),
-        "reliability": reliability(probabilities, targets),
+        "reliability": reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
         "per_class": _per_class(confusion),
         "confusion_matrix": confusion.tolist(),
     }
 
 
-def reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dict[str, float]]:
-    """Confidence against accuracy in 15 equal-width bins.
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """Confidence against accuracy in 15 equal-width bins (DeGroot and Fienberg, 1983).
+
+    Args:
+        confidence: float (N,), probability of the likeliest label.
+        right: bool (N,).
 
     Returns:
         ``lower``, ``upper``, ``count``, ``confidence`` and ``accuracy`` of each bin that is not empty.
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     return [
         {

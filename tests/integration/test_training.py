@@ -474,6 +474,7 @@ def test_a_binary_classifier_with_one_logit(digits, script, tmp_path):
     assert json.loads((out / "evaluation.json").read_text())["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["focal", "mse", "bce"])
 def test_other_losses_learn(loss, digits, script, tmp_path):
     # No more than is needed to see that it learns: each is measured by hand in the unit tests.
@@ -613,10 +614,14 @@ def test_two_processes_train_as_one(digits, script, tmp_path):
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_by_torchrun(digits, tmp_path):
     """Elastic: the second attempt of the same command goes on from the last checkpoint."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = ["--loop.epochs", "4", "--loop.batch-size", "64", "--checkpoint.steps", "5"]
+    arguments = (
+        "--loop.epochs 4 --loop.batch-size 64 --checkpoint.steps 5 --optimizer.freeze-epochs 1 --loop.accumulate 2 "
+        "--loop.ema 0.99 --augment.mixup 0.2"
+    ).split()
     result = torchrun(2, digits, whole, *arguments)
     assert result.returncode == 0, result.stderr
     process = start_torchrun(2, digits, killed, *arguments, restarts=1)
@@ -655,6 +660,7 @@ def test_bf16_and_the_plain_memory_layout(digits, script, tmp_path):
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "ladder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes(name, digits, script, tmp_path):
     """Each trains as it is, made small; what is resolved is kept and says the same again."""

@@ -51,8 +51,8 @@ def _context(facts: RunFacts) -> dict[str, Any]:
     return {
         "facts": facts,
         "evaluation": facts.evaluation,
-        "interval": measures.accuracy_interval(facts),
-        "classes": measures.per_class(facts),
+        "interval": facts.evaluation["accuracy_interval"],
+        "classes": facts.evaluation["per_class"],
         "confusions": measures.top_confusions(facts, _CONFUSIONS),
         "splits": {split: len(facts.manifest.split(split)) for split in SPLITS},
         "calibration": measures.known(facts.evaluation.get("calibration")),

@@ -16,6 +16,19 @@ from training.config import RunConfig, load_config
 from training.data.manifest import Manifest, Record, Rejected, read_manifest
 from training.errors import TrainingError
 
+_MEASURES = (
+    "split",
+    "images",
+    "accuracy",
+    "accuracy_interval",
+    "ece",
+    "uncalibrated",
+    "reliability",
+    "per_class",
+    "confusion_matrix",
+)
+"""What every evaluation holds (see :func:`training.evaluation.measure`); ``abstain`` and ``ood`` it may hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -73,7 +86,7 @@ def read_facts(run: Path) -> RunFacts:
     """
     run = Path(run)
     evaluation = _read_object(run / "evaluation.json")
-    for key in ("split", "images", "accuracy", "confusion_matrix"):
+    for key in _MEASURES:
         if key not in evaluation:
             raise TrainingError(f"{run / 'evaluation.json'}: has no {key!r}; train the run again")
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from handlers.schema import to_dict
 from training.data.manifest import SPLITS
 from training.files import write_atomic
+from training.metrics import reliability
 from training.report import measures, plots
 from training.report.facts import RunFacts, read_facts
 from training.report.pictures import augmentation_samples, least_sure, worst_mistakes
@@ -60,10 +61,10 @@ def _context(facts: RunFacts) -> dict[str, Any]:
     return {
         "facts": facts,
         "evaluation": facts.evaluation,
-        "classes": measures.per_class(facts),
+        "classes": facts.evaluation["per_class"],
         "confusions": measures.top_confusions(facts, _PAIRS),
         "matrix_classes": MATRIX_CLASSES,
-        "interval": measures.accuracy_interval(facts),
+        "interval": facts.evaluation["accuracy_interval"],
         "throughput": measures.throughput(facts),
         "seconds": facts.evaluation.get("train_seconds") or sum(line.get("seconds", 0) for line in facts.epochs),
         "short": _Shortener(facts),
@@ -94,15 +95,14 @@ def _curves(facts: RunFacts) -> dict[str, Any]:
 
 def _calibration(facts: RunFacts) -> dict[str, Any]:
     predictions = facts.predictions
-    served = measures.served_reliability(facts)
+    served = facts.evaluation["reliability"]
     temperature = facts.spec.output.temperature
-    before = measures.reliability(predictions.uncalibrated, predictions.correct) if temperature != 1 else None
-    uncalibrated = measures.known(facts.evaluation.get("uncalibrated"))
+    before = reliability(predictions.uncalibrated, predictions.correct) if temperature != 1 else None
     return {
         "temperature": temperature,
         "calibration": measures.known(facts.evaluation.get("calibration")),
-        "ece": facts.evaluation.get("ece", measures.calibration_error(served)),
-        "ece_before": uncalibrated.get("ece", measures.calibration_error(before) if before else None),
+        "ece": facts.evaluation["ece"],
+        "ece_before": facts.evaluation["uncalibrated"]["ece"] if before else None,
         "bins": served,
         "reliability_plot": plots.reliability_diagram("reliability", served, before),
         "histogram_plot": plots.confidence_histogram("confidence", predictions.confidence, predictions.correct),

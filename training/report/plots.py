@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.report.measures import Bin
-
 # Placeholders: colours that nothing else draws with. The page's style sheet decides what they look like.
 _INK, _GRID, _FIRST, _SECOND, _MARK = "#010203", "#010204", "#010205", "#010206", "#010207"
 _VARIABLES = {_INK: "--ink-soft", _GRID: "--line", _FIRST: "--first", _SECOND: "--second", _MARK: "--mark"}
@@ -80,15 +78,18 @@ def curve(
     return _render(name, draw, _THIRD)
 
 
-def reliability_diagram(name: str, served: Sequence[Bin], before: Sequence[Bin] | None) -> Markup:
+Bins = Sequence[dict[str, float]]
+"""From :func:`training.metrics.reliability`."""
+
+
+def reliability_diagram(name: str, served: Bins, before: Bins | None) -> Markup:
     """Accuracy over confidence, larger points for more images; ``before``: at temperature 1, if another is served."""
 
     def draw(axes: Axes) -> None:
-        filled = [item for item in served if item.count]
         axes.bar(
-            [item.lower for item in filled],
-            [item.accuracy or 0.0 for item in filled],
-            width=1 / max(1, len(served)) - 0.006,
+            [item["lower"] for item in served],
+            [item["accuracy"] for item in served],
+            width=[item["upper"] - item["lower"] - 0.006 for item in served],
             align="edge",
             color=_FIRST,
             alpha=0.35,
@@ -98,7 +99,7 @@ def reliability_diagram(name: str, served: Sequence[Bin], before: Sequence[Bin] 
             axes.scatter(
                 *_points(before), s=_areas(before), color=_SECOND, marker="s", alpha=0.8, label="temperature 1"
             )
-        axes.scatter(*_points(filled), s=_areas(filled), color=_FIRST, label="as served")
+        axes.scatter(*_points(served), s=_areas(served), color=_FIRST, label="as served")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
         _percent(axes, "both")
 
@@ -145,17 +146,14 @@ def coverage(name: str, shares: np.ndarray, errors: np.ndarray, abstain: tuple[f
     return _render(name, draw, _WIDE)
 
 
-def _points(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
-    pairs = [
-        (item.confidence, item.accuracy) for item in bins if item.confidence is not None and item.accuracy is not None
-    ]
-    return [x for x, _ in pairs], [y for _, y in pairs]
+def _points(bins: Bins) -> tuple[list[float], list[float]]:
+    return [item["confidence"] for item in bins], [item["accuracy"] for item in bins]
 
 
-def _areas(bins: Sequence[Bin]) -> list[float]:
+def _areas(bins: Bins) -> list[float]:
     """Areas of the points, in square points of print: a bin of two images must not look like one of two hundred."""
-    largest = max((item.count for item in bins), default=1)
-    return [10 + 110 * item.count / largest for item in bins if item.count]
+    largest = max(item["count"] for item in bins)
+    return [10 + 110 * item["count"] / largest for item in bins]
 
 
 def _percent(axes: Axes, which: str) -> None:
