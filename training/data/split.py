@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 from training.config import SplitConfig
-from training.data.manifest import Manifest, Record
+from training.data.manifest import Manifest, Record, names_of
 from training.errors import DataError
 
 
@@ -39,7 +39,7 @@ def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[M
         if "val" not in named:
             training = _divide(training, {"val": config.val}, seed)
         divided = sorted(fixed + training, key=lambda record: record.path)
-    result = Manifest(tuple(divided))
+    result = replace(manifest, records=tuple(divided))
     _check_groups(result)
     return result, _check(result)
 
@@ -111,7 +111,8 @@ def _check_groups(manifest: Manifest) -> None:
 def _check(manifest: Manifest) -> list[str]:
     counts: dict[str, dict[str, int]] = {split: defaultdict(int) for split in ("train", "val", "test")}
     for record in manifest.records:
-        counts[record.split][record.label] += 1
+        for name in names_of(record, manifest.multi_label):
+            counts[record.split][name] += 1
     warnings = []
     for label in manifest.labels:
         if not counts["train"][label]:
