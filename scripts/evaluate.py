@@ -74,12 +74,17 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
         print(f"{'unfamiliar':18s} {metrics['ood']['flagged']:.4f}")
     print(f"{'class':>18s} images precision recall     f1")
     for row in metrics["per_class"]:
-        print(f"{row['label']:>18s} {row['images']:6d}    {row['precision']:.4f} {row['recall']:.4f} {row['f1']:.4f}")
+        shares = (row[name] for name in ("precision", "recall", "f1"))
+        print(f"{row['label']:>18s} {row['images']:6d}    " + " ".join(_share(value) for value in shares))
     print("confusion matrix (rows: truth, columns: prediction)")
     for label, row in zip(labels, metrics["confusion_matrix"], strict=True):
         print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
     for item in metrics["left_out"]:
         print(f"left out: {item['path']}: {item['reason']}")
+
+
+def _share(value: float | None) -> str:
+    return f"{'-':>6s}" if value is None else f"{value:.4f}"
 
 
 def main() -> None:

@@ -86,15 +86,15 @@ def _auroc(values: torch.Tensor, truth: torch.Tensor, present: np.ndarray) -> fl
     return float(areas[torch.from_numpy(present)].mean())
 
 
-def _per_class(confusion: np.ndarray) -> list[dict[str, float]]:
-    """A class that was never predicted has a precision of 0, one without images a recall of 0."""
-    right, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+def _per_class(confusion: np.ndarray) -> list[dict[str, float | None]]:
+    """None where there is nothing to divide by: a class that was never predicted, or one without images."""
+    right, truth, predicted = (counts.tolist() for counts in (np.diag(confusion), confusion.sum(1), confusion.sum(0)))
     return [
         {
-            "images": int(truth[i]),
-            "precision": float(right[i] / max(1, predicted[i])),
-            "recall": float(right[i] / max(1, truth[i])),
-            "f1": float(2 * right[i] / max(1, truth[i] + predicted[i])),
+            "images": truth[i],
+            "precision": right[i] / predicted[i] if predicted[i] else None,
+            "recall": right[i] / truth[i] if truth[i] else None,
+            "f1": 2 * right[i] / (truth[i] + predicted[i]) if truth[i] + predicted[i] else None,
         }
         for i in range(len(confusion))
     ]

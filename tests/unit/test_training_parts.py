@@ -400,7 +400,7 @@ class TestMetrics:
             "recall": 1.0,
             "f1": pytest.approx(4 / 5),
         }
-        assert metrics["per_class"][2] == {"images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+        assert metrics["per_class"][2] == {"images": 0, "precision": None, "recall": None, "f1": None}
         # Wilson's interval for 3 of 4, from its formula with z = 1.96.
         assert metrics["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
         assert [(row["count"], row["accuracy"]) for row in metrics["reliability"]] == [(1, 1), (1, 0), (1, 1), (1, 1)]
