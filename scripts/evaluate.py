@@ -14,13 +14,26 @@ from typing import Annotated, Any
 import tyro
 from _cli import run
 
-from handlers.predictor import Predictor, softmax
+from handlers.predictor import Predictor
 from serving.archive import find_bundle
 from training.data.loading import resolve_workers
 from training.data.scan import scan
 from training.device import resolve_device
 from training.evaluation import TestTimeAugmentation, measure, predict_outputs, write_predictions
 from training.progress import Progress
+
+_SHOWN = (
+    "images",
+    "accuracy",
+    "balanced_accuracy",
+    "f1_micro",
+    "f1_macro",
+    "mean_average_precision",
+    "auroc",
+    "nll",
+    "brier",
+    "ece",
+)
 
 
 def evaluate(
@@ -53,8 +66,7 @@ def evaluate(
         "left_out": [dataclasses.asdict(item) for item in rejected],
     }
     if predictions is not None:
-        probabilities = softmax(outputs.logits / predictor.spec.output.temperature)
-        write_predictions(predictions, predictor.spec.labels, records, probabilities)
+        write_predictions(predictions, predictor, records, outputs)
     _print(metrics, predictor.spec.labels, as_json=json)
 
 
@@ -62,7 +74,9 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
     if as_json:
         print(json.dumps({**metrics, "labels": labels}))
         return
-    for name in ("images", "accuracy", "balanced_accuracy", "auroc", "nll", "brier", "ece"):
+    for name in _SHOWN:
+        if name not in metrics:
+            continue
         value = metrics[name]
         print(f"{name:18s} {value:.4f}" if isinstance(value, float) else f"{name:18s} {value}")
     low, high = metrics["accuracy_interval"]
@@ -76,9 +90,10 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
     for row in metrics["per_class"]:
         shares = (row[name] for name in ("precision", "recall", "f1"))
         print(f"{row['label']:>18s} {row['images']:6d}    " + " ".join(_share(value) for value in shares))
-    print("confusion matrix (rows: truth, columns: prediction)")
-    for label, row in zip(labels, metrics["confusion_matrix"], strict=True):
-        print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
+    if "confusion_matrix" in metrics:
+        print("confusion matrix (rows: truth, columns: prediction)")
+        for label, row in zip(labels, metrics["confusion_matrix"], strict=True):
+            print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
     for item in metrics["left_out"]:
         print(f"left out: {item['path']}: {item['reason']}")
 

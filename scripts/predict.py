@@ -66,6 +66,8 @@ def _ask(client: Client, name: str, file: Path, version: str | None, grpc: bool)
 def _summary(answer: Answer) -> str:
     if "ranking" in answer.body:
         ranking = ", ".join(f"{entry['label']} {entry['probability']:.4f}" for entry in answer.body["ranking"])
+        if "labels" in answer.body:
+            ranking = f"[{', '.join(answer.body['labels'])}] {ranking}"
         return f"{ranking} (abstained: {answer.body['reason']})" if answer.body.get("abstained") else ranking
     return jsonlib.dumps(answer.body.get("predictions", answer.body), ensure_ascii=False)
 

@@ -46,7 +46,8 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
     """The network with its starting weights, and the preprocessing that belongs to it."""
     channels = _channels(config, manifest)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
-    outputs = 1 if one_logit(config.loss, len(manifest.labels)) else len(manifest.labels)
+    single = one_logit(config.loss, len(manifest.labels)) and not config.model.multi_label
+    outputs = 1 if single else len(manifest.labels)
     backbone = create_backbone(config.model, config.image, outputs, channels)
     wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
     image = _image_spec(config, wanted, channels)
@@ -142,7 +143,7 @@ def build_trainer(
     caches: Caches = Caches(),
 ) -> Trainer:
     """Everything around ``model`` that the configuration asks for; it writes nothing, and its log is nowhere."""
-    loop, labels = config.loop, manifest.labels
+    loop, labels, multi_label = config.loop, manifest.labels, config.model.multi_label
     precision = resolve_precision(loop.precision, device)
     layout = torch.channels_last if loop.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -151,21 +152,19 @@ def build_trainer(
     augment = Augmentation(config.augment, image, image.mean)
     plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
     pin = device.type == "cuda"
+    train_images = TrainingImages(train_records, labels, image, augment, loop.seed, caches.train, multi_label)
+    val_images = EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val, multi_label)
     return Trainer(
         config=config,
         model=model,
         average=WeightAverage(model, loop.ema) if loop.ema else None,
         optimizer=create_optimizer(model, config.optimizer, device),
-        loss=create_loss(config.loss).to(device),
+        loss=create_loss(config.loss, multi_label).to(device),
         mixing=Mixing(config.augment, len(labels)),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         plan=plan,
-        train_loader=training_loader(
-            TrainingImages(train_records, labels, image, augment, loop.seed, caches.train), plan, workers, pin
-        ),
-        val_loader=evaluation_loader(
-            EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val), 64, workers, pin
-        ),
+        train_loader=training_loader(train_images, plan, workers, pin),
+        val_loader=evaluation_loader(val_images, 64, workers, pin),
         device=device,
         precision=precision,
         world=world,

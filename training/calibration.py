@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 
-from handlers.predictor import Outputs, softmax
+from handlers.predictor import Outputs, sigmoid, softmax
 from handlers.spec import OutputSpec
 from training.config import ExportConfig
 from training.metrics import classification_metrics
+from training.multi_label import multi_label_metrics
 
 TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for."""
@@ -33,18 +34,23 @@ def calibrate(outputs: Outputs, targets: np.ndarray, config: ExportConfig) -> Ca
 
     Args:
         outputs: of the validation images.
-        targets: int (N,), their true indices.
+        targets: their true indices, int (N,), or zeros and ones (N, classes) where an image may have several.
         config: what is wanted.
     """
     logits = outputs.logits
     temperature = fit_temperature(logits, targets) if config.calibrate else 1.0
-    probabilities = softmax(logits / temperature)
-    before, after = (classification_metrics(p, targets) for p in (softmax(logits), probabilities))
-    right = probabilities.argmax(1) == targets
+    multi_label = targets.ndim == 2
+    activation, measure = (sigmoid, multi_label_metrics) if multi_label else (softmax, classification_metrics)
+    before, after = (measure(activation(logits / t), targets) for t in (1.0, temperature))
+    min_probability = 0.0
+    if config.max_error and not multi_label:
+        probabilities = softmax(logits / temperature)
+        right = probabilities.argmax(1) == targets
+        min_probability = abstain_threshold(probabilities.max(1), right, config.max_error)
     output = OutputSpec(
         top_k=config.top_k,
         temperature=temperature,
-        min_probability=abstain_threshold(probabilities.max(1), right, config.max_error) if config.max_error else 0.0,
+        min_probability=min_probability,
         max_distance=None if outputs.distances is None else distance_threshold(outputs.distances, config.unfamiliar),
     )
     facts = {
@@ -63,12 +69,17 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
     Args:
         logits: float64 (N, classes).
-        targets: int (N,).
+        targets: int (N,), or zeros and ones (N, classes).
     """
     rows = np.arange(len(targets))
+    # For several labels: the likelihood of z for a label that is there, of -z for one that is not.
+    signs = 2 * targets - 1
 
     def loss(log_temperature: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, targets].mean())
+        scaled = logits / np.exp(log_temperature)
+        if targets.ndim == 2:
+            return float(-log_expit(signs * scaled).mean())
+        return float(-log_softmax(scaled, axis=1)[rows, targets].mean())
 
     # In the logarithm, half and double are equally far from 1. Where all is right there is no minimum, hence bounds.
     found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")

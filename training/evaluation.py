@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from handlers.predictor import Outputs, Predictor, softmax
-from training.data.loading import EvaluationImages, evaluation_loader
-from training.data.manifest import Record
+from handlers.predictor import Outputs, Predictor, sigmoid, softmax
+from training.data.loading import Encoder, EvaluationImages, evaluation_loader
+from training.data.manifest import SEPARATOR, Record, names_of
 from training.files import write_atomic
 from training.metrics import classification_metrics
+from training.multi_label import multi_label_metrics
 from training.progress import Progress
 
 BATCH = 32
@@ -43,7 +44,8 @@ def predict_outputs(
     Raises:
         DataError: a label is not one of the model's, or a file has changed.
     """
-    images = EvaluationImages(records, predictor.spec.labels, predictor.spec.image)
+    spec = predictor.spec
+    images = EvaluationImages(records, spec.labels, spec.image, multi_label=spec.multi_label)
     logits, distances = [], []
     with progress.task("evaluating", len(records)) as task:
         for pixels, _ in evaluation_loader(images, BATCH, workers):
@@ -68,10 +70,10 @@ def _views(pixels: np.ndarray, tta: TestTimeAugmentation) -> Iterator[np.ndarray
             yield np.ascontiguousarray(moved[:, :, ::-1])
 
 
-def target_indices(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:
-    """int64 (N,): the position of each record's label among the model's."""
-    index = {label: i for i, label in enumerate(predictor.spec.labels)}
-    return np.array([index[record.label] for record in records], dtype=np.int64)
+def encode_targets(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:
+    """Positions of the records' labels among the model's, int64 (N,); for several labels zeros and ones (N, labels)."""
+    encode = Encoder(predictor.spec.labels, predictor.spec.multi_label)
+    return np.array([np.asarray(encode(record)) for record in records])
 
 
 def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -> dict[str, Any]:
@@ -83,18 +85,22 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
         outputs: from :func:`predict_outputs`.
 
     Returns:
-        :func:`training.metrics.classification_metrics` of the answers, with each class's ``label``; and
+        :func:`training.metrics.classification_metrics` (or :func:`training.metrics.multi_label_metrics`) of the
+        answers, with each class's ``label``; and
         ``uncalibrated`` (``nll`` and ``ece`` at temperature 1). Where the bundle has the threshold: ``abstain``
         (``min_probability``, ``accepted``: share of answers above it, ``error``: share of wrong ones among those, None
         when there are none) and ``ood`` (``max_distance``, ``flagged``: share of images above it).
     """
-    output, targets = predictor.spec.output, target_indices(predictor, records)
-    logits = outputs.logits
-    probabilities = softmax(logits / output.temperature)
-    metrics = classification_metrics(probabilities, targets)
+    output, targets = predictor.spec.output, encode_targets(predictor, records)
+    probabilities = predictor.to_probabilities(outputs.logits)
+    if predictor.spec.multi_label:
+        metrics = multi_label_metrics(probabilities, targets, output.threshold)
+        plain = multi_label_metrics(sigmoid(outputs.logits), targets)
+    else:
+        metrics = classification_metrics(probabilities, targets)
+        plain = classification_metrics(softmax(outputs.logits), targets)
     labelled = zip(predictor.spec.labels, metrics["per_class"], strict=True)
     metrics["per_class"] = [{"label": label, **values} for label, values in labelled]
-    plain = classification_metrics(softmax(logits), targets)
     metrics["uncalibrated"] = {name: plain[name] for name in ("nll", "ece")}
     if output.min_probability > 0:
         accepted = probabilities.max(axis=1) >= output.min_probability
@@ -110,11 +116,13 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
     return metrics
 
 
-def write_predictions(path: Path, labels: Sequence[str], records: Sequence[Record], probabilities: np.ndarray) -> None:
+def write_predictions(path: Path, predictor: Predictor, records: Sequence[Record], outputs: Outputs) -> None:
     """Writes one CSV line an image: ``path,label,predicted`` and the probability of each class."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "label", "predicted", *labels])
-    for record, row in zip(records, probabilities, strict=True):
-        writer.writerow([record.path, record.label, labels[int(row.argmax())], *(repr(float(p)) for p in row)])
+    writer.writerow(["path", "label", "predicted", *predictor.spec.labels])
+    for record, answer in zip(records, predictor.answer(outputs), strict=True):
+        predicted = answer.label if answer.labels is None else SEPARATOR.join(sorted(answer.labels))
+        label = SEPARATOR.join(names_of(record, predictor.spec.multi_label))
+        writer.writerow([record.path, label, predicted, *(repr(float(p)) for p in answer.probabilities)])
     write_atomic(path, buffer.getvalue())

@@ -14,7 +14,7 @@ from torch import nn
 
 from handlers.engines import load_engine
 from handlers.golden import EXPECTED_FILE, replay
-from handlers.predictor import Predictor, softmax
+from handlers.predictor import Predictor
 from handlers.spec import (
     SCHEMA_VERSION,
     SPEC_FILE,
@@ -30,7 +30,7 @@ from training.config import ExportConfig
 from training.data.loading import EvaluationImages
 from training.data.manifest import Manifest, Record
 from training.errors import ExportError
-from training.evaluation import measure, predict_outputs, target_indices, write_predictions
+from training.evaluation import encode_targets, measure, predict_outputs, write_predictions
 from training.familiarity import WithDistance, fit_distance
 from training.files import atomic_folder
 from training.models import Classifier
@@ -79,7 +79,7 @@ def export_bundle(
     measured = "test" if manifest.split("test") else "val"
     records = manifest.split(measured)
     with atomic_folder(folder) as staging:
-        served = _with_distance(model, manifest, labels, image, config, workers, progress)
+        served = _with_distance(model, manifest, image, config, workers, progress)
         export_program(served, image, staging / MODEL_FILE)
         variant = VariantSpec(
             name="fp32",
@@ -91,7 +91,7 @@ def export_bundle(
         output = OutputSpec(top_k=config.top_k, max_distance=1.0 if isinstance(served, WithDistance) else None)
         draft = ModelSpec(
             schema_version=SCHEMA_VERSION,
-            task="image-classification",
+            task="multi-label-classification" if manifest.multi_label else "image-classification",
             labels=tuple(labels),
             image=image,
             output=output,
@@ -104,7 +104,7 @@ def export_bundle(
         validation = manifest.split("val")
         calibration = calibrate(
             predict_outputs(uncalibrated, validation, workers, progress),
-            target_indices(uncalibrated, validation),
+            encode_targets(uncalibrated, validation),
             config,
         )
         predictor = Predictor(replace(draft, output=calibration.output), variant, engine, "", staging)
@@ -117,8 +117,7 @@ def export_bundle(
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
         if differences := replay(Predictor.load(staging)):
             raise ExportError(f"{folder}: the written bundle differs from its own evaluation: {differences[0]}")
-        probabilities = softmax(outputs.logits / spec.output.temperature)
-        write_predictions(folder.parent / "predictions.csv", labels, records, probabilities)
+        write_predictions(folder.parent / "predictions.csv", predictor, records, outputs)
     return metrics
 
 
@@ -163,7 +162,6 @@ def choose_golden(manifest: Manifest, measured: str, count: int) -> list[Record]
 def _with_distance(
     model: Classifier,
     manifest: Manifest,
-    labels: Sequence[str],
     image: ImageSpec,
     config: ExportConfig,
     workers: int,
@@ -171,7 +169,7 @@ def _with_distance(
 ) -> Classifier | WithDistance:
     if not config.unfamiliar:
         return model
-    distance = fit_distance(model, manifest.split("train"), labels, image, workers, progress)
+    distance = fit_distance(model, manifest, image, workers, progress)
     return model if distance is None else WithDistance(model, distance).eval()
 
 
@@ -200,10 +198,11 @@ def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor)
 
 
 def _compare_with_eager(model: Classifier, predictor: Predictor, records: Sequence[Record]) -> None:
-    images = EvaluationImages(records, predictor.spec.labels, predictor.spec.image)
+    spec = predictor.spec
+    images = EvaluationImages(records, spec.labels, spec.image, multi_label=spec.multi_label)
     pixels = torch.stack([images[i][0] for i in range(len(images))])
     with torch.inference_mode():
-        eager = softmax(model(pixels).double().numpy())
+        eager = predictor.to_probabilities(model(pixels).double().numpy())
     apart = float(np.abs(eager - predictor.probabilities(pixels.numpy())).max())
     if not apart <= predictor.variant.tolerance:
         raise ExportError(

@@ -3,8 +3,6 @@
 Confidence does not tell: a network is often surest about pictures of nothing that it knows.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
@@ -12,7 +10,7 @@ from torch import nn
 
 from handlers.spec import ImageSpec
 from training.data.loading import EvaluationImages, evaluation_loader
-from training.data.manifest import Record
+from training.data.manifest import Manifest
 from training.models import Classifier
 from training.progress import Progress
 
@@ -76,8 +74,7 @@ def _features(model: Classifier, pixels: torch.Tensor) -> np.ndarray | None:
 @torch.inference_mode()
 def fit_distance(
     model: Classifier,
-    records: Sequence[Record],
-    labels: Sequence[str],
+    manifest: Manifest,
     image: ImageSpec,
     workers: int,
     progress: Progress,
@@ -86,8 +83,7 @@ def fit_distance(
 
     Args:
         model: trained, on the CPU, in eval mode.
-        records: training images; an even sample of them is used.
-        labels: class names in the order of the logits.
+        manifest: an even sample of its training images is used.
         image: the served preprocessing.
         workers: loader processes.
         progress: told about it.
@@ -95,19 +91,24 @@ def fit_distance(
     Returns:
         None where the architecture does not give its features.
     """
+    records = manifest.split("train")
     chosen = records[:: -(-len(records) // SAMPLE)]
-    features, targets = [], []
+    images = EvaluationImages(chosen, manifest.labels, image, multi_label=manifest.multi_label)
+    features = []
     with progress.task("learning what is familiar", len(chosen)) as task:
-        for pixels, truth in evaluation_loader(EvaluationImages(chosen, labels, image), 64, workers):
+        for pixels, _ in evaluation_loader(images, 64, workers):
             found = _features(model, pixels)
             if found is None:
                 progress.say("this architecture does not give its features: unfamiliar images will not be noticed")
                 return None
             features.append(found)
-            targets.append(truth.numpy())
-            task.advance(count=len(truth))
-    values, classes = np.concatenate(features), np.concatenate(targets)
-    means = np.stack([values[classes == i].mean(axis=0) for i in range(len(labels))])
+            task.advance(count=len(pixels))
+    values = np.concatenate(features)
+    # Images with the same labels are a class; with many labels there may be many such sets, most of them rare: one
+    # centre then stands for all.
+    sets = [record.label if not manifest.multi_label else "" for record in chosen]
+    names, classes = np.unique(sets, return_inverse=True)
+    means = np.stack([values[classes == i].mean(axis=0) for i in range(len(names))])
     # Shrunk towards a sphere as far as the number of images asks for (Ledoit and Wolf, 2004): it can be inverted even
     # where there are fewer images than features.
     covariance, _ = ledoit_wolf(values - means[classes], assume_centered=True)

@@ -26,6 +26,7 @@ from training.distributed import World
 from training.ema import WeightAverage
 from training.errors import TrainingError
 from training.files import write_atomic
+from training.losses import count_right, negative_log_likelihood
 from training.models import Classifier
 from training.optim import set_learning_rate
 from training.progress import Progress, Task
@@ -152,7 +153,7 @@ class Trainer:
 
         Args:
             pixels: uint8 (N, H, W, C), this process's share of the step.
-            labels: int64 (N,).
+            labels: int64 (N,), or zeros and ones (N, classes).
             step: 0 for the first; it decides the step's random numbers.
             rate: before each group's scale.
 
@@ -179,7 +180,7 @@ class Trainer:
                 loss = self.loss(logits, wanted.to(self.device, non_blocking=True)) * (len(truth) / len(labels))
                 self.scaler.scale(loss).backward()
             value += loss.item()
-            correct += int((logits.argmax(1).cpu() == truth).sum())
+            correct += count_right(logits.detach().cpu(), truth)
         # Every process must agree to stop, or the others would wait for its gradients for ever.
         if self.world.any(not math.isfinite(value)):
             raise NonFiniteLossError(value, step, self.plan.images_of(*divmod(step, len(self.plan))))
@@ -210,8 +211,8 @@ class Trainer:
             labels = labels.to(self.device)
             with autocast(self.device, self.precision):
                 logits = model(pixels.to(self.device)).float()
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
+            loss += negative_log_likelihood(logits, labels)
+            correct += count_right(logits, labels)
             images += len(labels)
         loss, correct, images = self.world.sum(loss, correct, images)
         return loss / images, correct / images

@@ -1,6 +1,6 @@
 """Losses over logits (N, classes) and targets: class indices int64 (N,) or probabilities (N, classes), as mixup makes.
 
-All return the mean over the batch.
+All return the mean over the batch. Where an image may have several labels, targets are zeros and ones (N, classes).
 """
 
 import torch
@@ -10,8 +10,10 @@ from torch.nn import functional
 from training.config import LossConfig
 
 
-def create_loss(config: LossConfig) -> nn.Module:
+def create_loss(config: LossConfig, multi_label: bool = False) -> nn.Module:
     """The configured loss."""
+    if multi_label:
+        return MultiLabelCrossEntropy(config.label_smoothing)
     if config.name == "bce":
         return BinaryCrossEntropy(config.label_smoothing)
     if config.name == "focal":
@@ -42,6 +44,23 @@ class BinaryCrossEntropy(nn.Module):
         wanted = as_probabilities(targets, logits.shape[1], self._smoothing)
         if logits.shape[1] == 2:
             logits, wanted = logits[:, 1] - logits[:, 0], wanted[:, 1]
+        return functional.binary_cross_entropy_with_logits(logits, wanted)
+
+
+class MultiLabelCrossEntropy(nn.Module):
+    """Binary cross-entropy of each label on its own; targets are zeros and ones (N, classes).
+
+    Args:
+        smoothing: zeros and ones are moved towards a half by this share.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        super().__init__()
+        self._smoothing = smoothing
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        wanted = targets * (1 - self._smoothing) + self._smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, wanted)
 
 
@@ -79,6 +98,20 @@ class SquaredError(nn.Module):
         """See the module's docstring."""
         wanted = as_probabilities(targets, logits.shape[1], self._smoothing)
         return (logits.softmax(1) - wanted).square().sum(1).mean()
+
+
+def count_right(logits: torch.Tensor, truth: torch.Tensor) -> int:
+    """Images whose likeliest class is the true one, int64 (N,), or all of whose labels are right, (N, classes)."""
+    if truth.ndim == 1:
+        return int((logits.argmax(1) == truth).sum())
+    return int(((logits > 0) == (truth > 0)).all(1).sum())
+
+
+def negative_log_likelihood(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """Summed over images, in nats; several labels are taken as independent."""
+    if truth.ndim == 1:
+        return functional.cross_entropy(logits, truth, reduction="sum").item()
+    return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum").item()
 
 
 def as_probabilities(targets: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:

@@ -87,14 +87,18 @@ def _auroc(values: torch.Tensor, truth: torch.Tensor, present: np.ndarray) -> fl
 
 
 def _per_class(confusion: np.ndarray) -> list[dict[str, float | None]]:
-    """None where there is nothing to divide by: a class that was never predicted, or one without images."""
     right, truth, predicted = (counts.tolist() for counts in (np.diag(confusion), confusion.sum(1), confusion.sum(0)))
-    return [
-        {
-            "images": truth[i],
-            "precision": right[i] / predicted[i] if predicted[i] else None,
-            "recall": right[i] / truth[i] if truth[i] else None,
-            "f1": 2 * right[i] / (truth[i] + predicted[i]) if truth[i] + predicted[i] else None,
-        }
-        for i in range(len(confusion))
-    ]
+    return [rates(*counts) for counts in zip(right, truth, predicted, strict=True)]
+
+
+def rates(right: int, truth: int, predicted: int) -> dict[str, float | None]:
+    """``images``, ``precision``, ``recall`` and ``f1`` of one class, from counts.
+
+    None where there is nothing to divide by: a class that was never predicted, or one without images.
+    """
+    return {
+        "images": truth,
+        "precision": right / predicted if predicted else None,
+        "recall": right / truth if truth else None,
+        "f1": 2 * right / (truth + predicted) if truth + predicted else None,
+    }

@@ -11,7 +11,7 @@ from training.data.manifest import Manifest, Rejected, read_manifest, write_mani
 from training.data.scan import scan
 from training.data.split import assign_splits
 from training.distributed import World
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 from training.files import write_atomic
 from training.progress import Progress
 
@@ -59,6 +59,8 @@ def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> t
     if len(rejected) > SHOWN_REJECTED:
         progress.say(f"left out: {len(rejected) - SHOWN_REJECTED} more")
     found = replace(found, multi_label=config.model.multi_label)
+    if len(found.labels) < 2:
+        raise DataError(f"{data}: its images have {len(found.labels)} labels, but at least 2 are needed")
     manifest, warnings = assign_splits(found, config.split, config.loop.seed)
     for line in warnings:
         progress.say(line)

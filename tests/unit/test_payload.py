@@ -126,6 +126,12 @@ def test_an_answer_that_should_not_be_used_says_why():
     assert answer["label"] == "dög"  # still there for those who want it
 
 
+def test_several_labels():
+    _, body = encode_answer([replace(prediction(), labels=("dög", "cat"))], False, MODEL)
+    assert json.loads(body)["labels"] == ["dög", "cat"]
+    assert "labels" not in json.loads(encode_answer([prediction()], False, MODEL)[1])
+
+
 def test_answer_to_a_list():
     error = InputError("not_an_image", "no")
     status, body = encode_answer([prediction(), error], True, MODEL)

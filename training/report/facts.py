@@ -25,7 +25,6 @@ _MEASURES = (
     "uncalibrated",
     "reliability",
     "per_class",
-    "confusion_matrix",
 )
 """What every evaluation holds (see :func:`training.evaluation.measure`); ``abstain`` and ``ood`` it may hold."""
 
@@ -39,9 +38,9 @@ class Predictions:
     """The truth."""
     predicted: tuple[str, ...]
     confidence: np.ndarray
-    """float64 (N,), the largest probability as served."""
+    """float64 (N,), the answer's probability as served."""
     uncalibrated: np.ndarray
-    """float64 (N,), the largest probability at temperature 1."""
+    """float64 (N,), the answer's probability at temperature 1."""
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -93,12 +92,13 @@ def read_facts(run: Path) -> RunFacts:
         spec, digest = read_spec(run / BUNDLE_FOLDER), bundle_digest(run / BUNDLE_FOLDER)
     except BundleError as error:
         raise TrainingError(str(error)) from error
+    config = load_config(run / "config.yaml")
     return RunFacts(
         folder=run,
-        config=load_config(run / "config.yaml"),
+        config=config,
         spec=spec,
         digest=digest,
-        manifest=read_manifest(run / "manifest.csv"),
+        manifest=read_manifest(run / "manifest.csv", config.model.multi_label),
         rejected=tuple(Rejected(row[0], row[1]) for row in _rows(run / "rejected.csv", columns=2)),
         epochs=_read_epochs(run / "metrics.jsonl"),
         evaluation=evaluation,
@@ -162,8 +162,8 @@ def _read_predictions(path: Path, spec: ModelSpec) -> Predictions:
         paths.append(row[0])
         labels.append(row[1])
         predicted.append(row[2])
-        confidence.append(probabilities.max())
-        uncalibrated.append(_at_temperature_1(probabilities, spec.output.temperature).max())
+        confidence.append(_confidence(probabilities, spec))
+        uncalibrated.append(_confidence(_at_temperature_1(probabilities, spec), spec))
     return Predictions(
         paths=tuple(paths),
         labels=tuple(labels),
@@ -173,9 +173,21 @@ def _read_predictions(path: Path, spec: ModelSpec) -> Predictions:
     )
 
 
-def _at_temperature_1(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def _confidence(probabilities: np.ndarray, spec: ModelSpec) -> float:
+    """Probability of the answer: of the likeliest class; of several labels, that all are as they are said to be."""
+    if not spec.multi_label:
+        return float(probabilities.max())
+    return float(np.where(probabilities >= spec.output.threshold, probabilities, 1 - probabilities).prod())
+
+
+def _at_temperature_1(probabilities: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """softmax(z) from softmax(z / T): the logarithm gives z / T up to a constant, which softmax ignores."""
+    temperature = spec.output.temperature
     if temperature == 1:
         return probabilities
+    if spec.multi_label:
+        # The same for each label's yes and no.
+        odds = (probabilities / np.maximum(1 - probabilities, 1e-300)) ** temperature
+        return np.asarray(odds / (1 + odds))
     powers = np.asarray((probabilities / probabilities.max()) ** temperature)
     return np.asarray(powers / powers.sum())

@@ -20,7 +20,9 @@ class Confusion:
 
 
 def top_confusions(facts: RunFacts, limit: int) -> list[Confusion]:
-    """The most frequent pairs of truth and wrong answer."""
+    """The most frequent pairs of truth and wrong answer; none where an image may have several labels."""
+    if facts.spec.multi_label:
+        return []
     matrix = np.array(facts.evaluation["confusion_matrix"])
     of, labels = matrix.sum(axis=1), facts.spec.labels
     np.fill_diagonal(matrix, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from handlers.schema import to_dict
-from training.data.manifest import SPLITS
+from training.data.manifest import SPLITS, names_of
 from training.files import write_atomic
 from training.metrics import reliability
 from training.report import measures, plots
@@ -126,7 +126,11 @@ def _abstention(facts: RunFacts) -> dict[str, Any]:
 
 def _data(facts: RunFacts) -> dict[str, Any]:
     records = facts.manifest.records
-    by_class = {split: Counter(record.label for record in facts.manifest.split(split)) for split in SPLITS}
+    several = facts.manifest.multi_label
+    by_class = {
+        split: Counter(name for record in facts.manifest.split(split) for name in names_of(record, several))
+        for split in SPLITS
+    }
     counts = [
         ClassCounts(label=label, **{split: by_class[split][label] for split in SPLITS}) for label in facts.spec.labels
     ]

@@ -58,7 +58,9 @@ def augmentation_samples(facts: RunFacts, images: int, variations: int) -> list[
     """Training images of different classes, each as its first epochs saw it; files that have gone are left out."""
     records, image = facts.manifest.split("train"), facts.spec.image
     augment = Augmentation(facts.config.augment, image, image.mean)
-    varied = TrainingImages(records, facts.spec.labels, image, augment, facts.config.loop.seed)
+    varied = TrainingImages(
+        records, facts.spec.labels, image, augment, facts.config.loop.seed, multi_label=facts.spec.multi_label
+    )
     samples = []
     for index in _one_of_each_class(records, images):
         if (original := _served_view(facts, records[index])) is not None:
@@ -96,7 +98,9 @@ def _gallery(facts: RunFacts, chosen: np.ndarray) -> list[Picture]:
 def _served_view(facts: RunFacts, record: Record) -> str | None:
     """The pixels that the model is given; None when the file has gone or changed."""
     try:
-        return data_uri(EvaluationImages([record], facts.spec.labels, facts.spec.image)[0][0].numpy())
+        spec = facts.spec
+        images = EvaluationImages([record], spec.labels, spec.image, multi_label=spec.multi_label)
+        return data_uri(images[0][0].numpy())
     except DataError:
         return None
 

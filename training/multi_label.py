@@ -1,0 +1,63 @@
+"""Metrics where an image may have several labels, or none."""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from training.metrics import rates, reliability
+
+
+def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
+    """Measures predictions.
+
+    Args:
+        probabilities: float (N, classes), each between 0 and 1.
+        targets: zeros and ones (N, classes).
+        threshold: a label with at least this probability is predicted.
+
+    Returns:
+        ``images``; ``accuracy`` (share of images all of whose labels are right) with its ``accuracy_interval``;
+        ``f1_micro`` and ``f1_macro``; ``mean_average_precision`` and ``auroc`` (means over the labels that some images
+        have and some have not); ``nll`` and ``brier`` (means over images and labels); ``ece`` and ``reliability`` of
+        the single yes or no; ``per_class`` (``images``, ``precision``, ``recall``, ``f1``, ``average_precision``).
+    """
+    truth, predicted = targets > 0.5, probabilities >= threshold
+    whole = int((truth == predicted).all(axis=1).sum())
+    interval = binomtest(whole, len(targets)).proportion_ci(method="wilson")
+    columns = zip(truth.T, predicted.T, probabilities.T, strict=True)
+    per_class = [_measure_label(*column) for column in columns]
+    of_truth = np.where(truth, probabilities, 1 - probabilities)
+    sure = np.where(predicted, probabilities, 1 - probabilities).ravel()
+    bins = reliability(sure, (truth == predicted).ravel())
+    return {
+        "images": len(targets),
+        "accuracy": whole / len(targets),
+        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "f1_micro": rates(int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum()))["f1"],
+        "f1_macro": _mean([row["f1"] for row in per_class]),
+        "mean_average_precision": _mean([row["average_precision"] for row in per_class]),
+        "auroc": _mean([row.pop("auroc") for row in per_class]),
+        # A probability of exactly 0 would make one label's loss infinite and hide all others.
+        "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
+        "brier": float(((1 - of_truth) ** 2).mean()),
+        "ece": sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / sure.size,
+        "reliability": bins,
+        "per_class": per_class,
+    }
+
+
+def _measure_label(truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
+    """One label on all images; None where a measure needs images with and without it."""
+    both = bool(truth.any() and not truth.all())
+    return {
+        **rates(int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())),
+        "average_precision": float(average_precision_score(truth, probability)) if both else None,
+        "auroc": float(roc_auc_score(truth, probability)) if both else None,
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
