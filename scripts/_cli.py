@@ -6,12 +6,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+import tyro
 
 from handlers.errors import ServingError
 from serving.errors import OperationError
 from training.config import RunConfig, load_config
 from training.errors import TrainingError
+
+T = TypeVar("T")
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 """Configurations that can be given by name."""
@@ -39,6 +43,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def parse_arguments(kind: type[T], description: str | None, default: T) -> T:
+    """The command line as a ``kind``; a usage error ends the process with 2."""
+    try:
+        return tyro.cli(kind, description=description, default=default)
+    except ValueError as error:
+        # tyro explains the refusals of single parts, such as --loop.epochs, but not those of the whole.
+        print(f"error: --{error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def config_file() -> RunConfig | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import config_file, run
+from _cli import config_file, parse_arguments, run
 
 from training.batch_size_finder import BatchSizes, MemoryLimit, find_batch_size, mib
 from training.config import RunConfig
@@ -52,7 +52,7 @@ class Arguments:
 def main() -> None:
     """Entry point."""
     default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
-    arguments = tyro.cli(Arguments, description=__doc__, default=default)
+    arguments = parse_arguments(Arguments, __doc__, default)
     found = find_batch_size(arguments.run, arguments.data, arguments.start, arguments.limit(), Progress())
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import config_file, run
+from _cli import config_file, parse_arguments, run
 
 from training.config import RunConfig
 from training.files import write_json
@@ -58,7 +58,7 @@ class Arguments:
 def main() -> None:
     """Entry point."""
     default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
-    arguments = tyro.cli(Arguments, description=__doc__, default=default)
+    arguments = parse_arguments(Arguments, __doc__, default)
     if arguments.plot is not None:
         check_plot_name(arguments.plot)
     curve = find_learning_rate(arguments.run, arguments.data, arguments.rates(), Progress())

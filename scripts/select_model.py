@@ -10,13 +10,12 @@ The same command again goes on where it was stopped; finished folds are not repe
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import RECIPES, config_file, run
+from _cli import RECIPES, config_file, parse_arguments, run
 
 from training.config import RunConfig
 from training.progress import Progress
@@ -50,12 +49,7 @@ class Arguments:
 def main() -> int:
     """Entry point."""
     default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=config_file() or RunConfig())
-    try:
-        arguments = tyro.cli(Arguments, description=__doc__, default=default)
-    except ValueError as error:
-        # tyro explains those of parts with a prefix only, such as --loop.epochs.
-        print(f"error: --{error}", file=sys.stderr)
-        return 2
+    arguments = parse_arguments(Arguments, __doc__, default)
     ladder = read_ladder(arguments.candidates)
     report = select(
         arguments.data, arguments.out, ladder, arguments.run, arguments.selection, arguments.rule, Progress()

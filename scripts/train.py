@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import config_file, run
+from _cli import config_file, parse_arguments, run
 
 from training.config import RunConfig, load_config
 from training.records import CONFIG_FILE
@@ -57,11 +57,7 @@ def _defaults() -> RunConfig:
 
 def main() -> int:
     """Entry point."""
-    arguments = tyro.cli(
-        Arguments,
-        description=__doc__,
-        default=Arguments(out=tyro.MISSING, run=_defaults()),
-    )
+    arguments = parse_arguments(Arguments, __doc__, Arguments(out=tyro.MISSING, run=_defaults()))
     if arguments.data is None and not arguments.resume:
         print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)
         return 2
