@@ -11,9 +11,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from training.errors import TrainingError
 
+_TIMEOUT = timedelta(hours=1)
+"""Not the default ten minutes: the others wait while the main process reads all images and later exports."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -74,9 +78,24 @@ def joined(device: torch.device) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    # The others wait while the main process reads all images and later exports: an hour, not the default ten minutes.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    _init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+def _init_process_group(backend: str) -> None:
+    """As torch does it, but for a restart by torchrun.
+
+    torchrun keeps its store across restarts, with the addresses of processes that are gone; those that read them before
+    they are renewed are refused. On one node, the number of the restart tells old from new. Nodes count restarts each
+    for itself, so there torchrun has to open a new store (docs/training.md).
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restart == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+        return
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    fresh = PrefixStore(f"restart-{restart}", store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=_TIMEOUT)
