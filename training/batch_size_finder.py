@@ -134,7 +134,7 @@ def _for_trials(config: RunConfig, manifest: Manifest) -> RunConfig:
 
 
 def _one_image_a_class(manifest: Manifest) -> Manifest:
-    return Manifest(tuple({record.label: record for record in manifest.split("train")}.values()))
+    return replace(manifest, records=tuple({record.label: record for record in manifest.split("train")}.values()))
 
 
 def _predict(trial: Trial, start: int, end: int, progress: Progress) -> tuple[list[BatchMeasurement], int]:
@@ -176,7 +176,7 @@ def _measure_upwards(
     """Measures ``start`` and ever larger sizes up to ``end``; returns those that fit and the first that does not."""
     measured: list[BatchMeasurement] = []
     size, refused = start, end * 2
-    while size < refused and worth_trying(measured, size):
+    while size <= end and worth_trying(measured, size):
         try:
             item = measure_one(trial, size)
         except BatchRefusedError as error:
@@ -191,7 +191,7 @@ def _measure_upwards(
             break
         progress.say(f"batch of {size}: {mib(item.peak_bytes)}, {item.images_per_second:.1f} images/s")
         measured.append(item)
-        size = max(size + 1, min(size * factor, end))
+        size = end if size < end < size * factor else size * factor
     if not measured:
         raise TrainingError(
             f"not even a batch of {min(size, end)} fits in {mib(trial.limit)}; "

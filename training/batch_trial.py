@@ -78,7 +78,7 @@ def measure(trial: Trial, batch_size: int) -> BatchMeasurement:
         )
     pixels, labels = next(iter(trainer.train_loader))
     copies = -(-batch_size // len(labels))
-    pixels, labels = pixels.repeat(copies, 1, 1, 1)[:batch_size], labels.repeat(copies)[:batch_size]
+    pixels, labels = (torch.cat([part] * copies)[:batch_size] for part in (pixels, labels))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     # Past the frozen epochs: what learns later takes more memory.

@@ -78,9 +78,9 @@ def select(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("a selection is one process; start it without torchrun")
-    if base.model.multi_label:
-        raise TrainingError("--model.multi-label: folds of images with several labels are not supported; use train.py")
     resolved = {candidate.name: (candidate, candidate.resolve(base)) for candidate in ladder}
+    if any(config.model.multi_label for _, config in resolved.values()):
+        raise TrainingError("--model.multi-label: folds of images with several labels are not supported; use train.py")
     manifest, rejected = scan(data, base.image.max_pixels, progress)
     for item in rejected[:20]:
         progress.say(f"left out: {item.path}: {item.reason}")
