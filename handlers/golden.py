@@ -1,7 +1,8 @@
 """Golden samples: raw input files with the answers that training's evaluation gave for them.
 
 They travel in the bundle and are replayed wherever it is loaded: an endpoint counts as ready only when it gives the
-same answers. ``golden/expected.json`` holds a list of ``{"file", "label", "probabilities", "distance"}``.
+same answers. Every variant has its own, for a quantized one does not answer as the original does: the file
+``VariantSpec.expected`` holds a list of ``{"file", "label", "probabilities", "distance"}``.
 """
 
 import json
@@ -12,9 +13,8 @@ import numpy as np
 
 from handlers.errors import BundleError, InputError
 from handlers.predictor import Predictor
-from handlers.spec import ModelSpec
+from handlers.spec import ModelSpec, VariantSpec
 
-EXPECTED_FILE = "golden/expected.json"
 DISTANCE_SLACK = 10
 """Tolerances by which a feature distance may differ, relative to its size."""
 
@@ -35,13 +35,13 @@ class GoldenSample:
     """Evaluation's feature distance; None when the model does not measure it."""
 
 
-def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
-    """The golden samples of the bundle ``folder``, at least one.
+def read_golden(folder: Path, spec: ModelSpec, variant: VariantSpec) -> list[GoldenSample]:
+    """The golden samples of the bundle ``folder`` with the answers of ``variant``, at least one.
 
     Raises:
-        BundleError: there are none, ``expected.json`` is damaged, or it and the spec name different files.
+        BundleError: there are none, the file of answers is damaged, or it and the spec name different files.
     """
-    path = Path(folder) / EXPECTED_FILE
+    path = Path(folder) / variant.expected
     try:
         samples = [
             GoldenSample(
@@ -57,7 +57,8 @@ def read_golden(folder: Path, spec: ModelSpec) -> list[GoldenSample]:
         raise BundleError(f"{path}: golden samples are not readable: {error!r}") from error
     if not samples:
         raise BundleError(f"{path}: no golden samples; a model that cannot be checked is not served")
-    if {EXPECTED_FILE, *(sample.file for sample in samples)} != set(spec.golden.files):
+    answers = {other.expected for other in spec.variants}
+    if {*answers, *(sample.file for sample in samples)} != set(spec.golden.files):
         raise BundleError(f"{path}: does not name the golden files that spec.json names")
     for sample in samples:
         if sample.probabilities.shape != (len(spec.labels),):
@@ -113,7 +114,7 @@ def _distance_difference(sample: GoldenSample, distance: float | None, tolerance
 def replay(predictor: Predictor) -> list[str]:
     """Asks ``predictor`` for every golden sample of its own bundle; returns the differences, none when all is well."""
     spec, tolerance = predictor.spec, predictor.variant.tolerance
-    samples = read_golden(predictor.folder, spec)
+    samples = read_golden(predictor.folder, spec, predictor.variant)
     answers = predictor.predict([sample.data for sample in samples])
     found = []
     for sample, answer in zip(samples, answers, strict=True):
@@ -123,6 +124,16 @@ def replay(predictor: Predictor) -> list[str]:
             by_label = _by_label(spec, answer.probabilities)
             found.append(difference(sample, spec, by_label, tolerance, answer.distance))
     return [line for line in found if line is not None]
+
+
+def prove(predictor: Predictor) -> None:
+    """Replays the golden samples.
+
+    Raises:
+        BundleError: an answer differs; the message shows the first.
+    """
+    if differences := replay(predictor):
+        raise BundleError(f"{len(differences)} golden answers differ from evaluation's; first: {differences[0]}")
 
 
 def _by_label(spec: ModelSpec, probabilities: np.ndarray) -> dict[str, float]:

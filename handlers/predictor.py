@@ -6,17 +6,22 @@
 '3'
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from handlers.choice import Choice, choices
 from handlers.engines import Engine, load_engine
 from handlers.errors import BundleError, InputError
+from handlers.host import this_host
 from handlers.images import load as load_image
 from handlers.spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH = 64
 """Images that go through the engine at once; more are split, so that memory stays bounded."""
@@ -67,34 +72,65 @@ class Outputs:
 class Predictor:
     """Answers for encoded images or prepared arrays."""
 
-    def __init__(self, spec: ModelSpec, variant: VariantSpec, engine: Engine, digest: str, folder: Path) -> None:
-        self.spec = spec
+    def __init__(
+        self, spec: ModelSpec, variant: VariantSpec, engine: Engine, digest: str, folder: Path, reason: str = ""
+    ) -> None:
+        self.spec = spec if variant.output is None else replace(spec, output=variant.output)
+        """The bundle's, with the variant's own way from logits to an answer."""
         self.variant = variant
         self.digest = digest
         """``sha256:...`` of the bundle (see :func:`handlers.spec.bundle_digest`)."""
         self.folder = folder
-        self._engine = engine
+        self.reason = reason
+        """Why this variant and no other."""
+        self.engine = engine
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu", variant: str | None = None) -> "Predictor":
-        """Loads a bundle after checking every file's digest.
+    def load(
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        variant: str | None = None,
+        prove: Callable[["Predictor"], None] | None = None,
+    ) -> "Predictor":
+        """Loads the variant of a bundle that suits this machine best, after checking the files' digests.
+
+        A variant that cannot be used (a damaged file, a library that is absent, kernels of another precision) is
+        passed over with a warning; the next best is tried.
 
         Args:
             folder: a bundle, such as ``runs/NAME/bundle``.
             device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-            variant: the name of a variant; the spec's first one when None.
+            variant: the name of the only variant to try.
+            prove: raises BundleError to refuse a loaded variant (see :func:`handlers.golden.prove`).
 
         Raises:
-            BundleError: the bundle is incomplete or altered, or the variant is unknown or cannot be loaded.
+            BundleError: the bundle is incomplete or altered, or no variant can be used.
         """
         folder = Path(folder)
         spec = read_spec(folder)
-        verify_files(folder, spec)
-        by_name = {candidate.name: candidate for candidate in spec.variants}
-        if variant is not None and variant not in by_name:
-            raise BundleError(f"{folder}: no variant {variant!r}; it has {', '.join(by_name)}")
-        chosen = spec.variants[0] if variant is None else by_name[variant]
-        return cls(spec, chosen, load_engine(spec, chosen, folder, device), bundle_digest(folder), folder)
+        verify_files(folder, spec.golden.files)
+        refused: list[tuple[str, BundleError]] = []
+        for choice in choices(spec, this_host(device), device, variant):
+            try:
+                predictor = cls._load(spec, choice, folder, device, [name for name, _ in refused])
+                if prove is not None:
+                    prove(predictor)
+            except BundleError as error:
+                refused.append((choice.variant.name, error))
+                logger.warning("variant %s cannot be used: %s", choice.variant.name, error)
+            else:
+                return predictor
+        if len(refused) == 1:
+            raise refused[0][1]
+        raise BundleError("; ".join(f"variant {name!r}: {error}" for name, error in refused))
+
+    @classmethod
+    def _load(cls, spec: ModelSpec, choice: Choice, folder: Path, device: str, refused: list[str]) -> "Predictor":
+        verify_files(folder, choice.variant.files)
+        engine = load_engine(spec, choice.variant, folder, device)
+        reason = f"{choice.reason}; {', '.join(refused)} could not be used" if refused else choice.reason
+        return cls(spec, choice.variant, engine, bundle_digest(folder), folder, reason)
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction | InputError]:
         """Answers for encoded images, in their order; a bad one yields its error and leaves the others alone."""
@@ -132,7 +168,7 @@ class Predictor:
             raise ValueError(f"expected uint8 (N, {side}, {side}, {channels}), got {batch.dtype} {batch.shape}")
         labels = len(self.spec.labels)
         columns = labels + (self.spec.output.max_distance is not None)
-        rows = [self._engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
+        rows = [self.engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
         values = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, columns))
         if values.shape != (len(batch), columns):
             raise BundleError(f"the engine gave {values.shape} for {len(batch)} images, expected {columns} columns")

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from handlers.errors import BundleError, InputError
-from handlers.golden import read_golden, replay
+from handlers.golden import prove, read_golden
 from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction, Predictor
-from handlers.spec import BUNDLE_FOLDER
+from handlers.schema import to_dict
+from handlers.spec import BUNDLE_FOLDER, VariantSpec
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +53,20 @@ class ClassifierService:
         torch.set_num_threads(_threads(context.model_yaml_config or {}))
         device = _device(context.system_properties.get("gpu_id"))
         try:
-            predictor = Predictor.load(folder / BUNDLE_FOLDER, device)
-            differences = replay(predictor)
+            wanted = _variant(context.model_yaml_config or {})
+            predictor = Predictor.load(folder / BUNDLE_FOLDER, device, wanted, prove)
         except BundleError as error:
             raise RuntimeError(f"{context.model_name} is not served: {error}") from error
-        if differences:
-            raise RuntimeError(
-                f"{context.model_name} is not served: {len(differences)} golden answers differ from evaluation's; "
-                f"first: {differences[0]}"
-            )
         version = str((context.manifest or {}).get("model", {}).get("modelVersion", ""))
         self._model = {
             "name": context.model_name,
             "version": version,
             "bundle": predictor.digest,
             "variant": predictor.variant.name,
+            "reason": predictor.reason,
         }
         self._predictor = predictor
-        checked = len(read_golden(predictor.folder, predictor.spec))
+        checked = len(read_golden(predictor.folder, predictor.spec, predictor.variant))
         logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[bytes]:
@@ -133,7 +130,25 @@ class ClassifierService:
             "labels": list(spec.labels),
             "input": {"max_bytes": spec.image.max_bytes, "max_pixels": spec.image.max_pixels},
             "metrics": spec.provenance.get("metrics", {}),
+            "variants": [_describe_variant(variant) for variant in spec.variants],
         }
+
+
+def _describe_variant(variant: VariantSpec) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "engine": variant.engine,
+        "precision": variant.precision,
+        "measurements": [to_dict(measurement) for measurement in variant.measurements],
+    }
+
+
+def _variant(config: dict[str, Any]) -> str | None:
+    """The only variant to serve, where ``model-config.yaml`` names one; with ``auto`` or without, the best."""
+    wanted = config.get("variant", "auto")
+    if not isinstance(wanted, str):
+        raise RuntimeError(f"model-config.yaml: variant: expected a name or auto, got {wanted!r}")
+    return None if wanted == "auto" else wanted
 
 
 def _silence_request_log() -> None:

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handlers.errors import BundleError
+from handlers.measurement import Measurement, Ranking
 from handlers.schema import SchemaError, from_dict, to_dict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had one variant and nothing measured; what it lacks has defaults."""
 SPEC_FILE = "spec.json"
 BUNDLE_FOLDER = "bundle"
 """Name of the bundle's folder inside a run and inside an archive."""
+EXPECTED_FILE = "golden/expected.json"
+"""The golden answers of the bundle's first variant (see :mod:`handlers.golden`)."""
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +107,22 @@ class VariantSpec:
     """Unique within the bundle, such as ``fp32``."""
     engine: str
     """A name known to :mod:`handlers.engines`."""
-    precision: Literal["fp32", "bf16", "fp16", "int8"]
-    """Number format that the variant computes in."""
+    precision: Precision
+    """Number format that the variant computes in; a variant whose kernels run in another one is not served."""
     files: dict[str, str]
     """Path inside the bundle -> sha256. The first is the one that the engine opens."""
     tolerance: float = 1e-4
     """Largest difference in any probability from the golden answers that still counts as equal."""
+    expected: str = EXPECTED_FILE
+    """Path inside the bundle of this variant's own golden answers; one of ``golden.files``."""
+    device: Literal["any", "cpu", "cuda"] = "any"
+    """Where it runs."""
+    isa: tuple[str, ...] = ()
+    """Instruction sets (see :data:`handlers.host.ISA`), any one of which the CPU must have; empty: any CPU will do."""
+    output: OutputSpec | None = None
+    """How this variant's logits become an answer; None: as the model's."""
+    measurements: tuple[Measurement, ...] = ()
+    """What was measured, one a machine."""
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -145,11 +162,16 @@ class ModelSpec:
     """Executable forms, the preferred one first."""
     golden: GoldenSpec
     """Files of the golden samples."""
+    rankings: tuple[Ranking, ...] = ()
+    """Order of preference, one a machine; without any, the order of ``variants``."""
+    samples: dict[str, str] = field(default_factory=dict)
+    """Path inside the bundle -> sha256: some of the images that the quantizer saw, as raw files, for measuring on a
+    machine that does not have the data set."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Data digest, training configuration, library versions, metrics: facts for people and audits."""
 
     def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
+        if self.schema_version not in READABLE_VERSIONS:
             raise ValueError(
                 f"schema_version: this code reads {SCHEMA_VERSION}, the bundle has {self.schema_version}; "
                 "package the run again with the code that serves it"
@@ -162,6 +184,10 @@ class ModelSpec:
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"variants: expected at least one, with different names, got {names}")
+        check_files(self.samples)
+        for ranking in self.rankings:
+            if unknown := sorted(set(ranking.order) - set(names)):
+                raise ValueError(f"rankings: there is no variant {unknown[0]!r}; there are {', '.join(names)}")
 
     @property
     def multi_label(self) -> bool:
@@ -171,7 +197,7 @@ class ModelSpec:
     @property
     def files(self) -> dict[str, str]:
         """Every file of the bundle but ``spec.json`` itself: path -> sha256."""
-        merged = dict(self.golden.files)
+        merged = {**self.golden.files, **self.samples}
         for variant in self.variants:
             merged.update(variant.files)
         return merged
@@ -224,13 +250,17 @@ def bundle_digest(folder: Path) -> str:
     return f"sha256:{sha256_file(Path(folder) / SPEC_FILE)}"
 
 
-def verify_files(folder: Path, spec: ModelSpec) -> None:
-    """Compares every file that ``spec`` names with its sha256.
+def verify_files(folder: Path, files: dict[str, str]) -> None:
+    """Compares files of a bundle with their digests.
+
+    Args:
+        folder: the bundle.
+        files: path inside the bundle -> sha256, such as ``spec.files`` or ``variant.files``.
 
     Raises:
         BundleError: a file is missing or its content differs; the message names it.
     """
-    for name, expected in spec.files.items():
+    for name, expected in files.items():
         path = Path(folder) / name
         if not path.is_file():
             raise BundleError(f"{path}: missing, though spec.json names it")

@@ -35,6 +35,8 @@ MODEL_CONFIG = {
     "startupTimeout": 300,
     # For the handler: torch threads of each worker; 0 = cores / maxWorkers.
     "threads": 0,
+    # For the handler: the name of the only variant to serve; auto = the fastest that was measured and runs here.
+    "variant": "auto",
 }
 """``model-config.yaml`` of the archive."""
 
@@ -69,7 +71,7 @@ def package(bundle: Path, name: str, version: str, store: Path) -> Path:
     """
     bundle, store = Path(bundle), Path(store)
     spec = read_spec(bundle)
-    verify_files(bundle, spec)
+    verify_files(bundle, spec.files)
     code = Path(handlers.__file__).parent
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         work = Path(temporary)
@@ -140,7 +142,8 @@ def open_archive(archive: Path) -> Iterator[Path]:
             raise OperationError(f"{archive}: not readable as a model archive: {error}") from error
         folder = Path(temporary) / BUNDLE_FOLDER
         try:
-            verify_files(folder, read_spec(folder))
+            # A damaged variant is the server's matter: it says so and falls back to the next.
+            verify_files(folder, read_spec(folder).golden.files)
         except BundleError as error:
             raise OperationError(f"{archive}: {str(error).replace(f'{folder}/', '')}") from error
         yield folder

@@ -35,12 +35,13 @@ def replay_over_wire(client: Client, name: str, archive: Path) -> Replay:
     """
     with open_archive(archive) as folder:
         spec, digest = read_spec(folder), bundle_digest(folder)
-        samples = read_golden(folder, spec)
+        samples = {variant.name: read_golden(folder, spec, variant) for variant in spec.variants}
     result = Replay(name)
     for protocol, ask in (("REST", client.predict), ("gRPC", client.predict_grpc)):
-        for sample in samples:
+        for of_variants in zip(*samples.values(), strict=True):
             result.checked += 1
-            if line := _check(sample, spec, digest, ask(name, sample.data)):
+            answer = ask(name, of_variants[0].data)
+            if line := _check(dict(zip(samples, of_variants, strict=True)), spec, digest, answer):
                 result.differences.append(f"{name} over {protocol}: {line}")
     return result
 
@@ -55,12 +56,18 @@ def served_ranking(answer: Answer) -> dict[str, float] | InputError:
     return {entry["label"]: entry["probability"] for entry in ranking}
 
 
-def _check(sample: GoldenSample, spec: ModelSpec, digest: str, answer: Answer) -> str | None:
-    model = answer.body.get("model", {})
+def _check(samples: dict[str, GoldenSample], spec: ModelSpec, digest: str, answer: Answer) -> str | None:
+    """Compares an answer with the golden one of the variant that gave it.
+
+    Args:
+        samples: variant -> one input with its answer.
+        spec: of the archive.
+        digest: of the archive's bundle.
+        answer: the server's.
+    """
+    model, first = answer.body.get("model", {}), spec.variants[0]
+    sample = samples.get(model.get("variant"), samples[first.name])
     if answer.error is None and model.get("bundle") != digest:
         return f"{sample.file}: the server answers from bundle {model.get('bundle')}, the archive holds {digest}"
-    tolerance = next(
-        (variant.tolerance for variant in spec.variants if variant.name == model.get("variant")),
-        spec.variants[0].tolerance,
-    )
+    tolerance = next((one.tolerance for one in spec.variants if one.name == model.get("variant")), first.tolerance)
     return difference(sample, spec, served_ranking(answer), tolerance, answer.body.get("distance"))

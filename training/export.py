@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from handlers.engines import load_engine
-from handlers.golden import EXPECTED_FILE, replay
+from handlers.golden import replay
 from handlers.predictor import Predictor
 from handlers.spec import (
+    EXPECTED_FILE,
     SCHEMA_VERSION,
     SPEC_FILE,
     GoldenSpec,

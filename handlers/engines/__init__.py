@@ -3,10 +3,11 @@
 An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns float32 logits of shape (N, labels), with
 one column more, the feature distance, where the spec's output has a ``max_distance``;
 normalisation is part of the model, so no engine can be fed the wrong mean. To add one: a module here with a
-``load(spec, variant, folder, device)`` and a line in :data:`ENGINES`.
+``load(spec, variant, folder, device)`` and a line in :data:`ENGINES` (docs/engines.md shows a whole one).
 """
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,28 +16,71 @@ import numpy as np
 from handlers.errors import BundleError
 from handlers.spec import ModelSpec, VariantSpec
 
-ENGINES = {"exported": "handlers.engines.exported"}
-"""Engine name, as in ``VariantSpec.engine`` -> module. Imported only when a variant asks for it."""
+
+@dataclass(frozen=True)
+class Registration:
+    """Where an engine is and what it needs."""
+
+    module: str
+    """Imported only when a variant asks for it."""
+    install: str = ""
+    """What to install when the import fails; empty: what every server has."""
+
+
+ENGINES = {
+    "exported": Registration("handlers.engines.exported"),
+    "compiled": Registration("handlers.engines.compiled"),
+    "openvino": Registration("handlers.engines.openvino", "the extra cpu, or: pip install openvino"),
+}
+"""Engine name, as in ``VariantSpec.engine`` -> its registration."""
 
 
 class Engine(Protocol):
     """A loaded model."""
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels)."""
+        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels), or one column more."""
+
+    def kernels(self) -> dict[str, int]:
+        """Precision (``fp32``, ``bf16``, ``fp16``, ``int8``) -> convolutions and matrix products that run in it."""
 
 
 def load_engine(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
     """Loads ``variant`` from the bundle ``folder`` onto ``device`` (``cpu``, ``cuda:0``, ``mps``, ...).
 
     Raises:
-        BundleError: the engine is unknown, its library is not installed, or the files cannot be loaded.
+        BundleError: the engine is unknown, its library is not installed, the files cannot be loaded, or the kernels
+            run in another precision than the variant says.
     """
     if variant.engine not in ENGINES:
         raise BundleError(f"variant {variant.name!r} wants engine {variant.engine!r}; known: {', '.join(ENGINES)}")
+    registration = ENGINES[variant.engine]
     try:
-        module = importlib.import_module(ENGINES[variant.engine])
+        module = importlib.import_module(registration.module)
     except ImportError as error:
-        raise BundleError(f"variant {variant.name!r} needs a library that is not installed: {error}") from error
+        hint = f"; install {registration.install}" if registration.install else ""
+        raise BundleError(f"variant {variant.name!r} needs a library that is not installed: {error}{hint}") from error
     engine: Engine = module.load(spec, variant, folder, device)
+    check_precision(variant, engine.kernels())
     return engine
+
+
+def check_precision(variant: VariantSpec, kernels: dict[str, int]) -> None:
+    """Refuses a variant that says one precision and runs in another, which only its speed and size would tell.
+
+    Some kernels of an int8 model stay in floating point, where its accuracy asks for it; most must not.
+
+    Args:
+        variant: what it says.
+        kernels: see :meth:`Engine.kernels`; none where an engine has no way to tell.
+
+    Raises:
+        BundleError: less than half of the kernels run in the variant's precision.
+    """
+    total, honest = sum(kernels.values()), kernels.get(variant.precision, 0)
+    if total and honest * 2 < total:
+        found = ", ".join(f"{count} in {precision}" for precision, count in sorted(kernels.items()))
+        raise BundleError(
+            f"variant {variant.name!r} says {variant.precision}, but of its {total} convolutions and matrix products "
+            f"only {honest} run in it here ({found})"
+        )

@@ -1,18 +1,34 @@
 """The ``exported`` engine: a ``.pt2`` written by torch.export, run by PyTorch itself."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from handlers.engines import Engine
 from handlers.errors import BundleError
-from handlers.spec import ModelSpec, VariantSpec
+from handlers.spec import ImageSpec, ModelSpec, VariantSpec
+
+_HEAVY = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear")
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int8: "int8"}
 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
     """See :func:`handlers.engines.load_engine`."""
+    return ExportedEngine(load_module(variant, folder, device), spec.image, device)
+
+
+def load_module(variant: VariantSpec, folder: Path, device: str) -> torch.nn.Module:
+    """The program of ``variant`` on ``device``.
+
+    Raises:
+        BundleError: torch cannot load it.
+    """
     path = Path(folder) / next(iter(variant.files))
     try:
         program = torch.export.load(path)
@@ -26,14 +42,21 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         # TF32 keeps 10 bits of the mantissa: answers would differ from the golden ones by about 1e-3.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-    return ExportedEngine(program.module(), device)
+    return program.module()
 
 
 class ExportedEngine:
-    """Calls the exported module without autograd."""
+    """Calls the exported module without autograd.
 
-    def __init__(self, module: torch.nn.Module, device: str) -> None:
+    Args:
+        module: uint8 (N, crop, crop, channels) -> logits.
+        image: sizes.
+        device: where the module is.
+    """
+
+    def __init__(self, module: torch.nn.Module, image: ImageSpec, device: str) -> None:
         self._module = module
+        self._image = image
         self._device = device
 
     @torch.inference_mode()
@@ -42,3 +65,27 @@ class ExportedEngine:
         logits = self._module(torch.from_numpy(batch).to(self._device))
         result: np.ndarray = logits.float().cpu().numpy()
         return result
+
+    @torch.inference_mode()
+    def kernels(self) -> dict[str, int]:
+        """See :class:`handlers.engines.Engine`: what PyTorch is asked for, read while one image goes through."""
+        side, channels = self._image.crop, self._image.channels
+        with _CountedKernels() as counted:
+            self._module(torch.zeros(1, side, side, channels, dtype=torch.uint8, device=self._device))
+        return dict(counted.found)
+
+
+class _CountedKernels(TorchDispatchMode):
+    """Counts convolutions and matrix products by the type of their inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in _HEAVY:
+            kind = next(argument.dtype for argument in reversed(args) if isinstance(argument, torch.Tensor))
+            self.found[_NAMES.get(kind, str(kind))] += 1
+        return func(*args, **(kwargs or {}))

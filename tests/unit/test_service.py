@@ -103,7 +103,7 @@ def test_an_engine_that_fails_is_an_answer(service, images, monkeypatch):
     def fail(batch):
         raise RuntimeError("out of something")
 
-    monkeypatch.setattr(service.predictor, "_engine", fail)
+    monkeypatch.setattr(service.predictor, "engine", fail)
     answers = handle(service, [{"body": images[0][1]}, {"body": b"text"}])
     assert [(status, body["error"]["code"]) for status, body in answers] == [
         (503, "inference_failed"),

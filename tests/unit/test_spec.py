@@ -49,7 +49,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema_version: this code reads 1, the bundle has 2"),
+        ({"schema_version": 3}, "schema_version: this code reads 2, the bundle has 3"),
         ({"schema_version": ...}, "schema_version: missing"),
         ({"schema_version": True}, "schema_version: expected int, got bool True"),
         ({"task": "regression"}, "task: expected one of 'image-classification'"),
@@ -114,14 +114,14 @@ def test_files_are_checked_by_digest(tmp_path):
         ),
     )
     spec = read_spec(tmp_path)
-    verify_files(tmp_path, spec)
+    verify_files(tmp_path, spec.files)
     before = bundle_digest(tmp_path)
     (tmp_path / "golden/000.png").write_bytes(b"Pixels")
     with pytest.raises(BundleError, match=r"golden/000.png: sha256 is"):
-        verify_files(tmp_path, spec)
+        verify_files(tmp_path, spec.files)
     (tmp_path / "golden/000.png").unlink()
     with pytest.raises(BundleError, match=r"golden/000.png: missing"):
-        verify_files(tmp_path, spec)
+        verify_files(tmp_path, spec.files)
     assert bundle_digest(tmp_path) == before
     write(tmp_path, document(output__top_k=1))
     assert bundle_digest(tmp_path) != before
