@@ -1,4 +1,4 @@
-"""Put the tables of benchmarks/training/README.md together from the result files, so that no number is typed by hand.
+"""Put the tables of the benchmarks' pages together from the result files, so that no number is typed by hand.
 
 Each table stands between <!-- results: NAME --> and <!-- end -->, for results/NAME.json.
 
@@ -22,6 +22,7 @@ from training.errors import TrainingError
 from training.files import write_atomic
 
 PAGE = ROOT / "benchmarks" / "training" / "README.md"
+ENGINES_PAGE = ROOT / "benchmarks" / "optimize" / "README.md"
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -48,6 +49,8 @@ def _share(value: float) -> str:
 
 COLUMNS = (
     Column(metric="images_per_second", title="images/s", show="{:.1f}".format, ratio=True),
+    Column(metric="images_per_second_1", title="images/s, batch 1", show="{:.1f}".format, ratio=True),
+    Column(metric="images_per_second_8", title="images/s, batch 8", show="{:.1f}".format, ratio=True),
     Column(metric="data_share", title="waiting for data", show=_share),
     Column(metric="train_accuracy", title="train accuracy", show=_percent),
     Column(metric="test_accuracy", title="test accuracy", show=_percent, difference=True),
@@ -149,9 +152,19 @@ def fill_page(check: bool = False, page: Path = PAGE, results: Path = RESULTS) -
     return 0
 
 
+def fill_pages(check: bool = False) -> int:
+    """Fills in the tables of all pages.
+
+    Args:
+        check: Write nothing; exit with 1 when a page is not up to date.
+    """
+    pages = ((PAGE, RESULTS), (ENGINES_PAGE, ENGINES_PAGE.parent / "results"))
+    return max(fill_page(check, page, results) for page, results in pages)
+
+
 def main() -> int:
     """Entry point."""
-    return tyro.cli(fill_page, prog="python -m benchmarks.training.render", description=__doc__)
+    return tyro.cli(fill_pages, prog="python -m benchmarks.training.render", description=__doc__)
 
 
 if __name__ == "__main__":

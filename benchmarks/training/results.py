@@ -123,12 +123,10 @@ class Origin:
         )
 
 
-def origin(benchmark: str) -> Origin:
-    """The origin of what the running command measures."""
+def origin(benchmark: str, package: str = "benchmarks.training") -> Origin:
+    """The origin of what the running command, a module of ``package``, measures."""
     module = Path(sys.argv[0]).stem
-    return Origin(
-        benchmark=benchmark, command=shlex.join(["python", "-m", f"benchmarks.training.{module}", *sys.argv[1:]])
-    )
+    return Origin(benchmark=benchmark, command=shlex.join(["python", "-m", f"{package}.{module}", *sys.argv[1:]]))
 
 
 def summarise(series: Series, baseline: str = "") -> dict[str, dict[str, Summary]]:
