@@ -39,7 +39,7 @@ def choices(spec: ModelSpec, host: Host, device: str, forced: str | None = None)
         if forced not in by_name:
             raise BundleError(f"no variant {forced!r}; there are {', '.join(by_name)}")
         return [Choice(by_name[forced], "asked for by name")]
-    lacking = {name: reason for name, variant in by_name.items() if (reason := _lacks(variant, host, device))}
+    lacking = {name: reason for name, variant in by_name.items() if (reason := lacks(variant, host, device))}
     if len(lacking) == len(by_name):
         raise BundleError("; ".join(f"variant {name!r} {reason}" for name, reason in lacking.items()))
     ranking = _ranking(spec, host)
@@ -47,7 +47,7 @@ def choices(spec: ModelSpec, host: Host, device: str, forced: str | None = None)
     first = spec.variants[0].name
     if first not in order:
         order.append(first)
-    why = _why(ranking, host)
+    why = _why(ranking, host) if len(by_name) > 1 else "the bundle's only variant"
     found = []
     passed: list[str] = []
     for name in order:
@@ -59,7 +59,7 @@ def choices(spec: ModelSpec, host: Host, device: str, forced: str | None = None)
     return found or [Choice(variant, why) for name, variant in by_name.items() if name not in lacking]
 
 
-def _lacks(variant: VariantSpec, host: Host, device: str) -> str:
+def lacks(variant: VariantSpec, host: Host, device: str) -> str:
     """What the machine lacks for ``variant``; empty when nothing."""
     if variant.device != "any" and variant.device != device.partition(":")[0]:
         return f"runs on {variant.device} only"

@@ -10,6 +10,9 @@ import numpy as np
 
 from handlers.errors import BundleError
 
+DISTANCE_FILE = "distance.npz"
+"""Last part of the path of the variant's file that holds the tables."""
+
 
 class Distance:
     """Distance to the nearest class mean, in units in which training features spread by about 1.

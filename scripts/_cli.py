@@ -45,9 +45,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def parse_arguments(kind: type[T], description: str | None, default: T) -> T:
+def parse_arguments(kind: type[T], description: str | None, default: T | None = None) -> T:
     """The command line as a ``kind``; a usage error ends the process with 2."""
     try:
+        if default is None:
+            return tyro.cli(kind, description=description)
         return tyro.cli(kind, description=description, default=default)
     except ValueError as error:
         # tyro explains the refusals of single parts, such as --loop.epochs, but not those of the whole.

@@ -43,6 +43,7 @@ def evaluate(
     predictions: Path | None = None,
     device: str = "cpu",
     tta: TestTimeAugmentation = "none",
+    variant: str = "auto",
 ) -> None:
     """Prints the metrics.
 
@@ -54,15 +55,19 @@ def evaluate(
         device: cpu, cuda, cuda:1 or mps.
         tta: Test-time augmentation: average each image with its mirror image (flip), and with both moved by a few
             pixels each way (flip-shift). Only to see what it would gain: what is served is the image alone.
+        variant: Which one of the bundle to measure; auto: the one that this machine would serve.
     """
     progress = Progress()
-    predictor = Predictor.load(find_bundle(run_folder), str(resolve_device(device)))
+    predictor = Predictor.load(
+        find_bundle(run_folder), str(resolve_device(device)), None if variant == "auto" else variant
+    )
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
     records = manifest.split("test") or list(manifest.records)
     outputs = predict_outputs(predictor, records, resolve_workers(-1, len(records)), progress, tta)
     metrics = {
         **measure(predictor, records, outputs),
         "tta": tta,
+        "variant": predictor.variant.name,
         "left_out": [dataclasses.asdict(item) for item in rejected],
     }
     if predictions is not None:
@@ -79,6 +84,7 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
             continue
         value = metrics[name]
         print(f"{name:18s} {value:.4f}" if isinstance(value, float) else f"{name:18s} {value}")
+    print(f"{'variant':18s} {metrics['variant']}")
     low, high = metrics["accuracy_interval"]
     print(f"{'95 % interval':18s} {low:.4f} to {high:.4f}")
     if abstain := metrics.get("abstain"):

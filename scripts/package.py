@@ -22,6 +22,7 @@ def package_run(
     name: str,
     version: str = "1.0",
     store: Path = DEFAULT_STORE,
+    variant: str = "auto",
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Writes STORE/NAME.mar.
@@ -31,10 +32,11 @@ def package_run(
         name: The model's name on the server.
         version: The model's version on the server.
         store: Folder of archives.
+        variant: The only variant to serve; auto: the fastest that was measured and runs on the server.
         json: Print one JSON object.
     """
     bundle = find_bundle(run_folder)
-    archive = package(bundle, name, version, store)
+    archive = package(bundle, name, version, store, variant)
     size, digest = archive.stat().st_size, sha256_file(archive)
     if json:
         document = {"archive": str(archive), "bytes": size, "sha256": digest, "bundle": bundle_digest(bundle)}

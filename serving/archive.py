@@ -16,7 +16,7 @@ from model_archiver.model_packaging import generate_model_archive
 
 import handlers
 from handlers.errors import BundleError
-from handlers.spec import BUNDLE_FOLDER, SPEC_FILE, read_spec, verify_files
+from handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify_files
 from serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -53,7 +53,7 @@ def find_bundle(run: Path) -> Path:
     raise OperationError(f"{run}: no bundle here; finish the training first (python scripts/train.py --out {run})")
 
 
-def package(bundle: Path, name: str, version: str, store: Path) -> Path:
+def package(bundle: Path, name: str, version: str, store: Path, variant: str = "auto") -> Path:
     """Writes ``store/NAME.mar``: the bundle, the handlers package, and TorchServe's own files.
 
     Args:
@@ -61,26 +61,29 @@ def package(bundle: Path, name: str, version: str, store: Path) -> Path:
         name: the model's name on the server.
         version: the model's version on the server, such as ``1.0``.
         store: folder of archives; made when missing.
+        variant: the name of the only variant to serve; ``auto``: the fastest that was measured and runs there.
 
     Returns:
         The path of the archive. Packaging the same bundle again gives the same bytes.
 
     Raises:
         BundleError: the bundle is damaged.
-        OperationError: the name is not allowed, or the archive cannot be written.
+        OperationError: the name is not allowed, there is no such variant, or the archive cannot be written.
     """
     bundle, store = Path(bundle), Path(store)
     spec = read_spec(bundle)
     verify_files(bundle, spec.files)
+    packed = packed_files(spec, variant)
     code = Path(handlers.__file__).parent
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         work = Path(temporary)
         stage = work / "stage"
-        for file in (SPEC_FILE, *spec.files):
+        for file in (SPEC_FILE, *packed):
             (stage / BUNDLE_FOLDER / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / file, stage / BUNDLE_FOLDER / file)
         shutil.copytree(code, stage / code.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        (work / "model-config.yaml").write_text(yaml.safe_dump(MODEL_CONFIG, sort_keys=False), "utf-8")
+        config_text = yaml.safe_dump({**MODEL_CONFIG, "variant": variant}, sort_keys=False)
+        (work / "model-config.yaml").write_text(config_text, "utf-8")
         (work / "out").mkdir()
         config = ModelArchiverConfig(
             model_name=name,
@@ -103,6 +106,49 @@ def package(bundle: Path, name: str, version: str, store: Path) -> Path:
         except OSError as error:
             raise OperationError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
+
+
+def packed_files(spec: ModelSpec, variant: str = "auto") -> list[str]:
+    """The files of a bundle that an archive carries: without variants that were measured and may not be served.
+
+    Args:
+        spec: of the bundle.
+        variant: the name of one that is packed whatever was measured; ``auto``: none.
+
+    Raises:
+        OperationError: there is no such variant.
+    """
+    names = [one.name for one in spec.variants]
+    if variant != "auto" and variant not in names:
+        raise OperationError(f"--variant {variant}: the bundle has {', '.join(names)}")
+    ranked = {name for ranking in spec.rankings for name in ranking.order} if spec.rankings else set(names)
+    wanted = ranked | {names[0], variant}
+    files = {**spec.golden.files, **spec.samples}
+    for one in spec.variants:
+        if one.name in wanted:
+            files.update(one.files)
+    return list(files)
+
+
+def replace_spec(archive: Path, content: bytes) -> None:
+    """Exchanges the ``spec.json`` of a ``.mar``; everything else stays byte for byte.
+
+    Raises:
+        OperationError: the archive cannot be read or written.
+    """
+    place = f"{BUNDLE_FOLDER}/{SPEC_FILE}"
+    temporary = archive.with_name(f".{archive.name}.partial")
+    try:
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
+            for entry in old.infolist():
+                new.writestr(entry, content if entry.filename == place else old.read(entry))
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(archive)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise OperationError(f"{archive}: its ranking cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_archive(archive: Path) -> None:

@@ -13,8 +13,8 @@ from scipy.special import log_expit, log_softmax
 from handlers.predictor import Outputs, sigmoid, softmax
 from handlers.spec import OutputSpec
 from training.config import ExportConfig
-from training.metrics import classification_metrics
-from training.multi_label import multi_label_metrics
+from training.metrics import confidence_metrics
+from training.multi_label import multi_label_confidence_metrics
 
 TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for."""
@@ -40,7 +40,8 @@ def calibrate(outputs: Outputs, targets: np.ndarray, config: ExportConfig) -> Ca
     logits = outputs.logits
     temperature = fit_temperature(logits, targets) if config.calibrate else 1.0
     multi_label = targets.ndim == 2
-    activation, measure = (sigmoid, multi_label_metrics) if multi_label else (softmax, classification_metrics)
+    activation = sigmoid if multi_label else softmax
+    measure = multi_label_confidence_metrics if multi_label else confidence_metrics
     before, after = (measure(activation(logits / t), targets) for t in (1.0, temperature))
     min_probability = 0.0
     if config.max_error and not multi_label:

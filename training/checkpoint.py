@@ -124,6 +124,11 @@ class CheckpointStore:
         self._prune()
         return path
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no checkpoint was ever written; :meth:`find` reads whole files to tell which is good."""
+        return not (self.folder / "last").is_file()
+
     def find(self, which: str) -> Path | None:
         """The folder of the ``last`` or ``best`` checkpoint, None before the first one.
 

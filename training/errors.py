@@ -25,3 +25,7 @@ class CheckpointError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported program does not answer as the trained model does."""
+
+
+class OptimizeError(TrainingError):
+    """A variant cannot be built or measured; the message says why, and the others go on."""

@@ -13,8 +13,8 @@ from handlers.predictor import Outputs, Predictor, sigmoid, softmax
 from training.data.loading import Encoder, EvaluationImages, evaluation_loader
 from training.data.manifest import SEPARATOR, Record, names_of
 from training.files import write_atomic
-from training.metrics import classification_metrics
-from training.multi_label import multi_label_metrics
+from training.metrics import classification_metrics, confidence_metrics
+from training.multi_label import multi_label_confidence_metrics, multi_label_metrics
 from training.progress import Progress
 
 BATCH = 32
@@ -95,13 +95,13 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
     probabilities = predictor.to_probabilities(outputs.logits)
     if predictor.spec.multi_label:
         metrics = multi_label_metrics(probabilities, targets, output.threshold)
-        plain = multi_label_metrics(sigmoid(outputs.logits), targets)
+        plain = multi_label_confidence_metrics(sigmoid(outputs.logits), targets)
     else:
         metrics = classification_metrics(probabilities, targets)
-        plain = classification_metrics(softmax(outputs.logits), targets)
+        plain = confidence_metrics(softmax(outputs.logits), targets)
     labelled = zip(predictor.spec.labels, metrics["per_class"], strict=True)
     metrics["per_class"] = [{"label": label, **values} for label, values in labelled]
-    metrics["uncalibrated"] = {name: plain[name] for name in ("nll", "ece")}
+    metrics["uncalibrated"] = plain
     if output.min_probability > 0:
         accepted = probabilities.max(axis=1) >= output.min_probability
         wrong = probabilities.argmax(axis=1) != targets

@@ -8,6 +8,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import nn
 
+from handlers.distance import Distance
 from handlers.spec import ImageSpec
 from training.data.loading import EvaluationImages, evaluation_loader
 from training.data.manifest import Manifest
@@ -33,8 +34,19 @@ class FeatureDistance(nn.Module):
         super().__init__()
         # inv(covariance) = W W^T: after W, distances are Euclidean.
         whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+        self._register(whitening, means @ whitening)
+
+    @classmethod
+    def of(cls, tables: Distance) -> "FeatureDistance":
+        """The module of tables that were fitted before."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._register(tables.whitening, tables.means)
+        return module
+
+    def _register(self, whitening: np.ndarray, means: np.ndarray) -> None:
         self.register_buffer("whitening", torch.from_numpy(whitening).float())
-        self.register_buffer("means", torch.from_numpy(means @ whitening).float())
+        self.register_buffer("means", torch.from_numpy(means).float())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Float (N, D) -> float (N, 1)."""

@@ -28,8 +28,8 @@ def one_logit(config: LossConfig, classes: int) -> bool:
     return config.name == "bce" and classes == 2
 
 
-class BinaryCrossEntropy(nn.Module):
-    """A yes or no for each class; for two classes, one yes or no on the difference of their logits.
+class _Smoothed(nn.Module):
+    """Keeps the smoothing.
 
     Args:
         smoothing: share of the target that is spread over all classes.
@@ -39,6 +39,10 @@ class BinaryCrossEntropy(nn.Module):
         super().__init__()
         self._smoothing = smoothing
 
+
+class BinaryCrossEntropy(_Smoothed):
+    """A yes or no for each class; for two classes, one yes or no on the difference of their logits."""
+
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """See the module's docstring."""
         wanted = as_probabilities(targets, logits.shape[1], self._smoothing)
@@ -47,16 +51,8 @@ class BinaryCrossEntropy(nn.Module):
         return functional.binary_cross_entropy_with_logits(logits, wanted)
 
 
-class MultiLabelCrossEntropy(nn.Module):
-    """Binary cross-entropy of each label on its own; targets are zeros and ones (N, classes).
-
-    Args:
-        smoothing: zeros and ones are moved towards a half by this share.
-    """
-
-    def __init__(self, smoothing: float) -> None:
-        super().__init__()
-        self._smoothing = smoothing
+class MultiLabelCrossEntropy(_Smoothed):
+    """Binary cross-entropy of each label on its own; targets are zeros and ones (N, classes), moved towards a half."""
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -83,16 +79,8 @@ class FocalLoss(nn.Module):
         return -(wanted * (1 - logs.exp()) ** self._gamma * logs).sum(1).mean()
 
 
-class SquaredError(nn.Module):
-    """Squared distance of the softmax to the target, summed over classes: the Brier score.
-
-    Args:
-        smoothing: share of the target that is spread over all classes.
-    """
-
-    def __init__(self, smoothing: float) -> None:
-        super().__init__()
-        self._smoothing = smoothing
+class SquaredError(_Smoothed):
+    """Squared distance of the softmax to the target, summed over classes: the Brier score."""
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """See the module's docstring."""

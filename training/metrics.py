@@ -43,14 +43,23 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
         "accuracy": right / len(targets),
         "accuracy_interval": [float(interval.low), float(interval.high)],
         "balanced_accuracy": float((np.diag(confusion)[present] / per_class[present]).mean()),
-        # A probability of exactly 0 would make one image's loss infinite and hide all others.
-        "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
+        **confidence_metrics(probabilities, targets),
         "brier": float(((probabilities**2).sum(axis=1) - 2 * of_truth + 1).mean()),
         "auroc": _auroc(values, truth, present),
-        "ece": float(multiclass_calibration_error(values, truth, classes, n_bins=ECE_BINS, norm="l1")),
         "reliability": reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
         "per_class": _per_class(confusion),
         "confusion_matrix": confusion.tolist(),
+    }
+
+
+def confidence_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """``nll`` and ``ece`` of :func:`classification_metrics`, which take no time to speak of."""
+    values, truth = torch.from_numpy(probabilities).double(), torch.from_numpy(targets).long()
+    of_truth = probabilities[np.arange(len(targets)), targets]
+    return {
+        # A probability of exactly 0 would make one image's loss infinite and hide all others.
+        "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
+        "ece": float(multiclass_calibration_error(values, truth, probabilities.shape[1], n_bins=ECE_BINS, norm="l1")),
     }
 
 

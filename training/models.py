@@ -29,6 +29,8 @@ class Classifier(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    compute_dtype = torch.float32
+    """Of the images that the backbone is given."""
 
     def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class Classifier(nn.Module):
 
     def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         images = pixels.permute(0, 3, 1, 2).float() / 255  # (N, C, H, W), in channels_last memory
-        return (images - self.mean) / self.std
+        return ((images - self.mean) / self.std).to(self.compute_dtype)
 
     def set_frozen(self, frozen: bool) -> None:
         """Freezes all but the classifier, batch-norm statistics included; or lets everything learn again."""

@@ -104,7 +104,7 @@ def _is_free(out: Path) -> bool:
     """True for a folder without files, and for a run that failed before its first checkpoint."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
-    return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").find("last") is None
+    return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").is_empty
 
 
 def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -88,7 +88,7 @@ def train(
 def _restarted(out: Path) -> bool:
     """True when torchrun has started this command again after a process died, and there is something to go on with."""
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    return again and CheckpointStore(out / "checkpoints").find("last") is not None
+    return again and not CheckpointStore(out / "checkpoints").is_empty
 
 
 def _train(

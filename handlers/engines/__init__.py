@@ -3,7 +3,7 @@
 An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns float32 logits of shape (N, labels), with
 one column more, the feature distance, where the spec's output has a ``max_distance``;
 normalisation is part of the model, so no engine can be fed the wrong mean. To add one: a module here with a
-``load(spec, variant, folder, device)`` and a line in :data:`ENGINES` (docs/engines.md shows a whole one).
+``load(spec, variant, folder, device)`` and a line in :data:`ENGINES` (docs/optimizing.md shows a whole one).
 """
 
 import importlib

@@ -4,6 +4,7 @@ What it compiles is bound to the machine, so nothing compiled is shipped: a work
 ResNet on two cores) and needs a C++ compiler on a CPU, or Triton on a GPU.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
 class CompiledEngine:
     """Calls the compiled module without autograd."""
 
-    def __init__(self, exported: ExportedEngine, compiled: torch.nn.Module, device: str) -> None:
+    def __init__(self, exported: ExportedEngine, compiled: Callable[[torch.Tensor], torch.Tensor], device: str) -> None:
         self._exported = exported
         self._compiled = compiled
         self._device = device

@@ -14,7 +14,7 @@ from handlers.engines import Engine
 from handlers.errors import BundleError
 from handlers.spec import ImageSpec, ModelSpec, VariantSpec
 
-_HEAVY = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear")
+_HEAVY = ("conv1d", "conv2d", "conv3d", "convolution", "linear", "matmul", "addmm", "mm", "bmm", "baddbmm")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int8: "int8"}
 
 
@@ -75,11 +75,11 @@ class ExportedEngine:
         return dict(counted.found)
 
 
-class _CountedKernels(TorchDispatchMode):
+class _CountedKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts convolutions and matrix products by the type of their inputs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(

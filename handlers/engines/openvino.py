@@ -7,7 +7,7 @@ import numpy as np
 import openvino as ov
 import torch
 
-from handlers.distance import read_distance
+from handlers.distance import DISTANCE_FILE, read_distance
 from handlers.engines import Engine
 from handlers.errors import BundleError
 from handlers.spec import ModelSpec, VariantSpec
@@ -16,8 +16,6 @@ _HEAVY = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconv
 # What int8 leaves in floating point runs in fp32: that is what its accuracy was measured with, on every CPU.
 _HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
-DISTANCE_FILE = "distance.npz"
-"""Last part of the path of a variant's file with the class means, where the model measures distances."""
 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:

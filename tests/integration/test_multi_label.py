@@ -95,7 +95,7 @@ def test_it_is_served(pairs_run, script, tmp_path, free_port):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("find_lr", ["--steps", 20]), ("find_batch_size", ["--from", 128])])
 def test_the_finders_take_several_labels(name, options, pairs, script):
-    quick = QUICK[: QUICK.index("--loop.epochs")] + ["--model.multi-label", "--loss.name", "bce"]
+    quick = [*QUICK[: QUICK.index("--loop.epochs")], "--model.multi-label", "--loss.name", "bce"]
     found = json.loads(script(name, "--data", pairs, "--json", *quick, *options).stdout)
     assert found["rates"] if name == "find_lr" else found["largest"] == 256
 

@@ -123,6 +123,7 @@ class TestRest:
             "version": "1.0",
             "bundle": bundle_digest(run / "bundle"),
             "variant": "fp32",
+            "reason": "the bundle's only variant",
         }
         probabilities = [entry["probability"] for entry in body["ranking"]]
         assert len(probabilities) == 5

@@ -65,6 +65,8 @@ class RunFacts:
     evaluation: dict[str, Any]
     predictions: Predictions
     environment: dict[str, Any]
+    optimization: dict[str, Any] | None
+    """What scripts/optimize.py found; None before it ran."""
 
     @property
     def name(self) -> str:
@@ -104,6 +106,7 @@ def read_facts(run: Path) -> RunFacts:
         evaluation=evaluation,
         predictions=_read_predictions(run / "predictions.csv", spec),
         environment=_read_object(run / "environment.json"),
+        optimization=_read_object(run / "optimization.json") if (run / "optimization.json").exists() else None,
     )
 
 

@@ -75,6 +75,7 @@ def _context(facts: RunFacts) -> dict[str, Any]:
         "unsure": least_sure(facts, _GALLERY),
         "samples": augmentation_samples(facts, _SAMPLES, _VARIATIONS),
         "enlarge": facts.spec.image.crop < 128,
+        **_variants(facts),
         **_data(facts),
         "config": to_dict(facts.config),
         "environment": _flat(facts.environment),
@@ -90,6 +91,18 @@ def _curves(facts: RunFacts) -> dict[str, Any]:
         "loss_plot": plots.curve("loss", epochs, loss, best),
         "accuracy_plot": plots.curve("accuracy", epochs, accuracy, best, share=True),
         "lr_plot": plots.curve("lr", epochs, {"learning rate": "lr"}, best),
+    }
+
+
+def _variants(facts: RunFacts) -> dict[str, Any]:
+    found = facts.optimization
+    if found is None:
+        return {"variants": None}
+    measured = {name: one for name, one in found["variants"].items() if "latency_p50_ms" in one}
+    return {
+        "variants": measured,
+        "optimization": found,
+        "variants_plot": plots.variants("variants", measured, found["frontier"], found["chosen"]),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
 # Placeholders: colours that nothing else draws with. The page's style sheet decides what they look like.
 _INK, _GRID, _FIRST, _SECOND, _MARK = "#010203", "#010204", "#010205", "#010206", "#010207"
@@ -142,6 +142,32 @@ def coverage(name: str, shares: np.ndarray, errors: np.ndarray, abstain: tuple[f
         axes.set(xlim=(0, 1.01), xlabel="accepted answers", ylabel="error")
         axes.set_ylim(0, max(0.01, float(errors.max()) * 1.15))
         _percent(axes, "both")
+
+    return _render(name, draw, _WIDE)
+
+
+def variants(name: str, measured: dict[str, dict[str, Any]], frontier: Sequence[str], chosen: str) -> Markup:
+    """Accuracy (or agreement with fp32) over latency, numbered as in the page's table; a line joins the frontier."""
+
+    def place(variant: str) -> tuple[float, float]:
+        one = measured[variant]
+        return one["latency_p50_ms"], one["agreement"] if one["accuracy"] is None else one["accuracy"]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*zip(*map(place, frontier), strict=True), color=_GRID, zorder=1, label="best of its latency")
+        others = [variant for variant in measured if variant != chosen]
+        if others:
+            across, up = zip(*map(place, others), strict=True)
+            axes.scatter(across, up, color=_FIRST, s=36, zorder=2, label="measured")
+        x, y = place(chosen)
+        axes.scatter(x, y, color=_SECOND, marker="D", s=48, zorder=3, label="chosen")
+        for number, variant in enumerate(measured, start=1):
+            axes.annotate(str(number), place(variant), xytext=(6, 5), textcoords="offset points", color=_INK)
+        labelled = all(one["accuracy"] is not None for one in measured.values())
+        axes.set(xscale="log", xlabel="median latency of one image, ms", ylabel="accuracy" if labelled else "agreement")
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
+        _percent(axes, "y")
 
     return _render(name, draw, _WIDE)
 

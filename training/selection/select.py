@@ -205,7 +205,7 @@ class _Selection:
                 pool = Manifest(tuple(replace(record, split="train") for record in self._folds[0].records))
                 self._probes[name] = Probe(config, pool, self._progress)
             return train_probe(self._probes[name], manifest, out, self._progress)
-        resume = (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").find("last") is not None
+        resume = (out / MANIFEST_FILE).is_file() and not CheckpointStore(out / "checkpoints").is_empty
         return train(config, None, out, resume, manifest)
 
     def _refit(self, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Speed of the engines that a bundle's variants run in."""

@@ -1,0 +1,134 @@
+"""The ways to run one network that are compared: each a function from an architecture to a callable."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from handlers.engines import load_engine
+from handlers.predictor import Predictor
+from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, Precision, VariantSpec, sha256_file
+from training.export import export_program
+from training.models import Classifier
+from training.optimize.build import LowPrecision
+from training.optimize.material import Images
+from training.optimize.openvino_ir import convert, export, quantize, save
+
+SIDE, CLASSES = 224, 1000
+Call = Callable[[np.ndarray], Any]
+"""uint8 (N, 224, 224, 3) -> logits."""
+
+
+def make(name: str, arch: str, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+    """Builds a contender.
+
+    Args:
+        name: one of :data:`CONTENDERS`.
+        arch: of timm, with random weights: they do not decide the speed.
+        folder: for its files.
+        pixels: uint8 (N, 224, 224, 3), real images for the quantizer.
+
+    Returns:
+        The callable, and its kernels (empty where it cannot tell).
+    """
+    torch.manual_seed(0)
+    backbone = timm.create_model(arch, num_classes=CLASSES)
+    classifier = Classifier(backbone, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return CONTENDERS[name](classifier, folder, pixels)
+
+
+def _eager(module: nn.Module) -> Call:
+    def call(batch: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return module(torch.from_numpy(batch)).float().numpy()
+
+    return call
+
+
+def _eager_fp32(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+    return _eager(classifier), {}
+
+
+def _eager_bf16(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+    return _eager(LowPrecision(classifier, torch.bfloat16)), {}
+
+
+def _exported(precision: Precision, engine: str) -> Callable[..., tuple[Call, dict[str, int]]]:
+    def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+        served = classifier if precision == "fp32" else LowPrecision(copy.deepcopy(classifier), torch.bfloat16)
+        path = folder / "model.pt2"
+        export_program(served, _spec_image(), path)
+        return _load([path], folder, engine, precision)
+
+    return build
+
+
+def _openvino(precision: Precision) -> Callable[..., tuple[Call, dict[str, int]]]:
+    def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+        model = convert(export(classifier, _spec_image()), _spec_image())
+        if precision == "int8":
+            model, _ = quantize(model, Images(pixels=pixels, targets=None), None, 0.0)
+        return _load(save(model, folder / "model.xml"), folder, "openvino", precision)
+
+    return build
+
+
+def _onnxruntime(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+    import onnxruntime
+
+    path = folder / "model.onnx"
+    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.onnx.export(classifier, (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    place = session.get_inputs()[0].name
+    return (lambda batch: session.run(None, {place: batch})), {}
+
+
+def _spec_image() -> ImageSpec:
+    return ImageSpec(channels=3, resize=SIDE, crop=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def _load(files: list[Path], folder: Path, engine: str, precision: Precision) -> tuple[Call, dict[str, int]]:
+    """The engine that a server would load, behind the predictor's own checks."""
+    variant = VariantSpec(
+        name=precision,
+        engine=engine,
+        precision=precision,
+        files={file.name: sha256_file(file) for file in files},
+    )
+    spec = ModelSpec(
+        schema_version=2,
+        task="image-classification",
+        labels=tuple(map(str, range(CLASSES))),
+        image=_spec_image(),
+        output=OutputSpec(),
+        variants=(variant,),
+        golden=GoldenSpec(),
+    )
+    loaded = load_engine(spec, variant, folder, "cpu")
+    return Predictor(spec, variant, loaded, "", folder).outputs, loaded.kernels()
+
+
+CONTENDERS: dict[str, Callable[..., tuple[Call, dict[str, int]]]] = {
+    "eager fp32": _eager_fp32,
+    "eager bf16": _eager_bf16,
+    "exported fp32": _exported("fp32", "exported"),
+    "exported bf16": _exported("bf16", "exported"),
+    "compiled bf16": _exported("bf16", "compiled"),
+    "ONNX Runtime fp32": _onnxruntime,
+    "OpenVINO fp32": _openvino("fp32"),
+    "OpenVINO bf16": _openvino("bf16"),
+    "OpenVINO int8": _openvino("int8"),
+}
+"""The first is what the others are compared with."""

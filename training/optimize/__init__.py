@@ -1,0 +1,1 @@
+"""A bundle gains variants that are smaller or faster, each measured."""

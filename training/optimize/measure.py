@@ -1,0 +1,202 @@
+"""Everything that is measured about loaded variants: answers, speed, memory."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from handlers.golden import read_golden
+from handlers.host import this_host
+from handlers.images import load
+from handlers.measurement import Measurement
+from handlers.predictor import Outputs, sigmoid, softmax
+from handlers.spec import GoldenSpec, ModelSpec, OutputSpec, sha256_file
+from training.calibration import calibrate
+from training.metrics import confidence_metrics
+from training.multi_label import multi_label_confidence_metrics
+from training.optimize.config import OptimizeConfig
+from training.optimize.judge import paired_drop
+from training.optimize.material import Material
+from training.optimize.process import VariantProcess
+from training.optimize.timing import Timing, time_variants
+from training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant."""
+
+    measurement: Measurement
+    output: OutputSpec | None
+    """Its own temperature and thresholds; None: the model's."""
+    golden: Outputs
+    """For the golden samples, in their order."""
+    expected: str
+    """Path inside the bundle for its golden answers."""
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers on the judged images."""
+
+    probabilities: np.ndarray
+    """float64 (N, labels)."""
+    predicted: np.ndarray
+    """int64 (N,), or bool (N, labels) where an image may have several."""
+
+
+def measure_variants(
+    processes: Sequence[VariantProcess],
+    spec: ModelSpec,
+    material: Material,
+    config: OptimizeConfig,
+    device: str,
+    threads: int,
+    progress: Progress,
+) -> dict[str, Measured]:
+    """Measures loaded variants side by side; the first is what the others are compared with.
+
+    Args:
+        processes: the variants.
+        spec: of the bundle.
+        material: images.
+        config: how long.
+        device: where they run.
+        threads: of each.
+        progress: told about it.
+    """
+    samples = read_golden(material.folder, spec, spec.variants[0])
+    golden = np.stack([load(sample.data, spec.image) for sample in samples])
+    with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
+        folder = Path(temporary)
+        files = {"golden": golden, "judged": material.judged.pixels}
+        if material.validation is not None and len(material.validation):
+            files["validation"] = material.validation.pixels
+        for name, pixels in files.items():
+            np.save(folder / f"{name}.npy", pixels, allow_pickle=False)
+        outputs: dict[str, dict[str, Outputs]] = {}
+        with progress.task("asking each variant", len(processes)) as task:
+            for process in processes:
+                outputs[process.name] = {name: process.outputs(folder / f"{name}.npy") for name in files}
+                task.advance(process.name)
+        timings = time_variants(processes, folder / "judged.npy", config, progress)
+        memory = {process.name: process.memory() for process in processes}
+    found: dict[str, Measured] = {}
+    first: _Answers | None = None
+    for number, process in enumerate(processes):
+        own = outputs[process.name]
+        output = spec.output if number == 0 else _recalibrated(own.get("validation"), material, spec)
+        answers = _answers(own["judged"], output, spec)
+        first = first or answers
+        found[process.name] = Measured(
+            measurement=_measurement(
+                process, answers, first, timings[process.name], memory[process.name], material, spec, device, threads
+            ),
+            output=None if number == 0 else output,
+            golden=own["golden"],
+            expected=spec.variants[0].expected if number == 0 else f"golden/expected-{process.name}.json",
+        )
+    return found
+
+
+def _recalibrated(outputs: Outputs | None, material: Material, spec: ModelSpec) -> OutputSpec:
+    """Temperature and thresholds of a variant's own logits; the model's where there is nothing to fit them on."""
+    if outputs is None or material.run is None or material.validation is None or material.validation.targets is None:
+        return spec.output
+    return calibrate(outputs, material.validation.targets, material.run.config.export).output
+
+
+def _answers(outputs: Outputs, output: OutputSpec, spec: ModelSpec) -> _Answers:
+    activation = sigmoid if spec.multi_label else softmax
+    probabilities = activation(outputs.logits / output.temperature)
+    predicted = probabilities >= output.threshold if spec.multi_label else probabilities.argmax(axis=1)
+    return _Answers(probabilities, predicted)
+
+
+def _right(predicted: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Bool (N,): the label, or all labels, are as wanted."""
+    equal: np.ndarray = np.asarray(predicted == wanted)
+    return np.asarray(equal.all(axis=1)) if equal.ndim == 2 else equal
+
+
+def _measurement(
+    process: VariantProcess,
+    answers: _Answers,
+    first: _Answers,
+    timing: Timing,
+    memory: int,
+    material: Material,
+    spec: ModelSpec,
+    device: str,
+    threads: int,
+) -> Measurement:
+    variant = next(one for one in spec.variants if one.name == process.name)
+    apart = np.abs(answers.probabilities - first.probabilities).max(axis=1)
+    plain = Measurement(
+        host=this_host(device),
+        date=now(),
+        threads=threads,
+        images=len(material.judged),
+        agreement=float(_right(answers.predicted, first.predicted).mean()),
+        difference=float(np.quantile(apart, 0.99)),
+        latency_p50_ms=timing.latency_p50_ms,
+        latency_p99_ms=timing.latency_p99_ms,
+        images_per_second=timing.images_per_second,
+        load_seconds=round(process.loaded.seconds, 3),
+        memory_bytes=memory,
+        file_bytes=sum((material.folder / name).stat().st_size for name in variant.files),
+        kernels=process.loaded.kernels,
+    )
+    targets = material.judged.targets
+    if targets is None:
+        return plain
+    right, before = _right(answers.predicted, targets), _right(first.predicted, targets)
+    drop = paired_drop(before, right)
+    metrics = multi_label_confidence_metrics if spec.multi_label else confidence_metrics
+    return replace(
+        plain,
+        accuracy=float(right.mean()),
+        drop=drop.value,
+        drop_interval=drop.interval,
+        ece=metrics(answers.probabilities, targets)["ece"],
+    )
+
+
+def write_golden_answers(folder: Path, spec: ModelSpec, measured: Mapping[str, Measured]) -> GoldenSpec:
+    """Writes each variant's golden answers into the bundle ``folder``; returns all golden files.
+
+    Args:
+        folder: the bundle.
+        spec: with the first variant's golden answers, which stay as they are.
+        measured: variants, the first one first.
+    """
+    first = spec.variants[0]
+    samples = read_golden(folder, spec, first)
+    files = dict(spec.golden.files)
+    for name, one in measured.items():
+        if name == first.name:
+            continue
+        probabilities = _answers(one.golden, one.output or spec.output, spec).probabilities
+        distances = one.golden.distances
+        entries = [
+            {
+                "file": sample.file,
+                "label": sample.label,
+                "probabilities": probabilities[i].tolist(),
+                "distance": None if distances is None else float(distances[i]),
+            }
+            for i, sample in enumerate(samples)
+        ]
+        path = folder / one.expected
+        path.write_text(json.dumps(entries, indent=1), "utf-8")
+        files[one.expected] = sha256_file(path)
+    return GoldenSpec(files=files)
+
+
+def now() -> str:
+    """The time as ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,275 @@
+"""A bundle gains variants, and a ranking of those that may be served."""
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from handlers.choice import lacks
+from handlers.golden import prove
+from handlers.host import this_host
+from handlers.measurement import Ranking
+from handlers.predictor import Predictor
+from handlers.schema import to_dict
+from handlers.spec import (
+    BUNDLE_FOLDER,
+    SCHEMA_VERSION,
+    SPEC_FILE,
+    ModelSpec,
+    VariantSpec,
+    read_spec,
+    sha256_file,
+    verify_files,
+)
+from training.errors import OptimizeError, TrainingError
+from training.files import atomic_folder, write_json
+from training.optimize.build import Builder, Network
+from training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
+from training.optimize.judge import frontier, rank, refusal
+from training.optimize.material import Material, Run, read_material, read_run
+from training.optimize.measure import measure_variants, now, write_golden_answers
+from training.optimize.process import variant_process
+from training.progress import Progress
+
+RESULT_FILE = "optimization.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimized:
+    """What came of it."""
+
+    spec: ModelSpec
+    """Of the bundle, with its variants, measurements and ranking."""
+    chosen: str
+    """Name of the variant that this machine will serve."""
+    refused: dict[str, str]
+    """Measured variant -> why it may not be served."""
+    left_out: dict[str, str]
+    """Variant that could not be built or run -> why."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Variant -> what else is to be said."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``optimization.json`` and ``--json``."""
+        newest = {variant.name: variant.measurements[-1] for variant in self.spec.variants if variant.measurements}
+        return {
+            "chosen": self.chosen,
+            "ranking": to_dict(self.spec.rankings[-1]),
+            "frontier": list(frontier(newest)),
+            "variants": {
+                variant.name: {
+                    "engine": variant.engine,
+                    "precision": variant.precision,
+                    "refused": self.refused.get(variant.name),
+                    "note": self.notes.get(variant.name),
+                    **(to_dict(newest[variant.name]) if variant.name in newest else {}),
+                }
+                for variant in self.spec.variants
+            },
+            "left_out": self.left_out,
+        }
+
+
+def optimize(
+    folder: Path, config: OptimizeConfig, pruning: PruningConfig, device: str, progress: Progress
+) -> Optimized:
+    """Builds, measures and ranks variants of the bundle in the run ``folder``; earlier variants are made anew.
+
+    Args:
+        folder: a run of train.py, or what import_model.py wrote.
+        config: what to build and what may be lost.
+        pruning: of the network, before the same is built of it once more.
+        device: where it will be served: ``cpu`` or ``cuda``.
+        progress: told about it.
+
+    Returns:
+        What ``RUN/optimization.json`` holds, too.
+
+    Raises:
+        TrainingError: the bundle as it was stays in place.
+    """
+    bundle = folder / BUNDLE_FOLDER
+    spec = _first_variant_only(read_spec(bundle))
+    verify_files(bundle, spec.files)
+    run = read_run(folder, spec)
+    if run is None and (pruning.channels or pruning.weights):
+        raise OptimizeError(f"{folder}: pruning fine-tunes on the training images, and this is no run of train.py")
+    with atomic_folder(bundle) as staging:
+        _copy(bundle, staging, spec)
+        material = read_material(staging, run, bundle, spec, config, progress)
+        material = replace(material, spec=_with_samples(material, config))
+        builds = _Builds(material, config, device, progress)
+        builds.build(Network(prefix="", classifier=run.classifier if run else None), _kinds(spec, config, device))
+        if run is not None and (pruning.channels or pruning.weights):
+            _build_pruned(builds, run, material, pruning, progress)
+        result = _measure_and_rank(staging, builds, material, config, device, progress)
+    write_json(folder / RESULT_FILE, result.to_dict())
+    return result
+
+
+def _first_variant_only(spec: ModelSpec) -> ModelSpec:
+    """The spec as it was before any optimising."""
+    first = replace(spec.variants[0], measurements=())
+    answers = {variant.expected for variant in spec.variants[1:]}
+    golden = {name: digest for name, digest in spec.golden.files.items() if name not in answers}
+    return replace(
+        spec,
+        schema_version=SCHEMA_VERSION,
+        variants=(first,),
+        rankings=(),
+        golden=replace(spec.golden, files=golden),
+    )
+
+
+def _copy(bundle: Path, staging: Path, spec: ModelSpec) -> None:
+    for name in spec.files:
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / name, staging / name)
+    (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+
+
+def _with_samples(material: Material, config: OptimizeConfig) -> ModelSpec:
+    """Copies some calibration images into the bundle, as raw files; a model from elsewhere came with its own."""
+    if material.run is None:
+        return material.spec
+    records = material.calibration_records
+    files = {}
+    for number, path in enumerate(records[:: max(1, -(-len(records) // max(1, config.samples)))][: config.samples]):
+        name = f"samples/{number:03d}{path.suffix.lower()}"
+        (material.folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, material.folder / name)
+        files[name] = sha256_file(material.folder / name)
+    return replace(material.spec, samples=files)
+
+
+def _kinds(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
+    """What to build: not again what the bundle begins with."""
+    wanted = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
+    own = "openvino-fp32" if spec.variants[0].engine == "openvino" else "fp32"
+    return [kind for kind in wanted if kind != own]
+
+
+class _Builds:
+    """Collects variants; one that cannot be built leaves a line, and the rest goes on."""
+
+    def __init__(self, material: Material, config: OptimizeConfig, device: str, progress: Progress) -> None:
+        self._material, self._progress = material, progress
+        self.config, self.device = config, device
+        self.notes: dict[str, str] = {}
+        self.variants: list[VariantSpec] = [material.spec.variants[0]]
+        self.left_out: dict[str, str] = {}
+        self.spec = material.spec
+
+    def build(self, network: Network, kinds: list[str]) -> None:
+        """Builds variants of one network."""
+        builder = Builder(network, self._material, self.config, self._progress)
+        for kind in kinds:
+            name = network.prefix + kind
+            with self._progress.task(f"building {name}", 1):
+                try:
+                    variant = builder.build(kind)
+                    if reason := lacks(variant, this_host(self.device), self.device):
+                        raise OptimizeError(f"{reason}, so it cannot be measured here")
+                    self.variants.append(variant)
+                except OptimizeError as error:
+                    self.leave_out(name, str(error))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Says that a variant will not be there."""
+        self.left_out[name] = reason
+        self._progress.say(f"left out: {name}: {reason}")
+
+
+def _build_pruned(builds: _Builds, run: Run, material: Material, pruning: PruningConfig, progress: Progress) -> None:
+    from training.optimize.distil import DistilConfig, fine_tune
+    from training.optimize.prune import PruneTarget, prune_channels, prune_weights
+
+    if pruning.channels:
+        try:
+            target = PruneTarget(
+                keep=pruning.keep or None, size_mb=pruning.size_mb or None, latency_ms=pruning.latency_ms or None
+            )
+            image = material.spec.image
+            pruned = prune_channels(run.classifier, image, target, material.calibration.pixels, progress)
+            config = DistilConfig(epochs=pruning.epochs, lr=pruning.lr)
+            pruned = fine_tune(pruned, run.classifier, run.config, run.manifest, image, config, progress)
+        except TrainingError as error:
+            builds.leave_out("pruned", str(error))
+        else:
+            builds.build(
+                Network(prefix="pruned-", classifier=pruned),
+                ["fp32", *_kinds(material.spec, builds.config, builds.device)],
+            )
+    if pruning.weights:
+        sparse = prune_weights(run.classifier, pruning.weights)
+        builds.build(Network(prefix="sparse-", classifier=sparse), ["fp32"])
+
+
+def _measure_and_rank(
+    folder: Path, builds: _Builds, material: Material, config: OptimizeConfig, device: str, progress: Progress
+) -> Optimized:
+    """Measures what was built, and writes the spec that says so."""
+    spec = replace(builds.spec, variants=tuple(builds.variants))
+    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")  # the processes read it
+    threads = config.threads or this_host().cores
+    with ExitStack() as stack:
+        processes = []
+        for variant in spec.variants:
+            try:
+                progress.say(f"loading {variant.name}")
+                processes.append(stack.enter_context(variant_process(folder, variant.name, device, threads)))
+            except OptimizeError as error:
+                if variant is spec.variants[0]:
+                    raise
+                builds.leave_out(variant.name, str(error))
+        measured = measure_variants(processes, spec, material, config, device, threads, progress)
+    variants = tuple(
+        replace(
+            variant,
+            output=measured[variant.name].output,
+            expected=measured[variant.name].expected,
+            measurements=(measured[variant.name].measurement,),
+        )
+        for variant in spec.variants
+        if variant.name in measured
+    )
+    golden = write_golden_answers(folder, spec, measured)
+    refused, ranking = rank_variants(variants, config, device)
+    spec = replace(spec, variants=variants, golden=golden, rankings=(ranking,))
+    _remove_unnamed(folder, spec)
+    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    for name in ranking.order:
+        Predictor.load(folder, device, name, prove)
+    return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=builds.left_out, notes=builds.notes)
+
+
+def rank_variants(
+    variants: tuple[VariantSpec, ...], config: OptimizeConfig, device: str
+) -> tuple[dict[str, str], Ranking]:
+    """Which variants may be served, the fastest first, by their newest measurements; and why the others may not.
+
+    The first variant may always be: it is what the others are compared with.
+    """
+    newest = {variant.name: variant.measurements[-1] for variant in variants}
+    reasons = {
+        name: refusal(measurement, config.max_accuracy_drop, config.p99_ms)
+        for name, measurement in list(newest.items())[1:]
+    }
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    allowed = {name: measurement for name, measurement in newest.items() if name not in refused}
+    ranking = Ranking(
+        host=this_host(device),
+        date=now(),
+        order=tuple(rank(allowed)),
+        max_accuracy_drop=config.max_accuracy_drop,
+        p99_ms=config.p99_ms or None,
+    )
+    return refused, ranking
+
+
+def _remove_unnamed(folder: Path, spec: ModelSpec) -> None:
+    """Takes away the files of variants that were built and then left out."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != SPEC_FILE and path.relative_to(folder).as_posix() not in spec.files:
+            path.unlink()

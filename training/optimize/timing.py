@@ -1,0 +1,58 @@
+"""How fast variants are, measured side by side: a machine's other work then slows all of them alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.optimize.config import BATCHES, OptimizeConfig
+from training.optimize.process import VariantProcess
+from training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One variant's speed."""
+
+    latency_p50_ms: float
+    """Batch of 1."""
+    latency_p99_ms: float
+    """Batch of 1."""
+    images_per_second: dict[str, float]
+    """Batch size -> median over the rounds."""
+
+
+def time_variants(
+    processes: Sequence[VariantProcess], pixels: Path, config: OptimizeConfig, progress: Progress
+) -> dict[str, Timing]:
+    """Times every variant in turn, for several rounds.
+
+    Args:
+        processes: loaded variants; while one is timed the others wait.
+        pixels: ``.npy`` file of uint8 (N, crop, crop, channels), real images.
+        config: rounds and seconds.
+        progress: told about it.
+    """
+    durations: dict[tuple[str, int], list[np.ndarray]] = {
+        (process.name, batch): [] for process in processes for batch in BATCHES
+    }
+    with progress.task("timing", config.rounds * len(processes)) as task:
+        for _ in range(config.rounds):
+            for process in processes:
+                for batch in BATCHES:
+                    durations[process.name, batch].append(process.time(pixels, batch, config.seconds))
+                task.advance(process.name)
+    return {process.name: _timing(process.name, durations) for process in processes}
+
+
+def _timing(name: str, durations: dict[tuple[str, int], list[np.ndarray]]) -> Timing:
+    single = np.concatenate(durations[name, 1]) * 1000
+    return Timing(
+        latency_p50_ms=round(float(np.median(single)), 3),
+        latency_p99_ms=round(float(np.quantile(single, 0.99)), 3),
+        images_per_second={
+            str(batch): round(float(np.median([batch / np.median(calls) for calls in durations[name, batch]])), 1)
+            for batch in BATCHES
+        },
+    )
