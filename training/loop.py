@@ -163,8 +163,6 @@ class Trainer:
         Raises:
             NonFiniteLossError: and nothing was updated.
         """
-        if self._forward is None:
-            raise RuntimeError("set_mode comes before the first step")
         optimizer, parts = self.config.optimizer, min(self.config.loop.accumulate, len(labels))
         seed_step(self.config.loop.seed, "step", step, self.world.rank)
         set_learning_rate(self.optimizer, rate)
@@ -173,12 +171,10 @@ class Trainer:
         chunks = zip(mixed.tensor_split(parts), targets.tensor_split(parts), labels.tensor_split(parts), strict=True)
         for number, (part, wanted, truth) in enumerate(chunks):
             with self._synchronised(number == parts - 1):
-                with autocast(self.device, self.precision):
-                    logits = self._forward(part.to(self.device, non_blocking=True))
-                # Half precision is for the network: the loss and its gradient start in float32.
-                logits = logits.float()
-                loss = self.loss(logits, wanted.to(self.device, non_blocking=True)) * (len(truth) / len(labels))
-                self.scaler.scale(loss).backward()
+                on_device = (tensor.to(self.device, non_blocking=True) for tensor in (part, wanted))
+                logits, loss = self.answer(*on_device)
+                loss = loss * (len(truth) / len(labels))
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             value += loss.item()
             correct += count_right(logits.detach().cpu(), truth)
         # Every process must agree to stop, or the others would wait for its gradients for ever.
@@ -193,6 +189,24 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model, step)
         return value, correct
+
+    def answer(self, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What training minimises, and for which answers; a subclass may minimise something else.
+
+        Args:
+            pixels: one part of a step on the device, uint8 or mixed float in 0..255 (N, H, W, C).
+            targets: as the loss takes them.
+
+        Returns:
+            Logits, float32 (N, classes), and their mean loss.
+        """
+        if self._forward is None:
+            raise RuntimeError("set_mode comes before the first step")
+        with autocast(self.device, self.precision):
+            logits = self._forward(pixels)
+        # Half precision is for the network: the loss and its gradient start in float32.
+        logits = logits.float()
+        return logits, self.loss(logits, targets)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Processes exchange gradients once a step, after its last part."""

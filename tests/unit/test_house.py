@@ -80,6 +80,7 @@ ALLOWED_CALLS = {
     ("training/data/statistics.py", "read_image"),
     # Trainer.fit, not PIL.ImageOps.fit.
     ("training/run.py", "fit"),
+    ("training/optimize/distil.py", "fit"),
     # LogisticRegression.fit, on features.
     ("training/selection/probe.py", "fit"),
 }

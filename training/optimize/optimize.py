@@ -26,10 +26,12 @@ from training.errors import OptimizeError, TrainingError
 from training.files import atomic_folder, write_json
 from training.optimize.build import Builder, Network
 from training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
+from training.optimize.distil import DistilConfig, fine_tune
 from training.optimize.judge import frontier, rank, refusal
 from training.optimize.material import Material, Run, read_material, read_run
 from training.optimize.measure import measure_variants, now, write_golden_answers
 from training.optimize.process import variant_process
+from training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
 from training.progress import Progress
 
 RESULT_FILE = "optimization.json"
@@ -182,9 +184,6 @@ class _Builds:
 
 
 def _build_pruned(builds: _Builds, run: Run, material: Material, pruning: PruningConfig, progress: Progress) -> None:
-    from training.optimize.distil import DistilConfig, fine_tune
-    from training.optimize.prune import PruneTarget, prune_channels, prune_weights
-
     if pruning.channels:
         try:
             target = PruneTarget(
@@ -204,6 +203,12 @@ def _build_pruned(builds: _Builds, run: Run, material: Material, pruning: Prunin
     if pruning.weights:
         sparse = prune_weights(run.classifier, pruning.weights)
         builds.build(Network(prefix="sparse-", classifier=sparse), ["fp32"])
+        small, whole = (compressed_bytes(_program_of(builds.variants[i], material.folder)) / 1e6 for i in (-1, 0))
+        builds.notes[builds.variants[-1].name] = f"{small:.1f} MB when compressed by zlib, fp32 {whole:.1f} MB"
+
+
+def _program_of(variant: VariantSpec, folder: Path) -> Path:
+    return folder / next(iter(variant.files))
 
 
 def _measure_and_rank(
