@@ -242,6 +242,31 @@ def test_what_cannot_be_built_is_left_out_and_the_rest_goes_on(run, script, tmp_
     assert "openvino-fp32" in found["variants"]
 
 
+@pytest.mark.slow
+def test_pruned_networks_are_measured_like_the_others(run, script, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(run, folder)
+    prune = ["--prune.keep", 0.5, "--prune.weights", 0.6, "--max-accuracy-drop", 0.05]
+    found = json.loads(script("optimize", folder, "--variants", "openvino-int8", *prune, *FAST, "--json").stdout)
+    one = found["variants"]
+    assert set(one) == {"fp32", "openvino-int8", "pruned-fp32", "pruned-openvino-int8", "sparse-fp32"}
+    assert one["pruned-fp32"]["file_bytes"] < 0.8 * one["fp32"]["file_bytes"]
+    assert one["pruned-fp32"]["accuracy"] > 0.9
+    # Zeros are stored like any other number.
+    assert one["sparse-fp32"]["file_bytes"] == pytest.approx(one["fp32"]["file_bytes"], rel=0.01)
+    assert "when compressed" in one["sparse-fp32"]["note"]
+    verify_files(folder / "bundle", read_spec(folder / "bundle").files)
+
+
+def test_a_prune_that_cannot_be_leaves_the_rest(run, script, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(run, folder)
+    options = ["--variants", "openvino-fp32", "--prune.keep", 0.01]
+    found = json.loads(script("optimize", folder, *options, *FAST, "--json").stdout)
+    assert "cannot be reached by pruning" in found["left_out"]["pruned"]
+    assert set(found["variants"]) == {"fp32", "openvino-fp32"}
+
+
 def test_usage_errors(script, tmp_path):
     for arguments in ([], [tmp_path, "--on-host", "x.mar"], [tmp_path, "--variants", "int4"]):
         assert script("optimize", *arguments, check=False).returncode == 2

@@ -203,6 +203,8 @@ def _build_pruned(builds: _Builds, run: Run, material: Material, pruning: Prunin
     if pruning.weights:
         sparse = prune_weights(run.classifier, pruning.weights)
         builds.build(Network(prefix="sparse-", classifier=sparse), ["fp32"])
+        if builds.variants[-1].name != "sparse-fp32":
+            return
         small, whole = (compressed_bytes(_program_of(builds.variants[i], material.folder)) / 1e6 for i in (-1, 0))
         builds.notes[builds.variants[-1].name] = f"{small:.1f} MB when compressed by zlib, fp32 {whole:.1f} MB"
 
