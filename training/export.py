@@ -1,8 +1,6 @@
 """Checkpoint -> bundle: one folder with everything that a server needs, proven against the trained model."""
 
-import json
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,6 @@ from handlers.engines import load_engine
 from handlers.golden import replay
 from handlers.predictor import Predictor
 from handlers.spec import (
-    EXPECTED_FILE,
     SCHEMA_VERSION,
     SPEC_FILE,
     GoldenSpec,
@@ -34,14 +31,13 @@ from training.errors import ExportError
 from training.evaluation import encode_targets, measure, predict_outputs, write_predictions
 from training.familiarity import WithDistance, fit_distance
 from training.files import atomic_folder
+from training.golden import choose_golden, write_golden
 from training.models import Classifier
 from training.progress import Progress
-from training.seeding import derive_seed
 
 MODEL_FILE = "model.pt2"
 CHECKED_IMAGES = 64
 """Real images on which the exported program must answer as the eager model does."""
-MAX_GOLDEN = 128
 
 
 def export_bundle(
@@ -101,7 +97,7 @@ def export_bundle(
         )
         engine = load_engine(draft, variant, staging, "cpu")
         uncalibrated = Predictor(draft, variant, engine, "", staging)
-        _compare_with_eager(model, uncalibrated, records[:CHECKED_IMAGES])
+        compare_with_eager(model, uncalibrated, _pixels(uncalibrated, records[:CHECKED_IMAGES]))
         validation = manifest.split("val")
         calibration = calibrate(
             predict_outputs(uncalibrated, validation, workers, progress),
@@ -113,7 +109,9 @@ def export_bundle(
         metrics = {"split": measured, **measure(predictor, records, outputs), "calibration": calibration.facts}
         if "abstain" in metrics:
             metrics["abstain"]["wanted_error"] = config.max_error
-        golden = _write_golden(staging, choose_golden(manifest, measured, config.golden), predictor)
+        samples = choose_golden(manifest, measured, config.golden)
+        answers = predictor.answer(predict_outputs(predictor, samples, 0, Progress(quiet=True)))
+        golden = write_golden(staging, samples, answers)
         spec = replace(predictor.spec, golden=golden, provenance={**provenance, "metrics": _numbers(metrics)})
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
         if differences := replay(Predictor.load(staging)):
@@ -140,26 +138,6 @@ def export_program(model: nn.Module, image: ImageSpec, path: Path) -> None:
         torch.export.save(program, path)
 
 
-def choose_golden(manifest: Manifest, measured: str, count: int) -> list[Record]:
-    """Images for the golden samples: one of each class in turn, from the measured split first.
-
-    At least ``count`` where there are as many images, one of each class where there are more classes, at most 128.
-    """
-    # Other splits come after the measured one: a small test split cannot fill the count on its own.
-    order = [measured, *(split for split in ("test", "val", "train") if split != measured)]
-    queues: dict[str, list[Record]] = defaultdict(list)
-    for split in order:
-        for record in sorted(manifest.split(split), key=lambda r: derive_seed("golden", r.sha256, r.path)):
-            queues[record.label].append(record)
-    wanted = min(MAX_GOLDEN, max(count, len(manifest.labels)), len(manifest.records))
-    chosen: list[Record] = []
-    for turn in range(max(len(queue) for queue in queues.values())):
-        chosen += [queue[turn] for _, queue in sorted(queues.items()) if turn < len(queue)]
-        if len(chosen) >= wanted:
-            break
-    return chosen[:wanted]
-
-
 def _with_distance(
     model: Classifier,
     manifest: Manifest,
@@ -174,34 +152,17 @@ def _with_distance(
     return model if distance is None else WithDistance(model, distance).eval()
 
 
-def _write_golden(folder: Path, samples: Sequence[Record], predictor: Predictor) -> GoldenSpec:
-    """Copies the raw files and writes what evaluation answered for them."""
-    answers = predictor.answer(predict_outputs(predictor, samples, 0, Progress(quiet=True)))
-    entries, files = [], {}
-    (folder / EXPECTED_FILE).parent.mkdir()
-    for number, (record, answer) in enumerate(zip(samples, answers, strict=True)):
-        name = f"golden/{number:03d}{Path(record.path).suffix.lower()}"
-        (folder / name).write_bytes(Path(record.path).read_bytes())
-        files[name] = sha256_file(folder / name)
-        if files[name] != record.sha256:
-            raise ExportError(f"{record.path}: was changed since the manifest was made")
-        entries.append(
-            {
-                "file": name,
-                "label": record.label,
-                "probabilities": [float(p) for p in answer.probabilities],
-                "distance": answer.distance,
-            }
-        )
-    (folder / EXPECTED_FILE).write_text(json.dumps(entries, indent=1), "utf-8")
-    files[EXPECTED_FILE] = sha256_file(folder / EXPECTED_FILE)
-    return GoldenSpec(files=files)
+def compare_with_eager(model: nn.Module, predictor: Predictor, pixels: torch.Tensor) -> float:
+    """The largest difference in a probability between the exported program and the model that it was made from.
 
+    Args:
+        model: in eval mode, on the CPU.
+        predictor: with the exported program.
+        pixels: uint8 (N, crop, crop, channels), real images.
 
-def _compare_with_eager(model: Classifier, predictor: Predictor, records: Sequence[Record]) -> None:
-    spec = predictor.spec
-    images = EvaluationImages(records, spec.labels, spec.image, multi_label=spec.multi_label)
-    pixels = torch.stack([images[i][0] for i in range(len(images))])
+    Raises:
+        ExportError: it is more than the variant's tolerance.
+    """
     with torch.inference_mode():
         eager = predictor.to_probabilities(model(pixels).double().numpy())
     apart = float(np.abs(eager - predictor.probabilities(pixels.numpy())).max())
@@ -210,3 +171,11 @@ def _compare_with_eager(model: Classifier, predictor: Predictor, records: Sequen
             f"the exported program differs from the trained model by {apart:.2g} in a probability "
             f"(tolerance {predictor.variant.tolerance:.2g}); this architecture cannot be served as exported"
         )
+    return apart
+
+
+def _pixels(predictor: Predictor, records: Sequence[Record]) -> torch.Tensor:
+    """uint8 (N, crop, crop, channels), as evaluation reads them."""
+    spec = predictor.spec
+    images = EvaluationImages(records, spec.labels, spec.image, multi_label=spec.multi_label)
+    return torch.stack([images[i][0] for i in range(len(images))])

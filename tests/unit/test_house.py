@@ -112,6 +112,7 @@ ALLOWED_IMAGE_IMPORTS = {
     "training/data/digits.py": {"from PIL import Image"},  # writes files
     "training/data/loading.py": {"from PIL import Image"},  # for annotations
     "training/data/mixing.py": {"from torchvision.transforms import v2"},
+    "training/importing/torch_weights.py": {"import torchvision.models"},  # architectures without weights
     "training/report/pictures.py": {"from PIL import Image"},  # writes thumbnails of prepared pixels
 }
 ALLOWED_IMAGE_NAMES = {"Image.Image", "Image.fromarray"}

@@ -19,8 +19,8 @@ from training.data.loading import BatchPlan
 from training.data.manifest import Manifest, Record, read_manifest, write_manifest
 from training.data.split import assign_splits
 from training.errors import CheckpointError, DataError, TrainingError
-from training.export import choose_golden
 from training.files import atomic_folder, write_atomic
+from training.golden import choose_golden
 from training.metrics import classification_metrics
 
 

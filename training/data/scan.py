@@ -7,6 +7,7 @@ table (CSV, or Parquet with the ``parquet`` extra) with the columns ``path,label
 import csv
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +55,8 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
         raise DataError(f"{data}: no files in class folders; expected {data}/CLASS/image.png, or a table path,label")
     # Decoding limits only; the model's own size does not matter here.
     limits = ImageSpec(channels=3, resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3, max_pixels=max_pixels)
-    records: list[Record] = []
-    rejected = [item for item in listed if isinstance(item, Rejected)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress.task("reading images", len(found)) as task:
-        for result in pool.map(lambda record: _inspect(record, limits), found):
-            (records if isinstance(result, Record) else rejected).append(result)  # type: ignore[arg-type]
-            task.advance()
+    records, unreadable = inspect_images(found, limits, progress)
+    rejected = [item for item in listed if isinstance(item, Rejected)] + unreadable
     manifest = Manifest(tuple(records))
     if len(manifest.labels) < 2:
         raise DataError(
@@ -67,6 +64,40 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
             f"are needed" + (f"; {len(rejected)} files left out, first: {_line(rejected[0])}" if rejected else "")
         )
     return manifest, rejected
+
+
+def list_images(folder: Path) -> list[Record | Rejected]:
+    """The files of a folder's class folders (see :func:`scan`); where it has none, its own, with an empty label.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(folder).absolute()
+    if not folder.is_dir() or _subfolders(folder):
+        return _list_folder(folder)
+    return [Record(str(path), "", "") for path in sorted(folder.iterdir()) if _is_listed(path, folder)]
+
+
+def inspect_images(
+    found: Sequence[Record], limits: ImageSpec, progress: Progress
+) -> tuple[list[Record], list[Rejected]]:
+    """Decodes every image once.
+
+    Args:
+        found: what :func:`scan` listed, in a fixed order.
+        limits: what is too large.
+        progress: told about each image.
+
+    Returns:
+        The readable ones, with digest, size and mode, in the order of ``found``; and the others with the reason.
+    """
+    records: list[Record] = []
+    rejected: list[Rejected] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress.task("reading images", len(found)) as task:
+        for result in pool.map(lambda record: _inspect(record, limits), found):
+            (records if isinstance(result, Record) else rejected).append(result)  # type: ignore[arg-type]
+            task.advance()
+    return records, rejected
 
 
 def _inspect(record: Record, limits: ImageSpec) -> Record | Rejected:

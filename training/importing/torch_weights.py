@@ -1,0 +1,165 @@
+"""A state dict of a timm or torchvision architecture -> an exported program."""
+
+import difflib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+import training.architectures  # noqa: F401 - registers them with timm
+from handlers.predictor import Predictor
+from training.errors import TrainingError
+from training.export import MODEL_FILE, compare_with_eager, export_program
+from training.importing.config import ImportConfig, InputDefaults, image_spec
+from training.importing.labels import check_count
+from training.importing.ready import ReadyModel
+from training.models import Classifier
+from training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+_TORCHVISION = InputDefaults(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""What torchvision trains with, unless a weight's own page says otherwise."""
+_NAMED = 3
+"""Keys that an error names of each kind."""
+
+
+def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
+    """Builds the architecture around its normalisation and fills it with the weights.
+
+    Raises:
+        TrainingError: the architecture is unknown, or the weights cannot be read or do not fit it to the last key.
+    """
+    if config.arch is None:
+        raise TrainingError(f"{config.model}: weights alone say nothing about their architecture; name it with --arch")
+    if config.output != "logits":
+        raise TrainingError(
+            f"--output {config.output}: the architectures of {config.library} give logits; leave it out"
+        )
+    _check_arch(config.arch, config.library)
+    state = read_weights(config.model)
+    # `efficientnet_lite0` has the same shapes but pads differently: it would take these weights and be wrong.
+    if config.arch.partition(".")[0] == "tf_efficientnet_lite0":
+        state = rename_efficientnet_lite0(state)
+    image = image_spec(config, _defaults(config))
+    backbone = _create(config, len(labels), image.crop)
+    _fill(backbone, state, config, labels)
+    model = Classifier(backbone, image.mean, image.std).float().eval()
+
+    def write(folder: Path) -> list[str]:
+        export_program(model, image, folder / MODEL_FILE)
+        return [MODEL_FILE]
+
+    def compare(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
+        return {"largest_difference": compare_with_eager(model, predictor, torch.from_numpy(pixels))}
+
+    return ReadyModel(
+        image=image,
+        engine="exported",
+        device="any",
+        write=write,
+        compare=compare,
+        facts={
+            "format": "state dict",
+            "architecture": config.arch,
+            "library": f"{config.library} {importlib.metadata.version(config.library)}",
+        },
+    )
+
+
+def _check_arch(arch: str, library: str) -> None:
+    known = timm.list_models() if library == "timm" else _torchvision_models()
+    if arch in known or (library == "timm" and timm.is_model(arch)):
+        return
+    near = difflib.get_close_matches(arch, known, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise TrainingError(f"--arch {arch}: {library} has no such architecture{hint}")
+
+
+def _torchvision_models() -> list[str]:
+    import torchvision.models  # heavy, and timm's users do not need it
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _defaults(config: ImportConfig) -> InputDefaults:
+    if config.library == "torchvision":
+        return _TORCHVISION
+    pretrained = timm.get_pretrained_cfg(str(config.arch))
+    if pretrained is None:
+        return InputDefaults()
+    return InputDefaults(
+        size=pretrained.input_size[-1],
+        crop_pct=pretrained.crop_pct,
+        mean=tuple(pretrained.mean),
+        std=tuple(pretrained.std),
+        interpolation="bilinear" if pretrained.interpolation == "bilinear" else "bicubic",
+    )
+
+
+def _create(config: ImportConfig, classes: int, size: int) -> nn.Module:
+    create = _create_timm if config.library == "timm" else _create_torchvision
+    try:
+        return create(str(config.arch), classes, config.channels, size)
+    except TrainingError:
+        raise
+    except Exception as error:
+        # Builders raise whatever their arithmetic raises for a size that they cannot take.
+        raise TrainingError(f"--arch {config.arch} with {size} pixels and {classes} labels: {error}") from error
+
+
+def _create_timm(arch: str, classes: int, channels: int, size: int) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    pretrained = timm.get_pretrained_cfg(arch)
+    if pretrained is not None and pretrained.fixed_input_size:
+        options["img_size"] = size
+    module: nn.Module = timm.create_model(arch, **options)
+    return module
+
+
+def _create_torchvision(arch: str, classes: int, channels: int, size: int) -> nn.Module:
+    import torchvision.models
+
+    if channels != 3:
+        raise TrainingError(f"--channels {channels}: torchvision's architectures take 3")
+    options: dict[str, Any] = {"image_size": size} if arch.startswith("vit_") else {}
+    build: Callable[..., nn.Module] = torchvision.models.get_model
+    return build(arch, weights=None, num_classes=classes, **options)
+
+
+def _fill(network: nn.Module, state: StateDict, config: ImportConfig, labels: tuple[str, ...]) -> None:
+    """Loads every key of ``state`` into ``network``, or none."""
+    own = network.state_dict()
+    state = _without_wrapper(state, own)
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
+    misfits = [key for key in own if key in state and own[key].shape != state[key].shape]
+    heads = {state[key].shape[0] for key in misfits if _is_head(own[key], state[key], len(labels))}
+    if len(heads) == 1 and not missing and not unknown:
+        check_count(config.labels, labels, heads.pop())
+    if missing or unknown or misfits:
+        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in misfits]
+        kinds = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+        said = (f"{len(keys)} {kind} ({', '.join(keys[:_NAMED])})" for keys, kind in kinds if keys)
+        raise TrainingError(
+            f"{config.model}: does not fit {config.library}'s {config.arch} for {len(labels)} labels: {', '.join(said)}"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _is_head(own: torch.Tensor, other: torch.Tensor, classes: int) -> bool:
+    return own.dim() == other.dim() > 0 and own.shape[0] == classes and own.shape[1:] == other.shape[1:]
+
+
+def _without_wrapper(state: StateDict, own: StateDict) -> StateDict:
+    """Strips what wrappers (DataParallel, torch.compile, Lightning) put before each key."""
+    while True:
+        prefixes = {key.partition(".")[0] + "." for key in state}
+        prefix = prefixes.pop() if len(prefixes) == 1 else ""
+        if not prefix or any(key.startswith(prefix) for key in own) or not all(key.startswith(prefix) for key in state):
+            return state
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
