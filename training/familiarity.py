@@ -44,6 +44,11 @@ class FeatureDistance(nn.Module):
         module._register(tables.whitening, tables.means)
         return module
 
+    @property
+    def tables(self) -> Distance:
+        """What the distance is computed from."""
+        return Distance(self.whitening.numpy(), self.means.numpy())
+
     def _register(self, whitening: np.ndarray, means: np.ndarray) -> None:
         self.register_buffer("whitening", torch.from_numpy(whitening).float())
         self.register_buffer("means", torch.from_numpy(means).float())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from handlers.distance import DISTANCE_FILE, write_distance
+from handlers.distance import DISTANCE_FILE, Distance, write_distance
 from handlers.spec import Precision, VariantSpec, sha256_file
 from training.errors import OptimizeError
 from training.export import export_program
@@ -35,6 +35,8 @@ class Network:
     """Of the variants' names; empty for the original."""
     classifier: Classifier | None
     """None for a model from elsewhere that PyTorch does not have."""
+    distance: Distance | None = None
+    """Of its features, where the model measures it."""
 
 
 class Builder:
@@ -82,8 +84,8 @@ class Builder:
         path = self._place(f"program-{precision}") / "model.pt2"
         if not path.exists():
             served: nn.Module = classifier if precision == "fp32" else LowPrecision(classifier, _DTYPES[precision])
-            if self._material.distance is not None:
-                served = WithDistance(served, FeatureDistance.of(self._material.distance)).eval()  # type: ignore[arg-type]
+            if self._network.distance is not None:
+                served = WithDistance(served, FeatureDistance.of(self._network.distance)).eval()  # type: ignore[arg-type]
             with _translated("torch.export"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 export_program(served, self._spec.image, path)
@@ -120,7 +122,7 @@ class Builder:
     def _convert(self) -> Any:
         classifier, image = self._network.classifier, self._spec.image
         if classifier is not None:
-            served = classifier if self._material.distance is None else LogitsAndFeatures(classifier)
+            served = classifier if self._network.distance is None else LogitsAndFeatures(classifier)
             return convert(export(served, image), image)
         first = self._spec.variants[0]
         path = self._folder / next(iter(first.files))
@@ -133,12 +135,12 @@ class Builder:
 
     def _tables(self) -> list[Path]:
         """The file of class means that engines without them in their graph take."""
-        if self._material.distance is None:
+        if self._network.distance is None:
             return []
-        path = self._place("") / DISTANCE_FILE
+        path = self._place(DISTANCE_FILE)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_distance(path, self._material.distance)
+            write_distance(path, self._network.distance)
         return [path]
 
     def _place(self, name: str) -> Path:

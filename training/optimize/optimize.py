@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from handlers.choice import lacks
 from handlers.golden import prove
 from handlers.host import this_host
 from handlers.measurement import Ranking
@@ -22,16 +21,15 @@ from handlers.spec import (
     sha256_file,
     verify_files,
 )
-from training.errors import OptimizeError, TrainingError
+from training.errors import OptimizeError
 from training.files import atomic_folder, write_json
-from training.optimize.build import Builder, Network
-from training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
-from training.optimize.distil import DistilConfig, fine_tune
+from training.optimize.build import Network
+from training.optimize.builds import Builds, build_pruned, kinds_for
+from training.optimize.config import OptimizeConfig, PruningConfig
 from training.optimize.judge import frontier, rank, refusal
-from training.optimize.material import Material, Run, read_material, read_run
+from training.optimize.material import Material, read_material, read_run
 from training.optimize.measure import measure_variants, now, write_golden_answers
 from training.optimize.process import variant_process
-from training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
 from training.progress import Progress
 
 RESULT_FILE = "optimization.json"
@@ -101,10 +99,11 @@ def optimize(
         _copy(bundle, staging, spec)
         material = read_material(staging, run, bundle, spec, config, progress)
         material = replace(material, spec=_with_samples(material, config))
-        builds = _Builds(material, config, device, progress)
-        builds.build(Network(prefix="", classifier=run.classifier if run else None), _kinds(spec, config, device))
+        builds = Builds(material, config, device, progress)
+        original = Network(prefix="", classifier=run.classifier if run else None, distance=material.distance)
+        builds.build(original, kinds_for(spec, config, device))
         if run is not None and (pruning.channels or pruning.weights):
-            _build_pruned(builds, run, material, pruning, progress)
+            build_pruned(builds, run, material, pruning, progress)
         result = _measure_and_rank(staging, builds, material, config, device, progress)
     write_json(folder / RESULT_FILE, result.to_dict())
     return result
@@ -145,76 +144,8 @@ def _with_samples(material: Material, config: OptimizeConfig) -> ModelSpec:
     return replace(material.spec, samples=files)
 
 
-def _kinds(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
-    """What to build: not again what the bundle begins with."""
-    wanted = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
-    own = "openvino-fp32" if spec.variants[0].engine == "openvino" else "fp32"
-    return [kind for kind in wanted if kind != own]
-
-
-class _Builds:
-    """Collects variants; one that cannot be built leaves a line, and the rest goes on."""
-
-    def __init__(self, material: Material, config: OptimizeConfig, device: str, progress: Progress) -> None:
-        self._material, self._progress = material, progress
-        self.config, self.device = config, device
-        self.notes: dict[str, str] = {}
-        self.variants: list[VariantSpec] = [material.spec.variants[0]]
-        self.left_out: dict[str, str] = {}
-        self.spec = material.spec
-
-    def build(self, network: Network, kinds: list[str]) -> None:
-        """Builds variants of one network."""
-        builder = Builder(network, self._material, self.config, self._progress)
-        for kind in kinds:
-            name = network.prefix + kind
-            with self._progress.task(f"building {name}", 1):
-                try:
-                    variant = builder.build(kind)
-                    if reason := lacks(variant, this_host(self.device), self.device):
-                        raise OptimizeError(f"{reason}, so it cannot be measured here")
-                    self.variants.append(variant)
-                except OptimizeError as error:
-                    self.leave_out(name, str(error))
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Says that a variant will not be there."""
-        self.left_out[name] = reason
-        self._progress.say(f"left out: {name}: {reason}")
-
-
-def _build_pruned(builds: _Builds, run: Run, material: Material, pruning: PruningConfig, progress: Progress) -> None:
-    if pruning.channels:
-        try:
-            target = PruneTarget(
-                keep=pruning.keep or None, size_mb=pruning.size_mb or None, latency_ms=pruning.latency_ms or None
-            )
-            image = material.spec.image
-            pruned = prune_channels(run.classifier, image, target, material.calibration.pixels, progress)
-            config = DistilConfig(epochs=pruning.epochs, lr=pruning.lr)
-            pruned = fine_tune(pruned, run.classifier, run.config, run.manifest, image, config, progress)
-        except TrainingError as error:
-            builds.leave_out("pruned", str(error))
-        else:
-            builds.build(
-                Network(prefix="pruned-", classifier=pruned),
-                ["fp32", *_kinds(material.spec, builds.config, builds.device)],
-            )
-    if pruning.weights:
-        sparse = prune_weights(run.classifier, pruning.weights)
-        builds.build(Network(prefix="sparse-", classifier=sparse), ["fp32"])
-        if builds.variants[-1].name != "sparse-fp32":
-            return
-        small, whole = (compressed_bytes(_program_of(builds.variants[i], material.folder)) / 1e6 for i in (-1, 0))
-        builds.notes[builds.variants[-1].name] = f"{small:.1f} MB when compressed by zlib, fp32 {whole:.1f} MB"
-
-
-def _program_of(variant: VariantSpec, folder: Path) -> Path:
-    return folder / next(iter(variant.files))
-
-
 def _measure_and_rank(
-    folder: Path, builds: _Builds, material: Material, config: OptimizeConfig, device: str, progress: Progress
+    folder: Path, builds: Builds, material: Material, config: OptimizeConfig, device: str, progress: Progress
 ) -> Optimized:
     """Measures what was built, and writes the spec that says so."""
     spec = replace(builds.spec, variants=tuple(builds.variants))
