@@ -30,7 +30,7 @@ class Host:
 
 def this_host(device: str = "cpu") -> Host:
     """The machine that this runs on, with its GPU when ``device`` is one."""
-    fields = _cpuinfo()
+    fields = read_cpuinfo()
     flags = set(fields.get("flags", "").split())
     gpu = ""
     if device.startswith("cuda"):
@@ -45,8 +45,8 @@ def this_host(device: str = "cpu") -> Host:
     )
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields; none on systems without the file."""
+def read_cpuinfo() -> dict[str, str]:
+    """The first processor's fields in ``/proc/cpuinfo``; none on systems without the file."""
     try:
         first = _CPUINFO.read_text("utf-8").split("\n\n")[0]
     except OSError:

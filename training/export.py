@@ -128,14 +128,21 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def export_program(model: nn.Module, image: ImageSpec, path: Path) -> None:
     """Writes ``model`` as a ``.pt2``, for uint8 (N, crop, crop, channels) with any N of at least 1."""
+    program = trace_program(model, image)
+    # The example would be stored as a pickle, the only one in the file. A private attribute; a test guards it.
+    program._example_inputs = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch itself
+        torch.export.save(program, path)
+
+
+def trace_program(model: nn.Module, image: ImageSpec) -> torch.export.ExportedProgram:
+    """``model`` as a program for uint8 (N, crop, crop, channels) with any N of at least 1."""
     # Two images: torch.export takes a batch of one for a constant.
     example = torch.zeros(2, image.crop, image.crop, image.channels, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch itself
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        # The example would be stored as a pickle, the only one in the file. A private attribute; a test guards it.
-        program._example_inputs = None
-        torch.export.save(program, path)
+        return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
 def _with_distance(

@@ -2,8 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from handlers.predictor import Prediction
 from handlers.spec import EXPECTED_FILE, GoldenSpec, sha256_file
@@ -45,20 +47,35 @@ def write_golden(folder: Path, records: Sequence[Record], answers: Sequence[Pred
     Raises:
         ExportError: a file has changed since its record was made.
     """
-    entries, files = [], {}
-    for record, (name, digest), answer in zip(records, copy_files(folder, "golden", records), answers, strict=True):
-        files[name] = digest
-        entries.append(
-            {
-                "file": name,
-                "label": record.label,
-                "probabilities": [float(p) for p in answer.probabilities],
-                "distance": answer.distance,
-            }
-        )
-    (folder / EXPECTED_FILE).write_text(json.dumps(entries, indent=1), "utf-8")
-    files[EXPECTED_FILE] = sha256_file(folder / EXPECTED_FILE)
-    return GoldenSpec(files=files)
+    copied = copy_files(folder, "golden", records)
+    inputs = [(name, record.label) for (name, _), record in zip(copied, records, strict=True)]
+    digest = write_answers(
+        folder / EXPECTED_FILE, inputs, [(answer.probabilities, answer.distance) for answer in answers]
+    )
+    return GoldenSpec(files={**dict(copied), EXPECTED_FILE: digest})
+
+
+def write_answers(
+    path: Path, inputs: Sequence[tuple[str, str]], answers: Iterable[tuple[np.ndarray, float | None]]
+) -> str:
+    """Writes one variant's golden answers (see :mod:`handlers.golden`); returns the file's sha256.
+
+    Args:
+        path: the file.
+        inputs: path inside the bundle and true label of each golden sample.
+        answers: the probabilities, float (labels,), and the distance of each of them.
+    """
+    entries = [
+        {
+            "file": file,
+            "label": label,
+            "probabilities": [float(p) for p in probabilities],
+            "distance": distance,
+        }
+        for (file, label), (probabilities, distance) in zip(inputs, answers, strict=True)
+    ]
+    path.write_text(json.dumps(entries, indent=1), "utf-8")
+    return sha256_file(path)
 
 
 def copy_files(folder: Path, name: str, records: Sequence[Record]) -> list[tuple[str, str]]:

@@ -14,11 +14,11 @@ from torch import nn
 from handlers.engines import load_engine
 from handlers.predictor import Predictor
 from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, Precision, VariantSpec, sha256_file
-from training.export import export_program
+from training.export import export_program, trace_program
 from training.models import Classifier
 from training.optimize.build import LowPrecision
 from training.optimize.material import Images
-from training.optimize.openvino_ir import convert, export, quantize, save
+from training.optimize.openvino_ir import convert, quantize, save
 
 SIDE, CLASSES = 224, 1000
 Call = Callable[[np.ndarray], Any]
@@ -73,7 +73,7 @@ def _exported(precision: Precision, engine: str) -> Callable[..., tuple[Call, di
 
 def _openvino(precision: Precision) -> Callable[..., tuple[Call, dict[str, int]]]:
     def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-        model = convert(export(classifier, _spec_image()), _spec_image())
+        model = convert(trace_program(classifier, _spec_image()), _spec_image())
         if precision == "int8":
             model, _ = quantize(model, Images(pixels=pixels, targets=None), None, 0.0)
         return _load(save(model, folder / "model.xml"), folder, "openvino", precision)

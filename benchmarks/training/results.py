@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import ROOT
+from handlers.host import read_cpuinfo
 from handlers.schema import from_dict, to_dict
 from training.environment import library_versions
 from training.errors import TrainingError
@@ -176,7 +177,7 @@ def read_result(path: Path) -> Result:
 
 def describe_machine() -> Machine:
     """The machine that this process runs on."""
-    info = _cpu_info()
+    info = read_cpuinfo()
     flags = set(f"{info.get('flags', '')} {info.get('Features', '')}".split())
     return Machine(
         cpu=info.get("model name") or platform.processor() or platform.machine(),
@@ -187,16 +188,6 @@ def describe_machine() -> Machine:
         platform=platform.platform(),
         load=round(os.getloadavg()[0], 2),
     )
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def _commit() -> str:

@@ -30,7 +30,7 @@ class Registration:
 ENGINES = {
     "exported": Registration("handlers.engines.exported"),
     "compiled": Registration("handlers.engines.compiled"),
-    "openvino": Registration("handlers.engines.openvino", "the extra cpu, or: pip install openvino"),
+    "openvino": Registration("handlers.engines.openvino", "the extra optimize, or: pip install openvino"),
 }
 """Engine name, as in ``VariantSpec.engine`` -> its registration."""
 

@@ -4,7 +4,6 @@ What it compiles is bound to the machine, so nothing compiled is shipped: a work
 ResNet on two cores) and needs a C++ compiler on a CPU, or Triton on a GPU.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
     module = load_module(variant, folder, device)
     # With CUDA graphs each new batch size would be recorded anew; without, dynamic shapes compile once.
     compiled = torch.compile(module, dynamic=True)
-    engine = CompiledEngine(ExportedEngine(module, spec.image, device), compiled, device)
+    engine = ExportedEngine(module, spec.image, device, compiled)
     side, channels = spec.image.crop, spec.image.channels
     try:
         for size in (2, 1):  # one image is a case of its own for the compiler; neither is left to the first request
@@ -29,23 +28,3 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
     except Exception as error:
         raise BundleError(f"variant {variant.name!r} cannot be compiled here: {error}") from error
     return engine
-
-
-class CompiledEngine:
-    """Calls the compiled module without autograd."""
-
-    def __init__(self, exported: ExportedEngine, compiled: Callable[[torch.Tensor], torch.Tensor], device: str) -> None:
-        self._exported = exported
-        self._compiled = compiled
-        self._device = device
-
-    @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels)."""
-        logits = self._compiled(torch.from_numpy(batch).to(self._device))
-        result: np.ndarray = logits.float().cpu().numpy()
-        return result
-
-    def kernels(self) -> dict[str, int]:
-        """Those of the program before compiling: the compiler keeps the types of convolutions and products."""
-        return self._exported.kernels()

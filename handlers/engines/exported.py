@@ -1,7 +1,7 @@
 """The ``exported`` engine: a ``.pt2`` written by torch.export, run by PyTorch itself."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,34 @@ class ExportedEngine:
         module: uint8 (N, crop, crop, channels) -> logits.
         image: sizes.
         device: where the module is.
+        compiled: the module as machine code, which is then called in its place.
     """
 
-    def __init__(self, module: torch.nn.Module, image: ImageSpec, device: str) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        image: ImageSpec,
+        device: str,
+        compiled: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self._module = module
+        self._call = compiled or module
         self._image = image
         self._device = device
 
     @torch.inference_mode()
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float32 logits (N, labels)."""
-        logits = self._module(torch.from_numpy(batch).to(self._device))
+        logits = self._call(torch.from_numpy(batch).to(self._device))
         result: np.ndarray = logits.float().cpu().numpy()
         return result
 
     @torch.inference_mode()
     def kernels(self) -> dict[str, int]:
-        """See :class:`handlers.engines.Engine`: what PyTorch is asked for, read while one image goes through."""
+        """See :class:`handlers.engines.Engine`: what PyTorch is asked for, read while one image goes through.
+
+        Of the module itself: the compiler keeps the types of convolutions and products.
+        """
         side, channels = self._image.crop, self._image.channels
         with _CountedKernels() as counted:
             self._module(torch.zeros(1, side, side, channels, dtype=torch.uint8, device=self._device))

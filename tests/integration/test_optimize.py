@@ -287,8 +287,9 @@ def test_heavy_libraries_are_imported_only_when_used():
 @pytest.mark.slow
 def test_accuracy_control_mends_a_bad_quantization(run):
     """Ranges taken from nearly black images ruin plain int8; what the validation images show brings it back."""
+    from training.export import trace_program
     from training.optimize.material import Images, even_sample, read_records, read_run
-    from training.optimize.openvino_ir import LogitsAndFeatures, accuracy, convert, export, quantize
+    from training.optimize.openvino_ir import LogitsAndFeatures, accuracy, convert, quantize
     from training.progress import Progress
 
     spec = read_spec(run / "bundle")
@@ -296,7 +297,7 @@ def test_accuracy_control_mends_a_bad_quantization(run):
     validation = read_records(read.manifest.split("val")[:100], spec, Progress(quiet=True))
     train = read_records(even_sample(read.manifest.split("train"), 20), spec, Progress(quiet=True))
     black = Images(pixels=train.pixels // 64, targets=None)
-    model = convert(export(LogitsAndFeatures(read.classifier), spec.image), spec.image)
+    model = convert(trace_program(LogitsAndFeatures(read.classifier), spec.image), spec.image)
     quantized, how = quantize(model, black, validation, 0.02)
     assert how.startswith("with accuracy control: the plain one loses 0.")
     assert accuracy(model, validation) - accuracy(quantized, validation) <= 0.02

@@ -13,12 +13,12 @@ from torch import nn
 from handlers.distance import DISTANCE_FILE, Distance, write_distance
 from handlers.spec import Precision, VariantSpec, sha256_file
 from training.errors import OptimizeError
-from training.export import export_program
+from training.export import export_program, trace_program
 from training.familiarity import FeatureDistance, WithDistance
 from training.models import Classifier
 from training.optimize.config import OptimizeConfig
 from training.optimize.material import Material
-from training.optimize.openvino_ir import LogitsAndFeatures, convert, export, quantize, read, relative, save
+from training.optimize.openvino_ir import LogitsAndFeatures, convert, quantize, read, relative, save
 from training.progress import Progress
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
@@ -123,7 +123,7 @@ class Builder:
         classifier, image = self._network.classifier, self._spec.image
         if classifier is not None:
             served = classifier if self._network.distance is None else LogitsAndFeatures(classifier)
-            return convert(export(served, image), image)
+            return convert(trace_program(served, image), image)
         first = self._spec.variants[0]
         path = self._folder / next(iter(first.files))
         return read(path) if first.engine == "openvino" else convert(torch.export.load(path), image)

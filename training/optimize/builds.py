@@ -84,7 +84,11 @@ def build_pruned(builds: Builds, run: Run, material: Material, pruning: PruningC
             builds.build(network, ["fp32", *kinds_for(material.spec, builds.config, builds.device)])
     if pruning.weights:
         sparse = prune_weights(run.classifier, pruning.weights)
-        distance = _distance(sparse, run, material.spec, progress)
+        try:
+            distance = _distance(sparse, run, material.spec, progress)
+        except TrainingError as error:
+            builds.leave_out("sparse-fp32", str(error))
+            return
         builds.build(Network(prefix="sparse-", classifier=sparse, distance=distance), ["fp32"])
         if builds.variants[-1].name != "sparse-fp32":
             return

@@ -63,8 +63,8 @@ class Material:
     """Of the features, where the model measures it."""
     calibration: Images
     """What the quantizer sees."""
-    calibration_records: tuple[Path, ...]
-    """The files of those."""
+    calibration_records: tuple[Record, ...]
+    """Of those; none without a run."""
     validation: Images | None
     """What each variant's temperature and thresholds are fitted on."""
     judged: Images
@@ -165,7 +165,7 @@ def read_material(
         run=run,
         distance=read_tables(bundle, spec),
         calibration=read_records(chosen, spec, progress),
-        calibration_records=tuple(Path(record.path) for record in chosen),
+        calibration_records=tuple(chosen),
         validation=validation,
         judged=read_records(even_sample(measured, config.max_images), spec, progress),
     )

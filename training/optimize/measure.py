@@ -1,8 +1,7 @@
 """Everything that is measured about loaded variants: answers, speed, memory."""
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,8 +13,10 @@ from handlers.host import this_host
 from handlers.images import load
 from handlers.measurement import Measurement
 from handlers.predictor import Outputs, sigmoid, softmax
-from handlers.spec import GoldenSpec, ModelSpec, OutputSpec, sha256_file
+from handlers.spec import GoldenSpec, ModelSpec, OutputSpec
 from training.calibration import calibrate
+from training.errors import OptimizeError
+from training.golden import write_answers
 from training.metrics import confidence_metrics
 from training.multi_label import multi_label_confidence_metrics
 from training.optimize.config import OptimizeConfig
@@ -57,6 +58,7 @@ def measure_variants(
     device: str,
     threads: int,
     progress: Progress,
+    leave_out: Callable[[str, str], None],
 ) -> dict[str, Measured]:
     """Measures loaded variants side by side; the first is what the others are compared with.
 
@@ -68,6 +70,10 @@ def measure_variants(
         device: where they run.
         threads: of each.
         progress: told about it.
+        leave_out: told the name of a variant that cannot answer real images, and the reason.
+
+    Raises:
+        OptimizeError: the first one cannot.
     """
     samples = read_golden(material.folder, spec, spec.variants[0])
     golden = np.stack([load(sample.data, spec.image) for sample in samples])
@@ -81,8 +87,14 @@ def measure_variants(
         outputs: dict[str, dict[str, Outputs]] = {}
         with progress.task("asking each variant", len(processes)) as task:
             for process in processes:
-                outputs[process.name] = {name: process.outputs(folder / f"{name}.npy") for name in files}
+                try:
+                    outputs[process.name] = {name: process.outputs(folder / f"{name}.npy") for name in files}
+                except OptimizeError as error:
+                    if process is processes[0]:
+                        raise
+                    leave_out(process.name, str(error))
                 task.advance(process.name)
+        processes = [process for process in processes if process.name in outputs]
         timings = time_variants(processes, folder / "judged.npy", config, progress)
         memory = {process.name: process.memory() for process in processes}
     found: dict[str, Measured] = {}
@@ -181,19 +193,10 @@ def write_golden_answers(folder: Path, spec: ModelSpec, measured: Mapping[str, M
         if name == first.name:
             continue
         probabilities = _answers(one.golden, one.output or spec.output, spec).probabilities
-        distances = one.golden.distances
-        entries = [
-            {
-                "file": sample.file,
-                "label": sample.label,
-                "probabilities": probabilities[i].tolist(),
-                "distance": None if distances is None else float(distances[i]),
-            }
-            for i, sample in enumerate(samples)
-        ]
-        path = folder / one.expected
-        path.write_text(json.dumps(entries, indent=1), "utf-8")
-        files[one.expected] = sha256_file(path)
+        distances = [None] * len(samples) if one.golden.distances is None else one.golden.distances.tolist()
+        inputs = [(sample.file, sample.label) for sample in samples]
+        answers = zip(probabilities, distances, strict=True)
+        files[one.expected] = write_answers(folder / one.expected, inputs, answers)
     return GoldenSpec(files=files)
 
 

@@ -44,8 +44,12 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
     threads = config.threads or this_host().cores
     with ExitStack() as stack:
         processes = [stack.enter_context(variant_process(folder, variant.name, device, threads)) for variant in usable]
-        measured = measure_variants(processes, spec, material, config, device, threads, progress)
-    variants = {variant.name: _with_measurement(variant, measured[variant.name].measurement) for variant in usable}
+        measured = measure_variants(processes, spec, material, config, device, threads, progress, left_out.__setitem__)
+    variants = {
+        variant.name: _with_measurement(variant, measured[variant.name].measurement)
+        for variant in usable
+        if variant.name in measured
+    }
     refused, ranking = rank_variants(tuple(variants.values()), config, device)
     spec = replace(
         spec,

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,6 @@ def convert(program: torch.export.ExportedProgram, image: ImageSpec) -> Any:
 def read(path: Path) -> Any:
     """An ``openvino.Model`` from its ``.xml``."""
     return import_openvino().Core().read_model(path)
-
-
-def export(module: nn.Module, image: ImageSpec) -> torch.export.ExportedProgram:
-    """``module`` as a program for uint8 (N, crop, crop, channels) with any N."""
-    example = torch.zeros(2, image.crop, image.crop, image.channels, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecations inside torch itself
-        return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
 def save(model: Any, path: Path) -> list[Path]:

@@ -18,16 +18,16 @@ from handlers.spec import (
     ModelSpec,
     VariantSpec,
     read_spec,
-    sha256_file,
     verify_files,
 )
 from training.errors import OptimizeError
 from training.files import atomic_folder, write_json
+from training.golden import copy_files
 from training.optimize.build import Network
 from training.optimize.builds import Builds, build_pruned, kinds_for
 from training.optimize.config import OptimizeConfig, PruningConfig
 from training.optimize.judge import frontier, rank, refusal
-from training.optimize.material import Material, read_material, read_run
+from training.optimize.material import Material, even_sample, read_material, read_run
 from training.optimize.measure import measure_variants, now, write_golden_answers
 from training.optimize.process import variant_process
 from training.progress import Progress
@@ -93,6 +93,8 @@ def optimize(
     spec = _first_variant_only(read_spec(bundle))
     verify_files(bundle, spec.files)
     run = read_run(folder, spec)
+    if run is not None:
+        spec = replace(spec, samples={})  # of an earlier time; they are chosen anew
     if run is None and (pruning.channels or pruning.weights):
         raise OptimizeError(f"{folder}: pruning fine-tunes on the training images, and this is no run of train.py")
     with atomic_folder(bundle) as staging:
@@ -127,21 +129,14 @@ def _copy(bundle: Path, staging: Path, spec: ModelSpec) -> None:
     for name in spec.files:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, staging / name)
-    (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
 
 
 def _with_samples(material: Material, config: OptimizeConfig) -> ModelSpec:
     """Copies some calibration images into the bundle, as raw files; a model from elsewhere came with its own."""
     if material.run is None:
         return material.spec
-    records = material.calibration_records
-    files = {}
-    for number, path in enumerate(records[:: max(1, -(-len(records) // max(1, config.samples)))][: config.samples]):
-        name = f"samples/{number:03d}{path.suffix.lower()}"
-        (material.folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, material.folder / name)
-        files[name] = sha256_file(material.folder / name)
-    return replace(material.spec, samples=files)
+    chosen = even_sample(material.calibration_records, config.samples)
+    return replace(material.spec, samples=dict(copy_files(material.folder, "samples", chosen)))
 
 
 def _measure_and_rank(
@@ -161,7 +156,7 @@ def _measure_and_rank(
                 if variant is spec.variants[0]:
                     raise
                 builds.leave_out(variant.name, str(error))
-        measured = measure_variants(processes, spec, material, config, device, threads, progress)
+        measured = measure_variants(processes, spec, material, config, device, threads, progress, builds.leave_out)
     variants = tuple(
         replace(
             variant,
@@ -178,7 +173,7 @@ def _measure_and_rank(
     _remove_unnamed(folder, spec)
     (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
     for name in ranking.order:
-        Predictor.load(folder, device, name, prove)
+        Predictor.load(folder, device, name, prove)  # as a server will
     return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=builds.left_out, notes=builds.notes)
 
 
