@@ -22,7 +22,7 @@ from training.device import resolve_device
 from training.distributed import World
 from training.errors import TrainingError
 from training.files import write_atomic
-from training.loop import NonFiniteLossError, Trainer
+from training.loop import NonFiniteLossError, Trainer, deferred_signals
 from training.models import check_model
 from training.optim import check_optimizer
 from training.progress import Progress
@@ -106,7 +106,8 @@ def _sweep(trainer: Trainer, rates: RateRange, progress: Progress) -> RateCurve:
     diverged = False
     trainer.set_mode(epoch=0)
     batches = _endless(trainer.train_loader, trainer.plan)
-    with progress.task("learning rate", rates.steps) as task:
+    # A Ctrl-C while the loader's process is being forked would be lost: Python ignores what a fork's hooks raise.
+    with deferred_signals() as signals, progress.task("learning rate", rates.steps) as task:
         for step, (rate, (pixels, labels)) in enumerate(zip(rates.rates(), batches, strict=False)):
             try:
                 loss, _ = trainer.step(pixels, labels, step, rate)
@@ -116,6 +117,8 @@ def _sweep(trainer: Trainer, rates: RateRange, progress: Progress) -> RateCurve:
             losses.append(loss)
             smoothed.append(_bias_corrected_mean(losses))
             task.advance(f"{rate:.1e}, loss {smoothed[-1]:.3f}")
+            if signals.received:
+                raise KeyboardInterrupt
             if smoothed[-1] > DIVERGED * min(smoothed):
                 diverged = True
                 break
