@@ -13,9 +13,9 @@ from dataclasses import dataclass
 Labels = tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
-    """One metric with all its label values."""
+    """One metric with all its label values. Compared by identity, for it is looked up at every event."""
 
     name: str
     """As Prometheus shows it; without ``_bucket``, ``_sum``, ``_count`` for a histogram."""
@@ -64,7 +64,7 @@ class Accumulator:
         """
         with self._lock:
             self._counts[family, labels] = self._counts.get((family, labels), 0) + amount
-        self._something.set()
+            self._wake()
 
     def observe(self, family: Family, value: float, *labels: str) -> None:
         """Puts one value into a histogram.
@@ -80,7 +80,11 @@ class Accumulator:
                 observations = self._observations[family, labels] = _Observations([0] * (len(family.bounds or ()) + 1))
             observations.buckets[bisect_left(family.bounds or (), value)] += 1
             observations.total += value
-        self._something.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._something.is_set():  # asking is cheaper than setting
+            self._something.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Returns True as soon as there is something to drain, or False after ``timeout`` seconds."""

@@ -104,6 +104,10 @@ class ServiceMetrics:
                 else:
                     self._count_prediction(answer)
 
+    def drain(self) -> list[Increment]:
+        """What was counted since the last report."""
+        return self._accumulator.drain()
+
     def _count_prediction(self, prediction: Prediction) -> None:
         self._accumulator.observe(CONFIDENCE, prediction.probability)
         if prediction.distance is not None:
