@@ -1,6 +1,7 @@
 """What a worker counts and reports. The numbers are computed by hand; TorchServe's own classes write the lines."""
 
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from handlers.metrics_emitter import Emitter, label_value
 from handlers.predictor import Prediction, Predictor
 from handlers.service_metrics import ServiceMetrics, protocol
 from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from tests.conftest import ROOT
 
 COUNTER = Family(name="things_total", labels=("kind",))
 HISTOGRAM = Family(name="length", labels=("kind",), unit="Metres", bounds=(1, 2, 5))
@@ -301,3 +303,17 @@ def test_the_benchmark_of_their_cost(tmp_path):
     assert all(value > 0 for metrics in result.series.values() for value in metrics["microseconds"])
     with pytest.raises(ValueError, match="at least 1 round"):
         Metrics(rounds=0)
+
+
+def test_the_page_names_every_metric_with_its_buckets_and_labels():
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    rows = [[cell.strip(" `") for cell in re.split(r" \| | \|$", line[2:])] for line in page.splitlines()]
+    ours = [(name, cell) for name, cell, *_ in (row for row in rows if len(row) > 1) if name.startswith("marquee_")]
+    bounds = {name: cell for name, cell in ours if re.fullmatch(r"[\d., ]+", cell)}
+    labels = {name: set(re.findall(r"\w+", cell)) for name, cell in ours if (name, cell) not in bounds.items()}
+    families = [value for value in vars(service_metrics).values() if isinstance(value, Family)]
+    assert set(labels) == {family.name for family in families} | {service_metrics.INFO}
+    for family in families:
+        assert set(family.labels) <= labels[family.name]
+        listed = ", ".join(f"{bound:g}" for bound in family.bounds) if family.bounds else None
+        assert bounds.get(family.name) == listed
