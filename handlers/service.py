@@ -15,6 +15,7 @@ from handlers.golden import prove, read_golden
 from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction, Predictor
 from handlers.schema import to_dict
+from handlers.service_metrics import ServiceMetrics
 from handlers.spec import BUNDLE_FOLDER, VariantSpec
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class ClassifierService:
     def __init__(self) -> None:
         self._predictor: Predictor | None = None
         self._model: dict[str, str] = {}
+        self._metrics = ServiceMetrics()
 
     @property
     def predictor(self) -> Predictor:
@@ -66,6 +68,7 @@ class ClassifierService:
             "reason": predictor.reason,
         }
         self._predictor = predictor
+        self._metrics.report_to(context.metrics, predictor, context.model_name, version)
         checked = len(read_golden(predictor.folder, predictor.spec, predictor.variant))
         logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
 
@@ -79,16 +82,27 @@ class ClassifierService:
         Returns:
             One JSON body a request, in the order of ``requests``.
         """
+        with self._metrics.stage("batch"):
+            bodies = self._answer(requests, context)
+        self._metrics.count_batch(len(requests))
+        return bodies
+
+    def _answer(self, requests: list[dict[str, Any]], context: Any) -> list[bytes]:
         special = {i: answer for i in range(len(requests)) if (answer := self._answer_special(requests[i], i, context))}
-        parsed = [Request((), is_list=True) if i in special else self._parse(requests[i]) for i in range(len(requests))]
+        with self._metrics.stage("decode"):
+            parsed = [
+                Request((), is_list=True) if i in special else self._parse(requests[i]) for i in range(len(requests))
+            ]
         answers = iter(self._predict([item for request in parsed for item in request.items]))
         bodies = []
-        for i, request in enumerate(parsed):
-            own = [next(answers) for _ in request.items]
-            status, body = special[i] if i in special else encode_answer(own, request.is_list, self._model)
-            context.set_response_status(status, HTTPStatus(status).phrase, i)
-            context.set_response_content_type(i, JSON_CONTENT_TYPE)
-            bodies.append(body)
+        with self._metrics.stage("encode"):
+            for i, request in enumerate(parsed):
+                own = [next(answers) for _ in request.items]
+                status, body = special[i] if i in special else encode_answer(own, request.is_list, self._model)
+                context.set_response_status(status, HTTPStatus(status).phrase, i)
+                context.set_response_content_type(i, JSON_CONTENT_TYPE)
+                bodies.append(body)
+                self._metrics.count_request(context.get_all_request_header(i), status, own)
         return bodies
 
     def _parse(self, fields: dict[str, Any]) -> Request:
@@ -102,8 +116,11 @@ class ClassifierService:
     def _predict(self, items: list[np.ndarray | InputError]) -> list[Prediction | InputError]:
         """Answers for the good items in one pass of the engine; an item's error stays where it is."""
         good = [item for item in items if isinstance(item, np.ndarray)]
+        if not good:
+            return [item for item in items if isinstance(item, InputError)]
         try:
-            predictions: list[Prediction] | None = self.predictor.predict_arrays(good)
+            with self._metrics.stage("inference"):
+                predictions: list[Prediction] | None = self.predictor.predict_arrays(good)
         except Exception as error:
             _exit_if_device_is_lost(error)
             logger.exception("inference failed for a batch of %d images", len(good))

@@ -137,3 +137,13 @@ def test_through_the_workers_own_protocol(service, images):
         (status,) = struct.unpack_from("!i", message, position + 6 + size)
         statuses.append(status)
     assert statuses == [200, 400, 200]
+
+
+def test_metrics_that_fail_cost_no_answer(service, images, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("handlers.metrics.Accumulator.add", fail)
+    monkeypatch.setattr("handlers.metrics.Accumulator.observe", fail)
+    answers = handle(service, [{"body": images[0][1]}, {"body": b"text"}])
+    assert [status for status, _ in answers] == [200, 400]
