@@ -18,9 +18,14 @@ FIRST_BYTE = b" "
 def can_carry(context: Any, index: int) -> bool:
     """Whether a request's answer may come in pieces: over HTTP it may, a unary gRPC call takes a single one.
 
-    The front end marks every HTTP request with the header ``explain``, True or False, and no gRPC one.
+    The front end marks every HTTP request with the header ``explain``, and no gRPC one, where an input of that name
+    has its content type in the header's place.
     """
-    return context.cl_socket is not None and context.get_request_header(index, "explain") is not None
+    # Only the worker's Service gives its context a socket.
+    return getattr(context, "cl_socket", None) is not None and context.get_request_header(index, "explain") in (
+        "True",
+        "False",
+    )
 
 
 def answer_early(context: Any, bodies: Sequence[bytes], waiting: Collection[int], carrier: int) -> None:

@@ -44,7 +44,7 @@ class Explanation:
 
     def as_json(self) -> dict[str, Any]:
         """The explanation as it goes over the wire."""
-        shown = smoothed(self.heat) if self.method == "integrated_gradients" else self.heat
+        shown = smoothed(self.heat, self._sigma)
         picture = overlay(self.pixels, shown)
         return {
             "method": self.method,
@@ -59,6 +59,12 @@ class Explanation:
             "heatmap": png(picture),
             "map": png(grey_map(shown)),
         }
+
+    @property
+    def _sigma(self) -> float:
+        """By how many pixels the shown map is blurred; Grad-CAM's is smooth."""
+        blur = {"occlusion": self.settings.get("stride", 0) / 2, "integrated_gradients": len(self.heat) / 32}
+        return float(blur.get(self.method, 0))
 
 
 class Explainer:

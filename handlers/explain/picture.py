@@ -8,11 +8,13 @@ from PIL import Image
 
 SHOWN_SIDE = 224
 """Smaller images are enlarged to about this, by whole factors: a map over 32 pixels can hardly be seen."""
+LARGEST_SIDE = 768
+"""Larger ones are thinned out to at most this: the front end ends a worker whose response exceeds its limit."""
 _FOR = np.array([(255, 245, 160), (254, 178, 60), (236, 70, 30), (160, 0, 40)], dtype=float)
 """RGB of weak to strong evidence for the label."""
 _AGAINST = np.array([(205, 235, 250), (110, 180, 225), (40, 110, 190), (10, 40, 110)], dtype=float)
 """RGB of weak to strong evidence against it."""
-_FAINT = 0.12
+_FAINT = 0.15
 """Share of the strongest evidence below which the image shows unchanged."""
 _OPAQUE = 0.72
 """How much of the image the strongest evidence hides."""
@@ -26,8 +28,9 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
         heat: float (crop, crop).
 
     Returns:
-        uint8 (side, side, 3); ``side`` is a multiple of ``crop``.
+        uint8 (side, side, 3); ``side`` is a multiple of ``crop``, or a fraction of a large one.
     """
+    pixels, heat = thinned(pixels), thinned(heat)
     values = scaled(heat)
     grey = pixels.astype(float).mean(axis=2, keepdims=True)
     base = np.repeat(255 * 0.15 + 0.85 * grey, 3, axis=2)  # black parts, too, let colours be told apart
@@ -41,9 +44,18 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def grey_map(heat: np.ndarray) -> np.ndarray:
-    """uint8 (crop, crop): 128 is no influence, 255 the strongest for the label, 1 as much against it."""
-    result: np.ndarray = np.rint(128 + 127 * scaled(heat)).astype(np.uint8)
+    """uint8 (crop, crop): 128 is no influence, 255 the strongest for the label, 1 as much against it.
+
+    Large ones are thinned out as the overlay is.
+    """
+    result: np.ndarray = np.rint(128 + 127 * scaled(thinned(heat))).astype(np.uint8)
     return result
+
+
+def thinned(array: np.ndarray) -> np.ndarray:
+    """Every n-th row and column of (side, side, ...), for the smallest n that leaves :data:`LARGEST_SIDE` or fewer."""
+    step = -(-len(array) // LARGEST_SIDE)
+    return array[::step, ::step]
 
 
 def scaled(heat: np.ndarray) -> np.ndarray:
@@ -54,9 +66,13 @@ def scaled(heat: np.ndarray) -> np.ndarray:
     return result
 
 
-def smoothed(heat: np.ndarray) -> np.ndarray:
-    """Float (crop, crop), blurred over about a thirtieth of the side: single pixels' gradients are noise to the eye."""
-    sigma = len(heat) / 60
+def smoothed(heat: np.ndarray, sigma: float) -> np.ndarray:
+    """Float (crop, crop), blurred by a Gaussian of ``sigma`` pixels.
+
+    The edges of squares and single pixels' gradients are nothing that the eye should follow.
+    """
+    if sigma <= 0:
+        return heat
     reach = max(1, round(3 * sigma))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()

@@ -44,12 +44,9 @@ class OpenProgram(nn.Module):
     def floats(self, pixels: np.ndarray) -> torch.Tensor:
         """uint8 (N, crop, crop, channels) -> the program's first floats, in 0..255: (N, channels, crop, crop), say."""
         device = next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
-        interpreter = _Walk(self.module, {}, stop=self._entry)
-        try:
-            interpreter.run(torch.from_numpy(pixels).to(device))
-        except _ReachedError as reached:
-            return reached.value.float()
-        raise ValueError("the program has no float node")
+        walk = _Walk(self.module, {}, last=self._entry)
+        entry: torch.Tensor = walk.run(torch.tensor(pixels, device=device), enable_io_processing=False)
+        return entry.float()
 
     def forward(self, floats: torch.Tensor) -> torch.Tensor:
         """The rest of the program."""
@@ -60,24 +57,21 @@ class OpenProgram(nn.Module):
         return logits.float()
 
 
-class _ReachedError(Exception):
-    def __init__(self, value: torch.Tensor) -> None:
-        super().__init__()
-        self.value = value
-
-
 class _Walk(fx.Interpreter):
-    """Runs a graph; the values of some nodes go through a module of ours, and one may be the end."""
+    """Runs a graph; the values of some nodes go through a module of ours, and nothing is computed after ``last``."""
 
-    def __init__(self, module: fx.GraphModule, calls: Mapping[fx.Node, nn.Module], stop: fx.Node | None = None) -> None:
+    def __init__(self, module: fx.GraphModule, calls: Mapping[fx.Node, nn.Module], last: fx.Node | None = None) -> None:
         super().__init__(module)
-        self._calls, self._stop = calls, stop
+        self._calls, self._last = calls, last
+        self._result: Any = None
 
     def run_node(self, n: fx.Node) -> Any:
         """See torch.fx.Interpreter."""
+        if self._result is not None:
+            return self._result
         value = super().run_node(n)
-        if n is self._stop:
-            raise _ReachedError(value)
+        if n is self._last:
+            self._result = value
         # What follows may work in place, and the layer's value is looked at later.
         return self._calls[n](value).clone() if n in self._calls else value
 
