@@ -48,5 +48,7 @@ STATUS_BY_CODE = {
     "internal_error": 500,
     "not_supported": 501,
     "inference_failed": 503,
+    "busy": 503,
+    "too_slow": 503,
 }
 """Error code of an item -> HTTP status."""

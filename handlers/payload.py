@@ -86,6 +86,11 @@ def encode_answer(
     return status, _dump({"predictions": items, "model": model})
 
 
+def add_to_answer(body: bytes, fields: dict[str, Any]) -> bytes:
+    """The JSON body of an answer to one image with more fields."""
+    return _dump({**json.loads(body), **fields})
+
+
 def encode_error(error: InputError) -> tuple[int, bytes]:
     """HTTP status and the JSON body ``{"error": {"code", "message"}}``."""
     return error.status, _dump(_error(error))

@@ -11,6 +11,10 @@ import numpy as np
 import torch
 
 from handlers.errors import BundleError, InputError
+from handlers.explain.batch import Explanations
+from handlers.explain.config import ExplainConfig
+from handlers.explain.explainer import Explainer
+from handlers.explain.request import Ask
 from handlers.golden import prove, read_golden
 from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction, Predictor
@@ -32,6 +36,7 @@ class ClassifierService:
         self._predictor: Predictor | None = None
         self._model: dict[str, str] = {}
         self._metrics = ServiceMetrics()
+        self._explanations: Explanations | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -39,6 +44,13 @@ class ClassifierService:
         if self._predictor is None:
             raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
         return self._predictor
+
+    @property
+    def explanations(self) -> Explanations:
+        """What answers ``explain`` for the loaded model."""
+        if self._explanations is None:
+            raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
+        return self._explanations
 
     def initialize(self, context: Any) -> None:
         """Loads the archive's bundle and replays its golden samples.
@@ -54,6 +66,7 @@ class ClassifierService:
         _refuse_foreign_code(folder)
         torch.set_num_threads(_threads(context.model_yaml_config or {}))
         device = _device(context.system_properties.get("gpu_id"))
+        explain = _explain_config(context.model_yaml_config or {})
         try:
             wanted = _variant(context.model_yaml_config or {})
             predictor = Predictor.load(folder / BUNDLE_FOLDER, device, wanted, prove)
@@ -69,6 +82,7 @@ class ClassifierService:
         }
         self._predictor = predictor
         self._metrics.report_to(context.metrics, predictor, context.model_name, version)
+        self._explanations = Explanations(Explainer(predictor, device), explain, self._metrics.count_explanation)
         checked = len(read_golden(predictor.folder, predictor.spec, predictor.variant))
         logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
 
@@ -88,13 +102,18 @@ class ClassifierService:
         return bodies
 
     def _answer(self, requests: list[dict[str, Any]], context: Any) -> list[bytes]:
-        special = {i: answer for i in range(len(requests)) if (answer := self._answer_special(requests[i], i, context))}
+        requests, asked = self.explanations.take(requests, context)
+        special = {
+            i: answer
+            for i in range(len(requests))
+            if (answer := self._answer_special(requests[i], asked.get(i), i, context))
+        }
         with self._metrics.stage("decode"):
             parsed = [
                 Request((), is_list=True) if i in special else self._parse(requests[i]) for i in range(len(requests))
             ]
         answers = iter(self._predict([item for request in parsed for item in request.items]))
-        bodies = []
+        bodies, unexplained = [], {}
         with self._metrics.stage("encode"):
             for i, request in enumerate(parsed):
                 own = [next(answers) for _ in request.items]
@@ -103,7 +122,12 @@ class ClassifierService:
                 context.set_response_content_type(i, JSON_CONTENT_TYPE)
                 bodies.append(body)
                 self._metrics.count_request(context.get_all_request_header(i), status, own)
-        return bodies
+                if waiting := self.explanations.open(asked.get(i), request, own):
+                    unexplained[i] = waiting
+        if not unexplained:
+            return bodies
+        with self._metrics.stage("explain"):
+            return self.explanations.complete(unexplained, bodies, context)
 
     def _parse(self, fields: dict[str, Any]) -> Request:
         try:
@@ -131,10 +155,17 @@ class ClassifierService:
         answers = iter(predictions)
         return [next(answers) if isinstance(item, np.ndarray) else item for item in items]
 
-    def _answer_special(self, fields: dict[str, Any], index: int, context: Any) -> tuple[int, bytes] | None:
-        """Answers ``describe`` and ``explain``, which TorchServe marks by a header and batches with predictions."""
-        if context.get_request_header(index, "explain") == "True":
-            return encode_error(InputError("not_supported", "this model has no explanations"))
+    def _answer_special(
+        self, fields: dict[str, Any], asked: Ask | InputError | None, index: int, context: Any
+    ) -> tuple[int, bytes] | None:
+        """Answers ``describe``, which TorchServe marks by a header and batches with predictions, and a bad ``explain``.
+
+        A good one is a prediction first.
+        """
+        if isinstance(asked, InputError):
+            return encode_error(asked)
+        if asked is not None:
+            return None
         if context.get_request_header(index, "describe") == "True" and not any(fields.values()):
             return 200, json.dumps(self._describe(), ensure_ascii=False).encode()
         return None
@@ -166,6 +197,13 @@ def _variant(config: dict[str, Any]) -> str | None:
     if not isinstance(wanted, str):
         raise RuntimeError(f"model-config.yaml: variant: expected a name or auto, got {wanted!r}")
     return None if wanted == "auto" else wanted
+
+
+def _explain_config(config: dict[str, Any]) -> ExplainConfig:
+    try:
+        return ExplainConfig.read(config)
+    except ValueError as error:
+        raise RuntimeError(f"model-config.yaml: {error}") from error
 
 
 def _silence_request_log() -> None:

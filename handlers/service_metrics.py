@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 100
 """Classes that are counted one by one; the rest, by their index in the bundle, are counted as ``other``."""
 
-STAGES = ("decode", "inference", "encode", "batch")
+STAGES = ("decode", "inference", "encode", "explain", "batch")
+EXPLANATION_OUTCOMES = ("ok", "busy", "too_slow", "internal_error")
 PROTOCOLS = ("rest", "grpc")
 REASONS = ("unfamiliar", "low_confidence")
 
@@ -30,6 +31,7 @@ BATCH_SIZE = Family(name="marquee_batch_size", unit="Requests", bounds=(1, 2, 4,
 REQUESTS = Family(name="marquee_requests_total", labels=("protocol", "status"))
 FAILURES = Family(name="marquee_failures_total", labels=("code",))
 PREDICTIONS = Family(name="marquee_predictions_total", labels=("class",))
+EXPLANATIONS = Family(name="marquee_explanations_total", labels=("outcome",))
 ABSTAINED = Family(name="marquee_abstained_total", labels=("reason",))
 CONFIDENCE = Family(
     name="marquee_confidence",
@@ -104,6 +106,11 @@ class ServiceMetrics:
                 else:
                     self._count_prediction(answer)
 
+    def count_explanation(self, outcome: str) -> None:
+        """Counts one explanation that was tried: ``ok``, or its error's code."""
+        with self._guard():
+            self._accumulator.add(EXPLANATIONS, outcome)
+
     def drain(self) -> list[Increment]:
         """What was counted since the last report."""
         return self._accumulator.drain()
@@ -138,6 +145,8 @@ class ServiceMetrics:
                 found += zeros(REQUESTS, one, str(status))
         for code in STATUS_BY_CODE:
             found += zeros(FAILURES, code)
+        for outcome in EXPLANATION_OUTCOMES:
+            found += zeros(EXPLANATIONS, outcome)
         for reason in REASONS:
             found += zeros(ABSTAINED, reason)
         for label in [*self._classes, "other"] if len(spec.labels) > MAX_CLASSES else self._classes:

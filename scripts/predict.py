@@ -1,18 +1,23 @@
-"""Ask the running server about image files.
+"""Ask the running server about image files, or for the reason of one answer as a picture.
 
 Example: python scripts/predict.py photos cat.jpg dog.png --grpc
+Example: python scripts/predict.py photos cat.jpg --explain reason.png --method occlusion
 """
 
+import base64
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from _cli import run
 
 from serving import server as servers
 from serving.client import Answer, Client
+from training.files import write_atomic
+
+Method = Literal["auto", "gradcam", "integrated_gradients", "occlusion"]
 
 
 def predict(
@@ -21,6 +26,9 @@ def predict(
     version: str | None = None,
     grpc: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    explain: Path | None = None,
+    method: Method = "auto",
+    label: str | None = None,
     state: Path = servers.DEFAULT_STATE,
     config: Path = servers.DEFAULT_CONFIG,
 ) -> int:
@@ -32,13 +40,21 @@ def predict(
         version: The model's version; the server's default when left out.
         grpc: Ask over gRPC instead of REST.
         json: Print one JSON object a file, with the whole answer.
+        explain: PNG file to write: the image with what speaks for the answer, and against it. For one file only.
+        method: How it is explained; auto: by Grad-CAM where the model has a last feature map, else by occlusion.
+        label: Whose evidence is shown; None: the answer's.
         state: Folder given to serve.py start.
         config: TorchServe settings that tell the addresses when serve.py did not start the server.
     """
     if not files:
         print("error: no files named; example: python scripts/predict.py photos cat.jpg", file=sys.stderr)
         return 2
+    if wrong := _explain_usage(files, explain, method, label):
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
     client = servers.connect(state, config)
+    if explain is not None:
+        return _explain(client, name, files[0], explain, version, grpc, json, method, label)
     failed = 0
     for file in files:
         answer = _ask(client, name, file, version, grpc)
@@ -52,11 +68,57 @@ def predict(
     return 1 if failed else 0
 
 
-def _ask(client: Client, name: str, file: Path, version: str | None, grpc: bool) -> Answer:
+def _explain_usage(files: list[Path], explain: Path | None, method: Method, label: str | None) -> str | None:
+    """What is wrong with the arguments of an explanation."""
+    if explain is None:
+        return "--method and --label need --explain OUT.png" if method != "auto" or label is not None else None
+    if len(files) != 1:
+        return f"--explain writes the picture of one file, and {len(files)} are named; call it once a file"
+    if explain.suffix.lower() != ".png":
+        return f"--explain {explain}: expected a file that ends with .png"
+    return None
+
+
+def _explain(
+    client: Client,
+    name: str,
+    file: Path,
+    out: Path,
+    version: str | None,
+    grpc: bool,
+    json: bool,
+    method: Method,
+    label: str | None,
+) -> int:
+    data = _read(file)
+    answer = client.explain(name, data, method, label, version, grpc) if isinstance(data, bytes) else data
+    body = dict(answer.body)
+    reason = dict(body.get("explanation", {}))
+    if answer.error is None:
+        write_atomic(out, base64.b64decode(reason.pop("heatmap")))
+        reason.pop("map", None)
+        body["explanation"] = {**reason, "file": str(out)}
+    if json:
+        print(jsonlib.dumps({"file": str(file), "status": answer.status, **body}, ensure_ascii=False))
+    elif answer.error:
+        print(f"{file}: {answer.error}", file=sys.stderr)
+    else:
+        note = f" ({reason['note']})" if "note" in reason else ""
+        print(f"{file}: {_summary(answer)}\n{out}: {reason['method']} for {reason['label']}{note}")
+    return 0 if answer.error is None else 1
+
+
+def _read(file: Path) -> bytes | Answer:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         return Answer(0, {"error": {"code": "unreadable", "message": error.strerror or str(error)}})
+
+
+def _ask(client: Client, name: str, file: Path, version: str | None, grpc: bool) -> Answer:
+    data = _read(file)
+    if isinstance(data, Answer):
+        return data
     if grpc:
         return client.predict_grpc(name, data, version)
     content_type = "application/json" if file.suffix.lower() == ".json" else "application/octet-stream"

@@ -37,6 +37,9 @@ MODEL_CONFIG = {
     "threads": 0,
     # For the handler: the name of the only variant to serve; auto = the fastest that was measured and runs here.
     "variant": "auto",
+    # For the handler: whether /explanations is answered, and the seconds that the explanations of one batch may take.
+    "explain": True,
+    "explain_seconds": 2.0,
 }
 """``model-config.yaml`` of the archive."""
 

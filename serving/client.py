@@ -1,7 +1,8 @@
 """Asks a running server, over REST and gRPC. Finds and sends the access token, and renews one that has expired."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -13,6 +14,9 @@ from serving.keys import KeyFile, Kind
 from serving.settings import Addresses
 
 T = TypeVar("T")
+
+BUSY_WAITS = (0.25, 0.5, 1.0, 2.0)
+"""Seconds before each further try of an explanation that was refused as ``busy``."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,51 @@ class Client:
         response = self._request("POST", self.addresses.inference + path, "inference", data=data, headers=headers)
         return Answer(response.status_code, _json(response))
 
-    def predict_grpc(self, name: str, data: bytes, version: str | None = None) -> Answer:
-        """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``.
+    def explain(
+        self,
+        name: str,
+        data: bytes,
+        method: str = "auto",
+        label: str | None = None,
+        version: str | None = None,
+        grpc: bool = False,
+    ) -> Answer:
+        """Asks for the answer to one image with its reason; tries again while the worker is busy.
+
+        Args:
+            name: of the model.
+            data: the content of an image file, or JSON of one image.
+            method: ``gradcam``, ``integrated_gradients``, ``occlusion``, or what suits the model.
+            label: whose evidence is shown; None: the answer's.
+            version: of the model.
+            grpc: over gRPC, which has no call of its own for it: a prediction with the input ``explain``.
+
+        Raises:
+            OperationError: no server answers.
+        """
+        settings = {"method": method, **({} if label is None else {"label": label})}
+        path = f"/explanations/{quote(name, safe='')}" + (f"/{version}" if version else "")
+
+        def ask() -> Answer:
+            if grpc:
+                inputs = {key: value.encode() for key, value in {**settings, "explain": "true"}.items()}
+                return self.predict_grpc(name, data, version, inputs)
+            files = {"data": ("image", data), **{key: (None, value) for key, value in settings.items()}}
+            response = self._request("POST", self.addresses.inference + path, "inference", files=files)
+            return Answer(response.status_code, _json(response))
+
+        answer = ask()
+        for wait in BUSY_WAITS:
+            if not (answer.error or "").startswith("busy:"):
+                break
+            time.sleep(wait)
+            answer = ask()
+        return answer
+
+    def predict_grpc(
+        self, name: str, data: bytes, version: str | None = None, inputs: Mapping[str, bytes] | None = None
+    ) -> Answer:
+        """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``, beside other ``inputs``.
 
         Raises:
             OperationError: no server answers.
@@ -79,7 +126,8 @@ class Client:
                 self.addresses.grpc_inference, options=[("grpc.enable_http_proxy", 0)]
             )
         stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
-        request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input={"data": data})
+        fields = {**(inputs or {}), "data": data}
+        request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input=fields)
 
         def call() -> Answer:
             metadata = [("protocol", "gRPC"), ("session_id", "marquee")]

@@ -88,6 +88,17 @@ def test_exact_counts_over_rest_and_grpc(served, run, image):
     assert after[info] == 1
 
 
+def test_an_explanation_is_counted_as_one_and_as_a_prediction(served, image):
+    before = settled(served)
+    assert served.client.explain("digits", image).status == 200
+    after = settled(served)
+    grown = {key: after[key] - before[key] for key in after if after[key] != before[key]}
+    assert grown['marquee_explanations_total{outcome="ok"}'] == 1
+    assert grown['marquee_requests_total{protocol="rest",status="200"}'] == 1
+    assert grown['marquee_stage_seconds_count{stage="explain"}'] == 1
+    assert grown["marquee_confidence_count{}"] == 1
+
+
 def test_workers_add_up_and_what_they_reported_outlives_them(served, image):
     key = 'marquee_requests_total{protocol="rest",status="200"}'
     served.client.scale("digits", 2)
@@ -110,7 +121,7 @@ def test_buckets_are_what_histogram_quantile_takes(served):
     """For every histogram: cumulative, and the last bucket is the count."""
     series = read(served)
     counts = [key for key in series if "_count{" in key]
-    assert len(counts) == 3 + 4
+    assert len(counts) == 3 + 5
     for count in counts:
         prefix = count.replace("_count{", "_bucket{").removesuffix("}")
         buckets = {

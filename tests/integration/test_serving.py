@@ -196,14 +196,8 @@ class TestRest:
 
     def test_a_header_cannot_spoil_the_batch(self, served, sample):
         for header in ("describe", "explain"):
-            assert post(served, sample["data"], headers={header: "True"}).status_code in (200, 501)
+            assert post(served, sample["data"], headers={header: "True"}).status_code == 200
         assert_answers(post(served, sample["data"]).json(), sample)
-
-    def test_explanations_are_refused_by_item(self, served, sample):
-        url = f"{served.url}/explanations/digits"
-        response = requests.post(url, data=sample["data"], headers=served.headers(), timeout=60)
-        assert response.status_code == 501
-        assert response.json()["error"]["code"] == "not_supported"
 
     def test_describe(self, served, run):
         url = f"{served.management}/models/digits?customized=true"

@@ -50,6 +50,13 @@ def test_handlers_need_nothing_that_a_server_has_not(path):
     assert imports(path) - set(sys.stdlib_module_names) - {"handlers"} <= SERVER_LIBRARIES
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "handlers" / "explain").glob("*.py")), ids=lambda path: path.name)
+def test_explanations_keep_captum_and_torchserve_in_one_file_each(path):
+    """Everything else of the package is imported by every worker, with Captum or without."""
+    foreign = imports(path) - set(sys.stdlib_module_names) - {"handlers"} - SERVER_LIBRARIES
+    assert foreign <= {"methods.py": {"captum"}, "early.py": {"ts"}}.get(path.name, set())
+
+
 # Each of these turns bytes or pixels of another size into pixels: a second preprocessing.
 FORBIDDEN_CALLS = {
     "Image.open",
@@ -81,6 +88,9 @@ ALLOWED_CALLS = {
     # Trainer.fit, not PIL.ImageOps.fit.
     ("training/run.py", "fit"),
     ("training/optimize/distil.py", "fit"),
+    # Of a heat map, not of an image.
+    ("handlers/explain/methods.py", "interpolate"),
+    ("handlers/explain/picture.py", "pad"),
     # LogisticRegression.fit, on features.
     ("training/selection/probe.py", "fit"),
 }
@@ -103,6 +113,7 @@ def test_there_is_one_preprocessing(path):
 # Who may touch a library that can decode or resize, and what of it.
 IMAGE_LIBRARIES = {"PIL", "cv2", "imageio", "skimage", "simplejpeg", "turbojpeg", "torchvision"}
 ALLOWED_IMAGE_IMPORTS = {
+    "handlers/explain/picture.py": {"from PIL import Image"},  # writes PNG files
     "handlers/payload.py": {"from PIL import Image"},  # for annotations
     "training/data/augment.py": {
         "from PIL import Image",

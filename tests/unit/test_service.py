@@ -112,13 +112,18 @@ def test_an_engine_that_fails_is_an_answer(service, images, monkeypatch):
 
 
 def test_describe_and_explain_are_answered_by_item(service, images):
+    """An explanation beside others takes their answers' early way out, which this context has not: it is told so."""
     good = {"body": images[0][1]}
     answers = handle(
         service, [{}, good, good, good], {0: {"describe": "True"}, 1: {"describe": "True"}, 2: {"explain": "True"}}
     )
     assert answers[0][1]["labels"] == list("0123456789")
-    assert [status for status, _ in answers] == [200, 200, 501, 200]
+    assert [status for status, _ in answers] == [200, 200, 503, 200]
+    assert answers[2][1]["error"]["code"] == "busy"
     assert answers[1][1]["label"] == answers[3][1]["label"]
+    ((status, alone),) = handle(service, [good], {0: {"explain": "True"}})
+    assert (status, alone["label"]) == (200, answers[3][1]["label"])
+    assert alone["explanation"]["label"] == alone["label"]
 
 
 def test_through_the_workers_own_protocol(service, images):

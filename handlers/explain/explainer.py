@@ -1,0 +1,170 @@
+"""The explanation of one answer, by the method that the model allows."""
+
+import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from handlers.engines.exported import load_module
+from handlers.errors import BundleError, InputError
+from handlers.explain.budget import Budget
+from handlers.explain.picture import grey_map, overlay, png, smoothed
+from handlers.explain.program import OpenProgram
+from handlers.explain.request import AUTO, Ask
+from handlers.predictor import Prediction, Predictor
+from handlers.spec import VariantSpec, verify_files
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What speaks for a label in one image, and against it."""
+
+    method: str
+    """The method that was used."""
+    label: str
+    """Whose evidence it is."""
+    index: int
+    """Of the label."""
+    variant: str
+    """The variant that was looked into. Gradients exist in the fp32 program only, whichever variant answers."""
+    settings: dict[str, Any]
+    """What the method was run with."""
+    note: str | None
+    """Why it is another method than the one asked for, or why the map is empty."""
+    pixels: np.ndarray
+    """uint8 (crop, crop, channels): what the model saw."""
+    heat: np.ndarray
+    """Float64 (crop, crop), in logits: positive where the image speaks for the label."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The explanation as it goes over the wire."""
+        shown = smoothed(self.heat, self._sigma)
+        picture = overlay(self.pixels, shown)
+        return {
+            "method": self.method,
+            "label": self.label,
+            "index": self.index,
+            "variant": self.variant,
+            "settings": self.settings,
+            **({} if self.note is None else {"note": self.note}),
+            "strongest": float(np.abs(self.heat).max()),
+            "width": picture.shape[1],
+            "height": picture.shape[0],
+            "heatmap": png(picture),
+            "map": png(grey_map(shown)),
+        }
+
+    @property
+    def _sigma(self) -> float:
+        """By how many pixels the shown map is blurred; Grad-CAM's is smooth."""
+        blur = {"occlusion": self.settings.get("stride", 0) / 2, "integrated_gradients": len(self.heat) / 32}
+        return float(blur.get(self.method, 0))
+
+
+class Explainer:
+    """Explains a predictor's answers.
+
+    Args:
+        predictor: gives the answers; occlusion asks its engine.
+        device: where the fp32 program goes when a gradient is needed.
+    """
+
+    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
+        self._predictor = predictor
+        self._device = device
+        self._program: OpenProgram | None = None
+        self._no_gradients: str | None = None
+
+    def explain(self, pixels: np.ndarray, prediction: Prediction, ask: Ask, seconds: float) -> Explanation:
+        """The map for one image.
+
+        Args:
+            pixels: uint8 (crop, crop, channels).
+            prediction: the answer for it.
+            ask: what is wanted.
+            seconds: what it may take; loading Captum and the program, once, comes on top.
+
+        Raises:
+            InputError: ``bad_request`` (no such label), ``not_supported`` (Captum is not installed), ``too_slow``.
+        """
+        check_captum()
+        methods = _load_methods()
+        label = prediction.label if ask.label is None else ask.label
+        index = self.index_of(label)
+        method, note = self._choose(ask.method)
+        budget = Budget(seconds)
+        colour = 255 * np.array(self._predictor.spec.image.mean)
+        if method == "occlusion":
+            heat, settings = methods.occlusion(self._predictor.engine, pixels, index, ask, colour, budget)
+        elif method == "gradcam":
+            heat, settings = methods.gradcam(self._program, pixels, index, budget)
+        else:
+            heat, settings = methods.integrated_gradients(self._program, pixels, index, ask, colour, budget)
+        if not np.isfinite(heat).all():
+            raise InputError("inference_failed", "the map has values that are not finite; try another method")
+        if not heat.any():
+            note = "; ".join(filter(None, [note, f"nothing in the image speaks for {label!r}"]))
+        looked_into = self._predictor.variant if method == "occlusion" else self._predictor.spec.variants[0]
+        return Explanation(method, label, index, looked_into.name, settings, note, pixels, heat)
+
+    def index_of(self, label: str) -> int:
+        """The label's place among the logits.
+
+        Raises:
+            InputError: ``bad_request``, the model has no such label.
+        """
+        labels = self._predictor.spec.labels
+        if label not in labels:
+            raise InputError("bad_request", f"label: the model has no label {label!r:.80}")
+        return labels.index(label)
+
+    def _choose(self, wanted: str) -> tuple[str, str | None]:
+        """The method for this model, and what is to be said about it."""
+        if wanted == "occlusion":
+            return wanted, None
+        self._open_program()
+        if self._program is None:
+            return "occlusion", f"occlusion, because {self._no_gradients}"
+        if wanted == "integrated_gradients" or self._program.map_side is not None:
+            return "gradcam" if wanted == AUTO else wanted, None
+        return "occlusion", "occlusion, because this architecture has no last feature map for Grad-CAM"
+
+    def _open_program(self) -> None:
+        """Loads the fp32 program on first use."""
+        if self._program is not None or self._no_gradients is not None:
+            return
+        spec, folder = self._predictor.spec, self._predictor.folder
+        first: VariantSpec = spec.variants[0]
+        if first.engine != "exported" or first.precision != "fp32":
+            self._no_gradients = "the bundle has no fp32 program to take gradients of"
+            return
+        try:
+            verify_files(folder, first.files)
+            module = load_module(first, folder, self._device)
+            self._program = OpenProgram(module, spec.image.crop, spec.image.channels)
+        except (BundleError, ValueError):
+            logger.exception("the fp32 program cannot be opened; explanations use occlusion")
+            self._no_gradients = "the fp32 program cannot be opened"
+
+
+def _load_methods() -> ModuleType:
+    """Captum is imported when first needed; see :func:`check_captum`."""
+    return importlib.import_module("handlers.explain.methods")
+
+
+def check_captum() -> None:
+    """Whether explanations can be made here, without importing anything.
+
+    Raises:
+        InputError: ``not_supported``, naming what to install.
+    """
+    if importlib.util.find_spec("captum") is None:
+        raise InputError(
+            "not_supported", "explanations need Captum, which this server lacks: pip install captum (the extra explain)"
+        )
