@@ -9,6 +9,7 @@ Example: python -m benchmarks.serving.handler --parts decode batch
 
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ def measure(settings: Handler) -> list[Path]:
         source = origin(f"handler_{name}", "benchmarks.serving")
         used, series, baseline = parts[name](settings)
         written.append(write_result(settings.results, source.result(used, series, baseline)))
-        print(f"wrote {written[-1]}", flush=True)
+        print(f"wrote {written[-1]}", file=sys.stderr, flush=True)
     return written
 
 
@@ -171,7 +172,7 @@ def _in_turn(
             for name, call in contenders.items():
                 value = float(np.median([timed(call, files) for _ in range(3)]))
                 series[name].setdefault(f"ms_{size[0]}x{size[1]}", []).append(round(value, 3))
-        print(f"{size[0]} x {size[1]}: done", flush=True)
+        print(f"{size[0]} x {size[1]}: done", file=sys.stderr, flush=True)
     return series
 
 
@@ -184,7 +185,7 @@ def _sizes(settings: Handler) -> tuple[dict[str, Any], Series, str]:
             with ProcessPoolExecutor(1, context) as process:
                 for metric, value in process.submit(_first_and_later, name).result().items():
                     series[name].setdefault(metric, []).append(value)
-        print(f"round {number + 1} of {settings.rounds}", flush=True)
+        print(f"round {number + 1} of {settings.rounds}", file=sys.stderr, flush=True)
     return {"arch": "resnet18"}, series, ""
 
 
