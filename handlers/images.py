@@ -42,6 +42,11 @@ FORMATS = tuple(
 
 _NO_LIMITS = ImageSpec(channels=1, resize=1, crop=1, max_pixels=sys.maxsize, max_bytes=sys.maxsize)
 
+SCALED_MARGIN = 2
+"""Scaled decoding keeps at least so many times the pixels that the resize asks for, in each direction: at 1 the
+libjpeg's own filter would do all of the resizing (benchmarks/serving has the differences). Part of what ``scaled``
+means: another margin gives other pixels, and wants another name in :class:`handlers.spec.ImageSpec`."""
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # `decode` has a limit of its own, per model and checked before any pixel is read. Pillow's process-wide limit would
@@ -51,15 +56,19 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 
-def decode(data: bytes | bytearray | memoryview, spec: ImageSpec) -> Image.Image:
+def decode(data: bytes | bytearray | memoryview, spec: ImageSpec, short_side: int | None = None) -> Image.Image:
     """Decodes one encoded image to its first frame, upright, in mode ``L`` or ``RGB``.
 
     Transparent pixels are composed over ``spec.background``; 16-bit grey is scaled to 8 bits; CMYK and palettes are
-    converted; the EXIF orientation is applied.
+    converted; the EXIF orientation is applied. With ``spec.decode`` ``scaled``, a JPEG comes out at a half, a quarter
+    or an eighth of its size, whichever is the smallest with a short side of at least ``SCALED_MARGIN * short_side``:
+    libjpeg then computes only that many coefficients of each block of 8 x 8 pixels.
 
     Args:
         data: the content of an image file.
-        spec: limits, channels and background.
+        spec: limits, channels, background, and whether JPEG files are decoded at a smaller size.
+        short_side: what the image's short side is going to be resized to; None: ``spec.resize``, as :func:`prepare`
+            does.
 
     Returns:
         A Pillow image of mode ``L`` (1 channel) or ``RGB`` (3 channels), width and height at least 1.
@@ -68,8 +77,42 @@ def decode(data: bytes | bytearray | memoryview, spec: ImageSpec) -> Image.Image
         InputError: ``empty``, ``too_large``, ``not_an_image``, ``too_many_pixels``, ``unsupported_image`` or
             ``corrupt_image``.
     """
-    image = _open(data, spec)
+    return decode_opened(open_image(data, spec), spec, short_side)
+
+
+def open_image(data: bytes | bytearray | memoryview, spec: ImageSpec) -> ImageFile.ImageFile:
+    """Reads an image file's header; its pixels wait for :func:`decode_opened`.
+
+    Returns:
+        A Pillow image whose ``size`` is that of the file.
+
+    Raises:
+        InputError: ``empty``, ``too_large``, ``not_an_image`` or ``too_many_pixels``.
+    """
+    if len(data) == 0:
+        raise InputError("empty", "the body is empty; send the content of an image file")
+    if len(data) > spec.max_bytes:
+        raise InputError("too_large", f"the image has {len(data)} bytes; at most {spec.max_bytes} are accepted")
     try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError("not_an_image", f"not an image of a known format ({', '.join(FORMATS)})") from error
+    _check_pixels(*image.size, spec)
+    return image
+
+
+def decode_opened(image: Image.Image, spec: ImageSpec, short_side: int | None = None) -> Image.Image:
+    """:func:`decode` for what :func:`open_image` opened; an image that is decoded already only changes its mode.
+
+    Raises:
+        InputError: ``unsupported_image`` or ``corrupt_image``.
+    """
+    try:
+        if spec.decode == "scaled":
+            least = SCALED_MARGIN * (short_side or spec.resize)
+            image.draft(None, (least, least))  # only JPEG files (with MPO) take it
         image.load()
         _apply_orientation(image)
         return _to_channels(image, spec)
@@ -127,7 +170,7 @@ def stored_mode(data: bytes) -> str:
     Raises:
         InputError: as :func:`decode` does for a file that cannot be opened.
     """
-    with _open(data, _NO_LIMITS) as image:
+    with open_image(data, _NO_LIMITS) as image:
         return image.mode
 
 
@@ -177,21 +220,6 @@ def _check_numbers(values: Any) -> None:
             break
         level = list(itertools.chain.from_iterable(level))
     raise InputError("bad_image_data", "image_data: expected a nested list of numbers, HxW or HxWx3")
-
-
-def _open(data: bytes | bytearray | memoryview, spec: ImageSpec) -> ImageFile.ImageFile:
-    if len(data) == 0:
-        raise InputError("empty", "the body is empty; send the content of an image file")
-    if len(data) > spec.max_bytes:
-        raise InputError("too_large", f"the image has {len(data)} bytes; at most {spec.max_bytes} are accepted")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InputError("not_an_image", f"not an image of a known format ({', '.join(FORMATS)})") from error
-    _check_pixels(*image.size, spec)
-    return image
 
 
 def _check_pixels(width: int, height: int, spec: ImageSpec) -> None:

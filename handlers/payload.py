@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from handlers.errors import InputError
-from handlers.images import decode, from_nested_list, prepare
+from handlers.images import from_nested_list, open_image
 from handlers.predictor import Prediction, as_json
 from handlers.spec import ImageSpec
 
@@ -34,10 +33,11 @@ _BODY_FIELDS = ("data", "body")
 
 @dataclass(frozen=True)
 class Request:
-    """What one request asks: its images, each prepared or refused."""
+    """What one request asks: its images, each opened or refused."""
 
-    items: tuple[np.ndarray | InputError, ...]
-    """uint8 (crop, crop, channels), or the error of that item."""
+    items: tuple[Image.Image | InputError, ...]
+    """Images within the limits, as :meth:`handlers.batch.BatchLoader.load` takes them; files are not decoded yet. Or
+    the error of that item."""
     is_list: bool
     """True for ``{"instances": ...}``: the answer is a list too, even of one."""
 
@@ -55,8 +55,8 @@ def parse(fields: Mapping[str, Any], spec: ImageSpec) -> Request:
         if isinstance(body, (bytes, bytearray)):
             body = _parse_json(body) if _looks_like_json(body) else body
         if isinstance(body, (bytes, bytearray)):
-            loader = _Loader(spec)
-            return Request((loader.attempt(loader.file, body),), is_list=False)
+            opener = _Opener(spec)
+            return Request((opener.attempt(opener.file, body),), is_list=False)
         return _parse_document(body, spec)
     except InputError as error:
         return Request((error,), is_list=False)
@@ -134,62 +134,63 @@ def _parse_json(body: bytes | bytearray) -> Any:
         raise InputError("bad_request", f"the body is not valid JSON: {error}") from error
 
 
-class _Loader:
-    """Loads the images of one request; together they may have as many pixels as a single one.
+class _Opener:
+    """Opens the images of one request; together they may have as many pixels as a single one.
 
-    Without a common budget, a request of 64 tiny files that decode to the limit would hold a worker for minutes.
+    Without a common budget, a request of 64 tiny files that decode to the limit would hold a worker for minutes. It is
+    kept by what the files' headers say, so that it holds whatever is decoded first, and whether it can be.
     """
 
     def __init__(self, spec: ImageSpec) -> None:
         self._spec = spec
         self._left = spec.max_pixels
 
-    def file(self, data: bytes | bytearray) -> np.ndarray:
-        """An image file's content -> uint8 (crop, crop, channels)."""
-        return self._prepare(decode, data)
+    def file(self, data: bytes | bytearray) -> Image.Image:
+        """An image file's content -> the image, not decoded yet."""
+        return self._open(open_image, data)
 
-    def instance(self, instance: Any) -> np.ndarray:
-        """``{"b64": ...}`` or ``{"image_data": ...}`` -> uint8 (crop, crop, channels)."""
+    def instance(self, instance: Any) -> Image.Image:
+        """``{"b64": ...}`` or ``{"image_data": ...}`` -> the image."""
         if isinstance(instance, dict) and "b64" in instance:
             return self.file(_decode_base64(instance["b64"]))
         if isinstance(instance, dict) and "image_data" in instance:
-            return self._prepare(from_nested_list, instance["image_data"])
+            return self._open(from_nested_list, instance["image_data"])
         raise InputError(
             "bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"'
         )
 
-    def attempt(self, load: Callable[[Any], np.ndarray], value: Any) -> np.ndarray | InputError:
-        """``load(value)``, or the error of this item."""
+    def attempt(self, open_one: Callable[[Any], Image.Image], value: Any) -> Image.Image | InputError:
+        """``open_one(value)``, or the error of this item."""
         try:
-            return load(value)
+            return open_one(value)
         except InputError as error:
             return error
         except MemoryError:
             # TorchServe answers a MemoryError with 507 for the whole batch.
-            return InputError("too_large", "the server has not enough memory to decode this image")
+            return InputError("too_large", "the server has not enough memory to read this image")
 
-    def _prepare(self, decode_one: Callable[[Any, ImageSpec], Image.Image], value: Any) -> np.ndarray:
+    def _open(self, open_one: Callable[[Any, ImageSpec], Image.Image], value: Any) -> Image.Image:
         try:
-            image = decode_one(value, replace(self._spec, max_pixels=max(1, self._left)))
+            image = open_one(value, replace(self._spec, max_pixels=max(1, self._left)))
         except InputError as error:
             if error.code == "too_many_pixels" and self._left < self._spec.max_pixels:
                 limit = self._spec.max_pixels
                 raise InputError(error.code, f"the images of one request may have {limit} pixels together") from error
             raise
         self._left -= image.width * image.height
-        return prepare(image, self._spec)
+        return image
 
 
 def _parse_document(document: Any, spec: ImageSpec) -> Request:
-    loader = _Loader(spec)
+    opener = _Opener(spec)
     if isinstance(document, dict) and "instances" in document:
         instances = document["instances"]
         if not isinstance(instances, list) or not instances:
             raise InputError("bad_request", "instances: expected a list with at least one item")
         if len(instances) > MAX_INSTANCES:
             raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {MAX_INSTANCES}")
-        return Request(tuple(loader.attempt(loader.instance, instance) for instance in instances), is_list=True)
-    return Request((loader.attempt(loader.instance, document),), is_list=False)
+        return Request(tuple(opener.attempt(opener.instance, instance) for instance in instances), is_list=True)
+    return Request((opener.attempt(opener.instance, document),), is_list=False)
 
 
 def _decode_base64(text: Any) -> bytes:

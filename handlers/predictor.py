@@ -7,24 +7,30 @@
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from handlers.batch import Batch, BatchLoader
 from handlers.choice import Choice, choices
 from handlers.engines import Engine, load_engine
 from handlers.errors import BundleError, InputError
 from handlers.host import this_host
-from handlers.images import load as load_image
+from handlers.images import open_image
 from handlers.spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 64
 """Images that go through the engine at once; more are split, so that memory stays bounded."""
+WARM_UP_SECONDS = 10.0
+"""After so long no other batch size is tried before a model counts as ready: a large network's sizes are not worth
+minutes of starting."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,14 @@ class Predictor:
     """Answers for encoded images or prepared arrays."""
 
     def __init__(
-        self, spec: ModelSpec, variant: VariantSpec, engine: Engine, digest: str, folder: Path, reason: str = ""
+        self,
+        spec: ModelSpec,
+        variant: VariantSpec,
+        engine: Engine,
+        digest: str,
+        folder: Path,
+        reason: str = "",
+        decode_threads: int = 1,
     ) -> None:
         self.spec = spec if variant.output is None else replace(spec, output=variant.output)
         """The bundle's, with the variant's own way from logits to an answer."""
@@ -84,6 +97,7 @@ class Predictor:
         self.reason = reason
         """Why this variant and no other."""
         self.engine = engine
+        self._loader = BatchLoader(spec.image, decode_threads)
 
     @classmethod
     def load(
@@ -92,6 +106,7 @@ class Predictor:
         device: str = "cpu",
         variant: str | None = None,
         prove: Callable[["Predictor"], None] | None = None,
+        decode_threads: int = 1,
     ) -> "Predictor":
         """Loads the variant of a bundle that suits this machine best, after checking the files' digests.
 
@@ -103,6 +118,7 @@ class Predictor:
             device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             variant: the name of the only variant to try.
             prove: raises BundleError to refuse a loaded variant (see :func:`handlers.golden.prove`).
+            decode_threads: images of one batch that are decoded at once.
 
         Raises:
             BundleError: the bundle is incomplete or altered, or no variant can be used.
@@ -113,7 +129,7 @@ class Predictor:
         refused: list[tuple[str, BundleError]] = []
         for choice in choices(spec, this_host(device), device, variant):
             try:
-                predictor = cls._load(spec, choice, folder, device, [name for name, _ in refused])
+                predictor = cls._load(spec, choice, folder, device, [name for name, _ in refused], decode_threads)
                 if prove is not None:
                     prove(predictor)
             except BundleError as error:
@@ -126,23 +142,63 @@ class Predictor:
         raise BundleError("; ".join(f"variant {name!r}: {error}" for name, error in refused))
 
     @classmethod
-    def _load(cls, spec: ModelSpec, choice: Choice, folder: Path, device: str, refused: list[str]) -> "Predictor":
+    def _load(
+        cls, spec: ModelSpec, choice: Choice, folder: Path, device: str, refused: list[str], decode_threads: int
+    ) -> "Predictor":
         verify_files(folder, choice.variant.files)
         engine = load_engine(spec, choice.variant, folder, device)
         reason = f"{choice.reason}; {', '.join(refused)} could not be used" if refused else choice.reason
-        return cls(spec, choice.variant, engine, bundle_digest(folder), folder, reason)
+        return cls(spec, choice.variant, engine, bundle_digest(folder), folder, reason, decode_threads)
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction | InputError]:
         """Answers for encoded images, in their order; a bad one yields its error and leaves the others alone."""
-        prepared: list[np.ndarray | InputError] = []
-        for data in images:
+        return self.predict_batch(self.prepare([self._open(data) for data in images]))
+
+    def _open(self, data: bytes) -> Image.Image | InputError:
+        try:
+            return open_image(data, self.spec.image)
+        except InputError as error:
+            return error
+
+    def prepare(self, images: Sequence[Image.Image | InputError]) -> Batch:
+        """Opened images -> the engine's input (see :class:`handlers.batch.BatchLoader`)."""
+        return self._loader.load(images)
+
+    def predict_batch(self, batch: Batch) -> list[Prediction | InputError]:
+        """Answers for what :meth:`prepare` gave, in the order of its images, with the errors in their places."""
+        return batch.with_errors(self.answer(self.outputs(batch.pixels)) if len(batch.pixels) else [])
+
+    def warm_up(self, largest: int) -> list[int]:
+        """Runs the engine with every batch size up to ``largest``, so that no client waits for what a first one costs.
+
+        Engines choose kernels and memory for a size when they first meet it, which makes that call longer
+        (benchmarks/serving); later ones cost what a graph for this one size would, so batches are not padded to a few
+        sizes. After :data:`WARM_UP_SECONDS` the sizes that are left are not tried.
+
+        Args:
+            largest: the largest batch; more than :data:`MAX_BATCH` never go through the engine at once.
+
+        Returns:
+            The sizes that were run.
+
+        Raises:
+            BundleError: the engine fails with a size.
+        """
+        side, channels = self.spec.image.crop, self.spec.image.channels
+        largest = max(1, min(largest, MAX_BATCH))
+        sizes: list[int] = []
+        until = time.monotonic() + WARM_UP_SECONDS
+        # What most requests will meet, one image and full batches, comes first.
+        for size in dict.fromkeys([1, largest, *range(2, largest)]):
+            if sizes and time.monotonic() > until:
+                break
             try:
-                prepared.append(load_image(data, self.spec.image))
-            except InputError as error:
-                prepared.append(error)
-        good = [item for item in prepared if isinstance(item, np.ndarray)]
-        answers = iter(self.predict_arrays(good))
-        return [next(answers) if isinstance(item, np.ndarray) else item for item in prepared]
+                self.outputs(np.zeros((size, side, side, channels), np.uint8))
+            except Exception as error:  # an engine's library raises what it likes
+                line = " ".join(str(error).split())[:300]
+                raise BundleError(f"the engine cannot run a batch of {size}: {line}") from error
+            sizes.append(size)
+        return sizes
 
     def predict_arrays(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
         """Answers for prepared uint8 arrays of shape (crop, crop, channels), in their order."""
@@ -187,7 +243,9 @@ class Predictor:
         output, names = self.spec.output, self.spec.labels
         order = np.argsort(-probabilities, kind="stable")
         ranking = tuple((int(i), names[i], float(probabilities[i])) for i in order[: output.top_k])
-        labels = tuple(names[i] for i in order if probabilities[i] >= output.threshold)
+        labels = None
+        if self.spec.multi_label:
+            labels = tuple(names[i] for i in order if probabilities[i] >= output.threshold)
         abstained = None
         if output.max_distance is not None and distance is not None and distance > output.max_distance:
             abstained = "unfamiliar"
@@ -196,7 +254,7 @@ class Predictor:
         return Prediction(
             ranking=ranking,
             probabilities=probabilities,
-            labels=labels if self.spec.multi_label else None,
+            labels=labels,
             distance=distance,
             abstained=abstained,
         )

@@ -7,9 +7,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from handlers.batch import Batch
 from handlers.errors import BundleError, InputError
 from handlers.explain.batch import Explanations
 from handlers.explain.config import ExplainConfig
@@ -64,12 +64,20 @@ class ClassifierService:
         _silence_request_log()
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
-        torch.set_num_threads(_threads(context.model_yaml_config or {}))
+        config = context.model_yaml_config or {}
+        torch.set_num_threads(_threads(config))
         device = _device(context.system_properties.get("gpu_id"))
-        explain = _explain_config(context.model_yaml_config or {})
+        explain = _explain_config(config)
+        batch_size = int(context.system_properties.get("batch_size") or 1)
+
+        def make_ready(loaded: Predictor) -> None:
+            prove(loaded)
+            loaded.warm_up(batch_size)
+
         try:
-            wanted = _variant(context.model_yaml_config or {})
-            predictor = Predictor.load(folder / BUNDLE_FOLDER, device, wanted, prove)
+            predictor = Predictor.load(
+                folder / BUNDLE_FOLDER, device, _variant(config), make_ready, _decode_threads(config)
+            )
         except BundleError as error:
             raise RuntimeError(f"{context.model_name} is not served: {error}") from error
         version = str((context.manifest or {}).get("model", {}).get("modelVersion", ""))
@@ -112,17 +120,19 @@ class ClassifierService:
             parsed = [
                 Request((), is_list=True) if i in special else self._parse(requests[i]) for i in range(len(requests))
             ]
-        answers = iter(self._predict([item for request in parsed for item in request.items]))
+            batch = self.predictor.prepare([item for request in parsed for item in request.items])
+        answers, pixels = iter(self._predict(batch)), iter(batch.with_errors(list(batch.pixels)))
         bodies, unexplained = [], {}
         with self._metrics.stage("encode"):
             for i, request in enumerate(parsed):
                 own = [next(answers) for _ in request.items]
+                seen = [next(pixels) for _ in request.items]
                 status, body = special[i] if i in special else encode_answer(own, request.is_list, self._model)
                 context.set_response_status(status, HTTPStatus(status).phrase, i)
                 context.set_response_content_type(i, JSON_CONTENT_TYPE)
                 bodies.append(body)
                 self._metrics.count_request(context.get_all_request_header(i), status, own)
-                if waiting := self.explanations.open(asked.get(i), request, own):
+                if not request.is_list and (waiting := self.explanations.open(asked.get(i), seen, own)):
                     unexplained[i] = waiting
         if not unexplained:
             return bodies
@@ -137,23 +147,18 @@ class ClassifierService:
             logger.exception("a request could not be read")
             return Request((InputError("internal_error", "the request could not be read"),), is_list=False)
 
-    def _predict(self, items: list[np.ndarray | InputError]) -> list[Prediction | InputError]:
-        """Answers for the good items in one pass of the engine; an item's error stays where it is."""
-        good = [item for item in items if isinstance(item, np.ndarray)]
-        if not good:
-            return [item for item in items if isinstance(item, InputError)]
+    def _predict(self, batch: Batch) -> list[Prediction | InputError]:
+        """Answers for the good images in one pass of the engine; an image's error stays where it is."""
+        if not len(batch.pixels):
+            return batch.with_errors([])
         try:
             with self._metrics.stage("inference"):
-                predictions: list[Prediction] | None = self.predictor.predict_arrays(good)
+                return self.predictor.predict_batch(batch)
         except Exception as error:
             _exit_if_device_is_lost(error)
-            logger.exception("inference failed for a batch of %d images", len(good))
-            predictions = None
-        if predictions is None:
-            failed = InputError("inference_failed", "the model could not be run; try again")
-            return [failed if isinstance(item, np.ndarray) else item for item in items]
-        answers = iter(predictions)
-        return [next(answers) if isinstance(item, np.ndarray) else item for item in items]
+            logger.exception("inference failed for a batch of %d images", len(batch.pixels))
+            failed: Prediction | InputError = InputError("inference_failed", "the model could not be run; try again")
+            return batch.with_errors([failed] * len(batch.pixels))
 
     def _answer_special(
         self, fields: dict[str, Any], asked: Ask | InputError | None, index: int, context: Any
@@ -228,11 +233,20 @@ def _refuse_foreign_code(folder: Path) -> None:
 
 def _threads(config: dict[str, Any]) -> int:
     """Threads of this worker. More in all workers together than there are cores makes each many times slower."""
-    wanted = config.get("threads", 0)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
-        raise RuntimeError(f"model-config.yaml: threads: expected a number, 0 for automatic, got {wanted!r}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or max(1, cores // max(1, int(config.get("maxWorkers", 1))))
+    return _number(config, "threads") or max(1, cores // max(1, int(config.get("maxWorkers", 1))))
+
+
+def _decode_threads(config: dict[str, Any]) -> int:
+    """Images of a batch that are decoded at once. The engine's threads rest meanwhile, so as many as it has."""
+    return _number(config, "decode_threads") or _threads(config)
+
+
+def _number(config: dict[str, Any], name: str) -> int:
+    wanted = config.get(name, 0)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+        raise RuntimeError(f"model-config.yaml: {name}: expected a number, 0 for automatic, got {wanted!r}")
+    return wanted
 
 
 def _device(gpu_id: int | None) -> str:

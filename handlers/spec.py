@@ -49,6 +49,10 @@ class ImageSpec:
     """Width x height above which an image is refused before it is decoded."""
     max_bytes: int = 20_000_000
     """Size of one encoded image above which it is refused."""
+    decode: Literal["full", "scaled"] = "full"
+    """How JPEG files are decoded: full: every pixel; scaled: at a half, a quarter or an eighth of their size, as long
+    as both sides keep twice what the resize needs (see :func:`handlers.images.decode`), which costs a fraction for
+    photographs. Bundles that do not say it were measured with full."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):

@@ -19,7 +19,7 @@ from typing import Annotated
 import tyro
 from _cli import config_file, parse_arguments, run
 
-from training.config import RunConfig, load_config
+from training.config import RunConfig, load_run_config
 from training.records import CONFIG_FILE
 from training.run import train
 
@@ -51,7 +51,7 @@ def _defaults() -> RunConfig:
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args()
     if known.resume and known.out is not None and (known.out / CONFIG_FILE).is_file():
-        return load_config(known.out / CONFIG_FILE)
+        return load_run_config(known.out / CONFIG_FILE)
     return RunConfig()
 
 

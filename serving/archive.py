@@ -35,6 +35,8 @@ MODEL_CONFIG = {
     "startupTimeout": 300,
     # For the handler: torch threads of each worker; 0 = cores / maxWorkers.
     "threads": 0,
+    # For the handler: images of a batch that are decoded at once, each on a core; 0 = as many as `threads`.
+    "decode_threads": 0,
     # For the handler: the name of the only variant to serve; auto = the fastest that was measured and runs here.
     "variant": "auto",
     # For the handler: whether /explanations is answered, and the seconds that the explanations of one batch may take.

@@ -1,6 +1,5 @@
 """From a configuration and a manifest to everything that trains: network, preprocessing, caches, trainer."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from handlers.spec import ImageSpec
 from training.checkpoint import CheckpointStore
 from training.config import RunConfig
-from training.data.augment import Augmentation
+from training.data.augment import Augmentation, crop_source
 from training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
 from training.data.loading import (
     BatchPlan,
@@ -80,6 +79,7 @@ def _image_spec(config: RunConfig, wanted: PretrainedInput | None, channels: int
         mean=wanted.mean if wanted else (0.0,) * channels,
         std=wanted.std if wanted else (1.0,) * channels,
         max_pixels=image.max_pixels,
+        decode=image.decode,
     )
 
 
@@ -102,10 +102,8 @@ def build_caches(
 ) -> Caches:
     """Decodes all images once, where that is wanted; the main process does it for all."""
     train, val = manifest.split("train"), manifest.split("val")
-    # The smallest crop of an image that is shrunk to this is as large as the input: nothing is enlarged. Without random
-    # crops an image is prepared as served, and shrinking it first would change its pixels.
-    scale = config.augment.crop_scale
-    short_side = max(image.resize, math.ceil(image.crop / math.sqrt(scale))) if scale < 1 else UNLIMITED
+    # Without random crops an image is prepared as served, and shrinking it first would change its pixels.
+    short_side = crop_source(config.augment, image) or UNLIMITED
     size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
     if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
         return Caches()
@@ -152,7 +150,9 @@ def build_trainer(
     augment = Augmentation(config.augment, image, image.mean)
     plan = BatchPlan(len(train_records), loop.batch_size, loop.seed, world.rank, world.size)
     pin = device.type == "cuda"
-    train_images = TrainingImages(train_records, labels, image, augment, loop.seed, caches.train, multi_label)
+    train_images = TrainingImages(
+        train_records, labels, image, augment, loop.seed, caches.train, multi_label, augment.short_side
+    )
     val_images = EvaluationImages(val_records[world.rank :: world.size], labels, image, caches.val, multi_label)
     return Trainer(
         config=config,

@@ -59,6 +59,9 @@ class ImageConfig:
     """Filter of the resize; auto: as the pretrained weights want it, else bilinear."""
     max_pixels: int = 50_000_000
     """Images with more pixels are left out here and refused when served."""
+    decode: Literal["scaled", "full"] = "scaled"
+    """scaled: large JPEG files are decoded at a half, a quarter or an eighth of their size, never below twice what the
+    resize needs, in training as when served; full: every pixel is decoded, which takes up to three times as long."""
 
     def __post_init__(self) -> None:
         _at_least(self, size=8, resize=0, max_pixels=64)
@@ -288,10 +291,32 @@ def load_config(path: Path) -> RunConfig:
     Raises:
         TrainingError: the file cannot be read, or a field is unknown or wrong; the message names file and field.
     """
+    return _to_config(path, _read_yaml(path))
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Reads the ``config.yaml`` that a run keeps.
+
+    A run names every field that there was when it began. One that it does not name came later, and the run did without:
+    a new default must not change the pixels of a run that goes on.
+
+    Raises:
+        TrainingError: as :func:`load_config`.
+    """
+    data = _read_yaml(path)
+    if isinstance(data, dict) and isinstance(data.get("image"), dict):
+        data["image"].setdefault("decode", "full")
+    return _to_config(path, data)
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        data = yaml.safe_load(Path(path).read_text("utf-8"))
+        return yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: not readable as YAML: {error}") from error
+
+
+def _to_config(path: Path, data: Any) -> RunConfig:
     try:
         return from_dict(RunConfig, {} if data is None else data)
     except SchemaError as error:

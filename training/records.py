@@ -6,7 +6,7 @@ from typing import Any
 
 from handlers.schema import to_dict
 from training.checkpoint import CheckpointStore
-from training.config import RunConfig, dump_config, load_config
+from training.config import RunConfig, dump_config, load_run_config
 from training.data.manifest import Manifest, Rejected, read_manifest, write_manifest, write_rejected
 from training.data.scan import scan
 from training.data.split import assign_splits
@@ -71,7 +71,7 @@ def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> t
 
 def check_resumable(config: RunConfig, out: Path) -> None:
     """Raises TrainingError when ``config`` differs from the run's in a field that would make it another run."""
-    for name, old, new in _changed_fields(load_config(out / CONFIG_FILE), config):
+    for name, old, new in _changed_fields(load_run_config(out / CONFIG_FILE), config):
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _CHANGEABLE):
             raise TrainingError(
                 f"{out}: cannot resume with --{name} {new}, the run has {old}; train into a new folder for that"

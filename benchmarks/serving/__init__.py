@@ -1,1 +1,1 @@
-"""What is measured of a served model."""
+"""What is measured of serving and of a served model."""

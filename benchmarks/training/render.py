@@ -22,6 +22,7 @@ from training.errors import TrainingError
 from training.files import write_atomic
 
 PAGE = ROOT / "benchmarks" / "training" / "README.md"
+HANDLER_PAGE = ROOT / "benchmarks" / "serving" / "handler.md"
 ENGINES_PAGE = ROOT / "benchmarks" / "optimize" / "README.md"
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -51,6 +52,18 @@ COLUMNS = (
     Column(metric="images_per_second", title="images/s", show="{:.1f}".format, ratio=True),
     Column(metric="images_per_second_1", title="images/s, batch 1", show="{:.1f}".format, ratio=True),
     Column(metric="images_per_second_8", title="images/s, batch 8", show="{:.1f}".format, ratio=True),
+    Column(metric="ms_500x375", title="500 x 375, ms", show="{:.2f}".format, ratio=True),
+    Column(metric="ms_1920x1080", title="1920 x 1080, ms", show="{:.1f}".format, ratio=True),
+    Column(metric="ms_4032x3024", title="4032 x 3024, ms", show="{:.1f}".format, ratio=True),
+    Column(metric="first_ms_1", title="first of 1, ms", show="{:.1f}".format),
+    Column(metric="later_ms_1", title="later", show="{:.1f}".format),
+    Column(metric="first_ms_4", title="first of 4, ms", show="{:.1f}".format),
+    Column(metric="later_ms_4", title="later", show="{:.1f}".format),
+    Column(metric="first_ms_8", title="first of 8, ms", show="{:.1f}".format),
+    Column(metric="later_ms_8", title="later", show="{:.1f}".format),
+    Column(metric="agreement", title="same label", show=_percent),
+    Column(metric="mean_change", title="change of the probabilities, mean", show="{:.4f}".format),
+    Column(metric="largest_change", title="largest", show="{:.4f}".format),
     Column(metric="data_share", title="waiting for data", show=_share),
     Column(metric="train_accuracy", title="train accuracy", show=_percent),
     Column(metric="test_accuracy", title="test accuracy", show=_percent, difference=True),
@@ -158,7 +171,11 @@ def fill_pages(check: bool = False) -> int:
     Args:
         check: Write nothing; exit with 1 when a page is not up to date.
     """
-    pages = ((PAGE, RESULTS), (ENGINES_PAGE, ENGINES_PAGE.parent / "results"))
+    pages = (
+        (PAGE, RESULTS),
+        (ENGINES_PAGE, ENGINES_PAGE.parent / "results"),
+        (HANDLER_PAGE, HANDLER_PAGE.parent / "results" / "handler"),
+    )
     return max(fill_page(check, page, results) for page, results in pages)
 
 

@@ -70,7 +70,13 @@ class ExportedEngine:
     @torch.inference_mode()
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float32 logits (N, labels)."""
-        logits = self._call(torch.from_numpy(batch).to(self._device))
+        pixels = torch.from_numpy(batch)
+        if self._device.startswith("cuda"):
+            # Out of pinned memory the GPU fetches the batch itself, while this thread already queues the kernels.
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        else:
+            pixels = pixels.to(self._device)
+        logits = self._call(pixels)
         result: np.ndarray = logits.float().cpu().numpy()
         return result
 

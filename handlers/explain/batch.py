@@ -14,7 +14,7 @@ from handlers.explain.config import ExplainConfig
 from handlers.explain.early import answer_early, can_carry
 from handlers.explain.explainer import Explainer, check_captum
 from handlers.explain.request import Ask, may_ask, read_ask
-from handlers.payload import Request, add_to_answer, encode_error
+from handlers.payload import add_to_answer, encode_error
 from handlers.predictor import Prediction
 
 logger = logging.getLogger(__name__)
@@ -80,18 +80,21 @@ class Explanations:
             self._explainer.index_of(ask.label)
 
     def open(
-        self, ask: Ask | InputError | None, request: Request, own: Sequence[Prediction | InputError]
+        self,
+        ask: Ask | InputError | None,
+        images: Sequence[np.ndarray | InputError],
+        answers: Sequence[Prediction | InputError],
     ) -> Open | None:
         """The explanation that a request still waits for; None when it has all of its answer.
 
         Args:
             ask: see :meth:`take`.
-            request: its images.
-            own: their answers.
+            images: of the request, uint8 (crop, crop, channels) each, as the engine saw them.
+            answers: to these.
         """
-        if not isinstance(ask, Ask) or request.is_list or len(own) != 1:
+        if not isinstance(ask, Ask) or len(answers) != 1:
             return None
-        pixels, prediction = request.items[0], own[0]
+        pixels, prediction = images[0], answers[0]
         if isinstance(pixels, InputError) or isinstance(prediction, InputError):
             return None
         return Open(ask, pixels, prediction)

@@ -1,6 +1,7 @@
 """The decoded cache gives the pixels that decoding gives."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,29 @@ def test_large_images_are_shrunk_to_what_crops_need(photos, tmp_path):
     build_cache(tmp_path / "c", photos, spec, 32, 0, QUIET)
     cache = ImageCache(tmp_path / "c")
     assert [cache.image(record).size for record in photos] == [(40, 30), (30, 40), (64, 32), (32, 32), (40, 30)]
+
+
+def test_scaled_decoding_reaches_the_cache(tmp_path):
+    """What is cached as it is decoded, or as it is served, has the served pixels; crops have the pixels they need."""
+    path = tmp_path / "0.jpg"
+    Image.linear_gradient("L").resize((800, 800)).save(path)
+    record = Record(str(path), "a", "train", sha256_file(path), 800, 800, "L")
+    spec = ImageSpec(channels=1, resize=36, crop=32, decode="scaled")
+    served = prepare(decode(path.read_bytes(), spec), spec)
+    assert not np.array_equal(served, prepare(decode(path.read_bytes(), replace(spec, decode="full")), spec))
+
+    def cached(spec, short_side) -> ImageCache:
+        build_cache(tmp_path / "c", [record], spec, short_side, 0, QUIET)
+        return ImageCache(tmp_path / "c")
+
+    assert np.array_equal(cached(spec, None).array(record), served)
+    whole = cached(spec, UNLIMITED).image(record)
+    assert whole.size == (100, 100)
+    assert np.array_equal(prepare(whole, spec), served)
+    assert cached(spec, 150).image(record).size == (150, 150)  # from 400, not from 100
+    before = (tmp_path / "c" / "pixels.bin").stat().st_mtime_ns
+    cached(replace(spec, decode="full"), 150)
+    assert (tmp_path / "c" / "pixels.bin").stat().st_mtime_ns != before
 
 
 def test_it_is_used_again_only_for_the_same_images(photos, tmp_path):

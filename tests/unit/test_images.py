@@ -3,13 +3,14 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from handlers.errors import InputError
-from handlers.images import decode, from_nested_list, load, prepare, stored_mode
+from handlers.images import SCALED_MARGIN, decode, from_nested_list, load, open_image, prepare, stored_mode
 from handlers.spec import ImageSpec
 
 RGB = ImageSpec(channels=3, resize=32, crop=32, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -223,6 +224,94 @@ def test_any_shape_of_image_fits(size):
 def test_stored_mode():
     assert stored_mode(encode(Image.new("L", (8, 8)), "PNG")) == "L"
     assert stored_mode(encode(photo(), "JPEG")) == "RGB"
+
+
+class TestScaledDecode:
+    SCALED = replace(RGB, decode="scaled")
+
+    @pytest.mark.parametrize(
+        ("size", "decoded"),
+        [
+            ((640, 512), (80, 64)),  # an eighth still has twice the 32 pixels of the resize
+            ((640, 504), (160, 126)),  # an eighth would have 63
+            ((300, 255), (150, 128)),  # sizes are rounded up
+            ((500, 127), (500, 127)),
+            ((5000, 40), (5000, 40)),  # the short side decides
+            ((20, 20), (20, 20)),
+        ],
+    )
+    def test_size(self, size, decoded):
+        data = encode(photo(*size), "JPEG")
+        assert decode(data, self.SCALED).size == decoded
+        assert decode(data, RGB).size == size
+        assert decode(encode(photo(*size), "PNG"), self.SCALED).size == size
+
+    def test_as_large_as_the_caller_needs(self):
+        data = encode(photo(800, 800), "JPEG")
+        assert [decode(data, self.SCALED, side).size[0] for side in (50, 51, 100, 101, 200, 201)] == [
+            100, 200, 200, 400, 400, 800,
+        ]  # fmt: skip
+        assert SCALED_MARGIN == 2
+        assert decode(data, RGB, 50).size == (800, 800)
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"quality": 60}]
+    )
+    @pytest.mark.parametrize("spec", [RGB, GREY], ids=["rgb", "grey"])
+    def test_nearly_the_pixels_of_a_full_decode(self, options, spec):
+        data = encode(photo(640, 512), "JPEG", **{"quality": 95, **options})
+        apart = load(data, replace(spec, decode="scaled")).astype(int) - load(data, spec)
+        assert 0 < np.abs(apart).max() <= 6
+        assert np.abs(apart).mean() < 1
+
+    def test_grey_cmyk_and_mpo(self):
+        grey = encode(photo(640, 512).convert("L"), "JPEG")
+        cmyk = encode(photo(640, 512).convert("CMYK"), "JPEG", quality=95)
+        mpo = encode(photo(640, 512), "MPO", save_all=True, append_images=[photo(640, 512)])
+        for data in (grey, cmyk, mpo):
+            assert decode(data, self.SCALED).size == (80, 64)
+            assert decode(data, self.SCALED).mode == "RGB"
+            assert np.abs(load(data, self.SCALED).astype(int) - load(data, RGB)).max() <= 6
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_rotation_is_applied(self, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(photo(640, 512), "JPEG", exif=exif)
+        assert decode(data, self.SCALED).size == ((80, 64) if orientation < 5 else (64, 80))
+        assert np.abs(load(data, self.SCALED).astype(int) - load(data, RGB)).max() <= 6
+
+    def test_limits_are_those_of_the_file(self):
+        data = encode(photo(640, 512), "JPEG")
+        with pytest.raises(InputError, match="640 x 512"):
+            decode(data, replace(self.SCALED, max_pixels=640 * 512 - 1))
+        assert open_image(data, self.SCALED).size == (640, 512)
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}])
+    @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+    def test_a_truncated_file_is_the_same_error(self, options, kept):
+        data = encode(photo(640, 512), "JPEG", **options)
+        found = []
+        for spec in (RGB, self.SCALED):
+            with pytest.raises(InputError) as caught:
+                decode(data[: int(len(data) * kept)], spec)
+            found.append((caught.value.code, caught.value.message))
+        assert found[0] == found[1]
+        assert found[0][0] == "corrupt_image"
+
+    def test_random_damage_is_always_an_input_error(self):
+        rng = np.random.default_rng(1)
+        data = np.frombuffer(encode(photo(640, 512), "JPEG"), np.uint8)
+        for _ in range(200):
+            damaged = data.copy()
+            damaged[rng.integers(0, len(data), 6)] = rng.integers(0, 256, 6)
+            try:
+                assert load(damaged.tobytes(), self.SCALED).shape == (32, 32, 3)
+            except InputError as error:
+                assert error.status in (400, 413)
+
+    def test_a_spec_that_does_not_say_it_decodes_in_full(self):
+        assert ImageSpec(channels=1, resize=8, crop=8).decode == "full"
 
 
 class TestNestedList:

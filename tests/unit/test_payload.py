@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.batch import BatchLoader
 from handlers.errors import InputError
 from handlers.images import load
-from handlers.payload import MAX_INSTANCES, encode_answer, encode_error, parse
+from handlers.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction
 from handlers.spec import ImageSpec
 
@@ -27,6 +28,12 @@ def png(level: int = 9) -> bytes:
 
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def pixels(request: Request, spec: ImageSpec = SPEC) -> list:
+    """Each item of a request as the engine gets it, or its error."""
+    batch = BatchLoader(spec).load(request.items)
+    return batch.with_errors(list(batch.pixels))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +53,14 @@ def b64(data: bytes) -> str:
 def test_one_image(fields):
     request = parse(fields, SPEC)
     assert not request.is_list
-    assert np.array_equal(request.items[0], load(png(), SPEC))
+    assert np.array_equal(pixels(request)[0], load(png(), SPEC))
 
 
 def test_instances_keep_their_order_and_their_errors():
     instances = [{"b64": b64(png(1))}, {"b64": b64(b"text")}, {"image_data": [[3]]}, {"nonsense": 1}, 7]
     request = parse({"body": {"instances": instances}}, SPEC)
     assert request.is_list
-    codes = [item.code if isinstance(item, InputError) else int(item[0, 0, 0]) for item in request.items]
+    codes = [item.code if isinstance(item, InputError) else int(item[0, 0, 0]) for item in pixels(request)]
     assert codes == [1, "not_an_image", 3, "bad_request", "bad_request"]
 
 
@@ -84,7 +91,7 @@ def test_instances_keep_their_order_and_their_errors():
     ],
 )
 def test_nonsense_is_one_error(fields, code, status):
-    (item,) = parse(fields, SPEC).items
+    (item,) = pixels(parse(fields, SPEC))
     assert isinstance(item, InputError)
     assert (item.code, item.status) == (code, status)
 
@@ -93,9 +100,21 @@ def test_the_images_of_one_request_share_a_budget_of_pixels():
     """64 small files that each decode to the limit would hold a worker for minutes."""
     spec = ImageSpec(channels=1, resize=8, crop=8, max_pixels=150)
     request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[1]]}]}}, spec)
-    kinds = [item.code if isinstance(item, InputError) else "image" for item in request.items]
+    kinds = [item.code if isinstance(item, InputError) else "image" for item in pixels(request, spec)]
     assert kinds == ["image", "image", "too_many_pixels", "image"]
     assert "together" in request.items[2].message
+
+
+def test_the_budget_counts_what_files_say_and_not_what_is_decoded():
+    """A scaled decode, or a file that breaks halfway, leaves no room for more."""
+    stream = io.BytesIO()
+    Image.linear_gradient("L").save(stream, "JPEG")  # 256 x 256, decoded at 32 x 32
+    large = {"b64": b64(stream.getvalue())}
+    broken = {"b64": b64(stream.getvalue()[:-200])}
+    spec = replace(SPEC, decode="scaled", max_pixels=3 * 256 * 256)
+    request = parse({"body": {"instances": [large, broken, large, large]}}, spec)
+    kinds = [item.code if isinstance(item, InputError) else "image" for item in pixels(request, spec)]
+    assert kinds == ["image", "corrupt_image", "image", "too_many_pixels"]
 
 
 def prediction() -> Prediction:

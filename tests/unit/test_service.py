@@ -2,12 +2,16 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.service import Service
 
+from handlers.images import load as load_image
 from handlers.service import ClassifierService
 
 
@@ -33,9 +37,13 @@ def archive(tmp_path_factory, store) -> Path:
 @pytest.fixture(scope="module")
 def service(archive) -> ClassifierService:
     pytest.MonkeyPatch().setattr("handlers.service._refuse_foreign_code", lambda folder: None)
+    return load(archive, {})
+
+
+def load(archive: Path, config: dict) -> ClassifierService:
     loaded = ClassifierService()
     manifest = json.loads((archive / "MAR-INF" / "MANIFEST.json").read_text())
-    loaded.initialize(Context("digits", str(archive), manifest, 8, None, "0", model_yaml_config={}))
+    loaded.initialize(Context("digits", str(archive), manifest, 8, None, "0", model_yaml_config=config))
     return loaded
 
 
@@ -152,3 +160,97 @@ def test_metrics_that_fail_cost_no_answer(service, images, monkeypatch):
     monkeypatch.setattr("handlers.metrics.Accumulator.observe", fail)
     answers = handle(service, [{"body": images[0][1]}, {"body": b"text"}])
     assert [status for status, _ in answers] == [200, 400]
+
+
+def test_every_batch_size_is_run_before_the_model_is_ready(archive, service, images, monkeypatch):
+    """The first batch of a size is slow, so none is left to a client; the largest comes before the rest."""
+    from handlers.engines.exported import ExportedEngine
+
+    sizes = []
+    real = ExportedEngine.__call__
+
+    def call(engine, batch):
+        sizes.append(len(batch))
+        return real(engine, batch)
+
+    monkeypatch.setattr(ExportedEngine, "__call__", call)
+    load(archive, {})
+    golden, warm = sizes[0], sizes[1:]
+    assert golden >= 16
+    assert warm == [1, 8, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_slow_network_is_not_warmed_up_for_minutes(service, monkeypatch):
+    monkeypatch.setattr("handlers.predictor.WARM_UP_SECONDS", 0.0)
+    assert service.predictor.warm_up(8) == [1]
+    assert service.predictor.warm_up(0) == [1]
+
+
+def test_an_engine_that_fails_with_a_batch_size_is_not_served(archive, service, monkeypatch):
+    from handlers.engines.exported import ExportedEngine
+
+    real = ExportedEngine.__call__
+
+    def call(engine, batch):
+        if len(batch) == 5:
+            raise ValueError("no kernel\nfor this size")
+        return real(engine, batch)
+
+    monkeypatch.setattr(ExportedEngine, "__call__", call)
+    with pytest.raises(RuntimeError, match="cannot run a batch of 5: no kernel for this size"):
+        load(archive, {})
+
+
+@pytest.mark.parametrize("wanted", [-1, 1.5, "many", True])
+def test_a_strange_number_of_decode_threads_is_refused(archive, service, wanted):
+    with pytest.raises(RuntimeError, match=r"model-config\.yaml: decode_threads: expected a number"):
+        load(archive, {"decode_threads": wanted})
+
+
+def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
+    from handlers.service import _decode_threads
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert _decode_threads({}) == 8
+    assert _decode_threads({"maxWorkers": 4}) == 2
+    assert _decode_threads({"maxWorkers": 4, "threads": 3}) == 3
+    assert _decode_threads({"maxWorkers": 4, "threads": 3, "decode_threads": 1}) == 1
+
+
+def test_the_pool_changes_no_answer(archive, service, images):
+    alone = load(archive, {"decode_threads": 1})
+    many = load(archive, {"decode_threads": 4})
+    batch = [{"body": data} for _, data in images]
+    batch.insert(3, {"body": b"text"})
+    batch.insert(6, {"body": images[5][1][:-40]})
+    assert handle(many, batch) == handle(alone, batch)
+
+
+def test_evaluation_and_server_agree_on_large_photographs(archive, service, digits, tmp_path):
+    """Both decode them at an eighth, and not one of them in full: the answers would differ by more than this."""
+    from handlers.images import decode
+    from training.data.manifest import Record
+    from training.evaluation import predict_outputs
+    from training.progress import Progress
+
+    spec = service.predictor.spec.image
+    assert spec.decode == "scaled"
+    noise = np.random.default_rng(0)
+    records = []
+    for label in "0123456789":
+        small = Image.open(next((digits / "test" / label).glob("*.png")))
+        large = np.asarray(small.resize((1024, 1024), Image.Resampling.BICUBIC)).astype(int)
+        path = tmp_path / f"{label}.jpg"
+        Image.fromarray((large + noise.normal(0, 20, large.shape)).clip(0, 255).astype(np.uint8)).save(path)
+        records.append(Record(str(path), label, "test"))
+    contents = [Path(record.path).read_bytes() for record in records]
+    assert {decode(data, spec).size for data in contents} == {(128, 128)}
+    expected = service.predictor.answer(predict_outputs(service.predictor, records, 0, Progress(quiet=True)))
+    answers = handle(service, [{"body": data} for data in contents])
+    for (status, answer), wanted in zip(answers, expected, strict=True):
+        assert (status, answer["label"]) == (200, wanted.label)
+        assert answer["probability"] == pytest.approx(wanted.probability, abs=1e-4)
+        assert answer["distance"] == pytest.approx(wanted.distance, rel=1e-3)
+    in_full = [service.predictor.predict_arrays([load_image(data, replace(spec, decode="full"))]) for data in contents]
+    moved = [abs(one.probability - wanted.probability) for (one,), wanted in zip(in_full, expected, strict=True)]
+    assert max(moved) > 1e-4  # so the comparison above would notice a server that decodes in full

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +14,25 @@ from torch import nn
 
 from handlers.spec import ImageSpec
 from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
-from training.config import AugmentConfig, OptimizerConfig, RunConfig, SplitConfig, dump_config, load_config
-from training.data.augment import Augmentation
-from training.data.loading import BatchPlan
+from training.config import (
+    AugmentConfig,
+    ImageConfig,
+    OptimizerConfig,
+    RunConfig,
+    SplitConfig,
+    dump_config,
+    load_config,
+    load_run_config,
+)
+from training.data.augment import Augmentation, crop_source
+from training.data.loading import BatchPlan, TrainingImages
 from training.data.manifest import Manifest, Record, read_manifest, write_manifest
 from training.data.split import assign_splits
 from training.errors import CheckpointError, DataError, TrainingError
 from training.files import atomic_folder, write_atomic
 from training.golden import choose_golden
 from training.metrics import classification_metrics
+from training.records import check_resumable
 
 
 class TestConfig:
@@ -52,6 +63,18 @@ class TestConfig:
     def test_an_empty_file_is_the_defaults(self, tmp_path):
         (tmp_path / "c.yaml").write_text("")
         assert load_config(tmp_path / "c.yaml") == RunConfig()
+
+    def test_a_run_from_before_scaled_decoding_goes_on_without_it(self, tmp_path):
+        path = tmp_path / "config.yaml"
+        for decode in ("full", "scaled"):
+            path.write_text(dump_config(RunConfig(image=ImageConfig(decode=decode))))
+            assert load_run_config(path).image.decode == decode
+        path.write_text(path.read_text().replace("  decode: scaled\n", ""))
+        assert "decode" not in path.read_text()
+        assert load_run_config(path).image.decode == "full"
+        assert load_run_config(path) == RunConfig(image=ImageConfig(decode="full"))
+        with pytest.raises(TrainingError, match="cannot resume with --image.decode scaled, the run has full"):
+            check_resumable(RunConfig(), tmp_path)
 
 
 def records(**counts: int) -> Manifest:
@@ -160,6 +183,24 @@ class TestAugmentation:
         from handlers.images import prepare
 
         assert all(np.array_equal(pixels, prepare(self.image(), self.SPEC)) for pixels in self.draws(3))
+
+    def test_no_random_crop_is_enlarged(self):
+        assert crop_source(AugmentConfig(crop_scale=1), self.SPEC) is None  # as served
+        assert crop_source(AugmentConfig(crop_scale=0.25), self.SPEC) == 64  # a quarter of the area, half of the side
+        assert crop_source(AugmentConfig(crop_scale=0.99), replace(self.SPEC, resize=48)) == 48
+
+    def test_large_photos_are_decoded_as_large_as_crops_need(self, tmp_path):
+        path = tmp_path / "0.jpg"
+        Image.linear_gradient("L").resize((1024, 1024)).convert("RGB").save(path)
+        record, spec, seen = Record(str(path), "3", "train"), replace(self.SPEC, decode="scaled"), []
+
+        def augment(image):
+            seen.append(image.size[0])
+            return torch.zeros(1)
+
+        for short_side in (None, 64, 100, 300):
+            TrainingImages([record], ["3"], spec, augment, 0, short_side=short_side)[0, 0]
+        assert seen == [128, 128, 256, 1024]
 
     @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
     def test_flips_happen_at_their_rate(self, probability):

@@ -1,5 +1,6 @@
 """Random variation of training images, from the decoder that serving uses to the size that serving uses."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,8 @@ class Augmentation:
 
     def __init__(self, config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> None:
         self._spec = spec
+        self.short_side = crop_source(config, spec)
+        """See :func:`crop_source`."""
         self._crop = _random_crop(config, spec)
         self._vary = v2.Compose(_variations(config, spec, fill) or [v2.Identity()])
 
@@ -38,6 +41,16 @@ class Augmentation:
 
     def _as_served(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(prepare(image, self._spec).copy()).permute(2, 0, 1)
+
+
+def crop_source(config: AugmentConfig, spec: ImageSpec) -> int | None:
+    """The short side in pixels that an image may be shrunk to before its random crops, so that no crop is enlarged.
+
+    The smallest crop is then as large as the input. None: there are no random crops, images are prepared as served.
+    """
+    if config.crop_scale >= 1:
+        return None
+    return max(spec.resize, math.ceil(spec.crop / math.sqrt(config.crop_scale)))
 
 
 def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> list[torch.nn.Module]:

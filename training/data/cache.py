@@ -27,7 +27,7 @@ from training.progress import Progress
 AUTO_BYTES = 4_000_000_000
 """Decoded images up to this size are cached when nobody says otherwise."""
 UNLIMITED = sys.maxsize
-"""A short side that no image exceeds: everything is kept as it is."""
+"""A short side that no image exceeds: everything is kept as it is decoded."""
 _INDEX, _PIXELS = "index.json", "pixels.bin"
 
 
@@ -71,7 +71,9 @@ class _Decoded(Dataset[torch.Tensor]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        image = read_image(self._records[index], self._spec)
+        # Where nothing is shrunk, an image is kept as the server decodes it.
+        target = None if self._short_side == UNLIMITED else self._short_side
+        image = read_image(self._records[index], self._spec, target)
         if self._short_side is None:
             pixels = prepare(image, self._spec)
         else:
@@ -122,7 +124,7 @@ def build_cache(
 
 
 def decoded_bytes(records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> int:
-    """What a cache of ``records`` takes."""
+    """What a cache of ``records`` takes, at most: large JPEG files that are decoded scaled take less."""
     if short_side is None:
         return len(records) * spec.crop * spec.crop * spec.channels
     total = 0.0

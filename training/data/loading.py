@@ -29,8 +29,8 @@ Target = int | torch.Tensor
 """An index; or, where an image may have several labels, float32 (labels,) of zeros and ones."""
 
 
-def read_image(record: Record, spec: ImageSpec) -> Image.Image:
-    """Decodes one image of a manifest with the served decoder.
+def read_image(record: Record, spec: ImageSpec, short_side: int | None = None) -> Image.Image:
+    """Decodes one image of a manifest with the served decoder; ``short_side`` as in :func:`handlers.images.decode`.
 
     Raises:
         DataError: the file has changed since the manifest was made.
@@ -39,7 +39,7 @@ def read_image(record: Record, spec: ImageSpec) -> Image.Image:
         content = Path(record.path).read_bytes()
         if record.sha256 and hashlib.sha256(content).hexdigest() != record.sha256:
             raise DataError(f"{record.path}: has changed since the manifest was made; train into a new folder")
-        return decode(content, spec)
+        return decode(content, spec, short_side)
     except (InputError, OSError) as error:
         raise DataError(f"{record.path}: was readable when the manifest was made, but now: {error}") from error
 
@@ -131,6 +131,8 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
         seed: of the run.
         cache: holds the decoded images; None: every image is read and decoded.
         multi_label: an image may have several labels.
+        short_side: what images may be shrunk to before they are varied (see
+            :func:`training.data.augment.crop_source`); None: as served.
     """
 
     def __init__(
@@ -142,8 +144,10 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
         seed: int,
         cache: Decoded | None = None,
         multi_label: bool = False,
+        short_side: int | None = None,
     ) -> None:
         self._cache = cache
+        self._short_side = short_side
         self._records = records
         self._encode = Encoder(labels, multi_label)
         self._spec = spec
@@ -157,7 +161,8 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
         epoch, index = address
         record = self._records[index]
         with local_seed(self._seed, "augment", epoch, index):
-            image = self._cache.image(record) if self._cache else read_image(record, self._spec)
+            cached = self._cache.image(record) if self._cache else None
+            image = read_image(record, self._spec, self._short_side) if cached is None else cached
             return self._augment(image), self._encode(record)
 
 

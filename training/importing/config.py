@@ -47,6 +47,9 @@ class ImportConfig:
     """Labels that a served answer ranks."""
     background: int = 255
     """Grey level that transparent pixels are composed over."""
+    decode: Literal["scaled", "full"] = "scaled"
+    """scaled: large JPEG files are decoded at a fraction of their size, never below twice what the resize needs; full:
+    every pixel is decoded."""
     licence: str = ""
     """Licence of the weights, kept in the bundle."""
 
@@ -112,4 +115,5 @@ def image_spec(config: ImportConfig, defaults: InputDefaults) -> ImageSpec:
         mean=tuple(value / config.input_range for value in mean),
         std=tuple(value / config.input_range for value in std),
         background=config.background,
+        decode=config.decode,
     )

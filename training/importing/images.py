@@ -39,7 +39,8 @@ def find_images(
             f"--images {folder}: the folder {strange[0]!r} is none of the labels; name class folders as in --labels, "
             "or put the files in --images itself"
         )
-    records, unreadable = inspect_images(found, image, progress)
+    # A record keeps the size of the file, so the file is decoded whole.
+    records, unreadable = inspect_images(found, replace(image, decode="full"), progress)
     rejected += unreadable
     if not records:
         first = f"; first: {rejected[0].path} ({rejected[0].reason})" if rejected else ""

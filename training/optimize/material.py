@@ -12,7 +12,7 @@ from handlers.errors import InputError
 from handlers.images import load
 from handlers.spec import ModelSpec
 from training.checkpoint import CheckpointStore, load_weights
-from training.config import RunConfig, load_config
+from training.config import RunConfig, load_run_config
 from training.data.loading import Encoder, EvaluationImages, evaluation_loader, resolve_workers
 from training.data.manifest import Manifest, Record, read_manifest
 from training.errors import OptimizeError
@@ -79,7 +79,7 @@ def read_run(folder: Path, spec: ModelSpec) -> Run | None:
     """
     if not (folder / MANIFEST_FILE).is_file():
         return None
-    config = load_config(folder / CONFIG_FILE)
+    config = load_run_config(folder / CONFIG_FILE)
     manifest = read_manifest(folder / MANIFEST_FILE, config.model.multi_label)
     best = CheckpointStore(folder / "checkpoints").find("best")
     if best is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from handlers.errors import BundleError
 from handlers.spec import BUNDLE_FOLDER, ModelSpec, bundle_digest, read_spec
-from training.config import RunConfig, load_config
+from training.config import RunConfig, load_run_config
 from training.data.manifest import Manifest, Record, Rejected, read_manifest
 from training.errors import TrainingError
 
@@ -94,7 +94,7 @@ def read_facts(run: Path) -> RunFacts:
         spec, digest = read_spec(run / BUNDLE_FOLDER), bundle_digest(run / BUNDLE_FOLDER)
     except BundleError as error:
         raise TrainingError(str(error)) from error
-    config = load_config(run / "config.yaml")
+    config = load_run_config(run / "config.yaml")
     return RunFacts(
         folder=run,
         config=config,

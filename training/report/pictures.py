@@ -59,7 +59,13 @@ def augmentation_samples(facts: RunFacts, images: int, variations: int) -> list[
     records, image = facts.manifest.split("train"), facts.spec.image
     augment = Augmentation(facts.config.augment, image, image.mean)
     varied = TrainingImages(
-        records, facts.spec.labels, image, augment, facts.config.loop.seed, multi_label=facts.spec.multi_label
+        records,
+        facts.spec.labels,
+        image,
+        augment,
+        facts.config.loop.seed,
+        multi_label=facts.spec.multi_label,
+        short_side=augment.short_side,
     )
     samples = []
     for index in _one_of_each_class(records, images):
