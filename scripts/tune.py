@@ -78,9 +78,9 @@ def main() -> int:
         print("\n".join(summary(tuned)))
         changes = ", ".join(f"{key}: {value}" for key, value in tuned.changes.items())
         where = f"{tuned.archive}: model-config.yaml: {changes}"
-        print(
-            f"written to {where}; next: python scripts/serve.py start {name}" if tuned.written else f"to set in {where}"
-        )
+        print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
+        if tuned.written:
+            print(f"next: python scripts/serve.py start {name}")
     return 0
 
 

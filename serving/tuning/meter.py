@@ -1,7 +1,7 @@
 """Measures points on a private server, and keeps what was measured."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from serving.archive import open_archive
@@ -24,7 +24,7 @@ class Meter:
 
     Args:
         space: of the points.
-        start_server: starts the private server; called when the first measurement is due.
+        server: the private server; started when the first measurement is due.
         bodies: encoded images.
         clients: requests that are under way at once.
         seconds: of a short slice.
@@ -35,14 +35,14 @@ class Meter:
     def __init__(
         self,
         space: Space,
-        start_server: Callable[[], PrivateServer],
+        server: AbstractContextManager[PrivateServer],
         bodies: Sequence[bytes],
         clients: int,
         seconds: float,
         journal: Journal,
         say: Callable[[str], None],
     ) -> None:
-        self._space, self._start_server, self._bodies = space, start_server, bodies
+        self._space, self._entering, self._bodies = space, server, bodies
         self._clients, self._seconds = clients, seconds
         self._journal, self._say = journal, say
         self._server: PrivateServer | None = None
@@ -107,7 +107,7 @@ class Meter:
 
     def _serve(self) -> PrivateServer:
         if self._server is None:
-            self._server = self._start_server()
+            self._server = self._stack.enter_context(self._entering)
         return self._server
 
     def _load(self, endpoint: Endpoint, factor: float) -> Slice:

@@ -1,6 +1,5 @@
 """Tuning's result for people and for programs."""
 
-import math
 from typing import Any
 
 from serving.tuning.result import Measured, frontier
@@ -47,23 +46,19 @@ def summary(tuned: Tuned) -> list[str]:
         )
     if tuned.share is not None:
         alone = max(alone for _, alone in tuned.in_process)
-        lines.append(
-            f"in process, without a server, up to {alone:.1f} images/s: the server gives {tuned.share:.0%} of it"
-        )
+        lines.append(f"in process, without a server, up to {alone:.1f} images/s; served: {tuned.share:.0%} of that")
     return lines
 
 
 def refusal(tuned: Tuned) -> str:
     """Why nothing was chosen."""
-    best = tuned.found.best
+    found, best = tuned.found, tuned.found.best
     if best.failure is not None:
         return f"{tuned.archive}: cannot be served: {best.failure}"
-    seen = min(
-        (*tuned.found.swept, *tuned.found.finals), key=lambda one: one.p99_ms if one.failure is None else math.inf
-    )
+    seen = min((one for one in (*found.swept, *found.finals) if one.failure is None), key=lambda one: one.p99_ms)
     return (
-        f"{tuned.archive}: no settings answer 99 % of the requests within {tuned.goal.p99_ms:g} ms; the lowest p99 seen "
-        f"is {seen.p99_ms:.1f} ms ({seen.point}); allow more, ask with fewer --clients, or make a faster variant: "
+        f"{tuned.archive}: no settings answer 99 % of the requests within {tuned.goal.p99_ms:g} ms; the lowest p99 "
+        f"seen is {seen.p99_ms:.1f} ms ({seen.point}); allow more, ask with fewer --clients, or make a faster variant: "
         "python scripts/optimize.py; nothing was written"
     )
 

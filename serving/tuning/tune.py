@@ -124,17 +124,7 @@ def tune(
         if len(journal):
             say(f"going on: {len(journal)} measurements are in {path}")
         server = private_server(archive, server_config, state, material.bodies, config.clients, say=say)
-        meter = stack.enter_context(
-            Meter(
-                space,
-                lambda: stack.enter_context(server),
-                material.bodies,
-                config.clients,
-                config.seconds,
-                journal,
-                say,
-            )
-        )
+        meter = stack.enter_context(Meter(space, server, material.bodies, config.clients, config.seconds, journal, say))
         found = search(space, start, meter, goal, _clock(began, config), say)
         met = goal.meets(found.best)
         changes = _changes(found, space, before, material, goal, config.clients) if met else {}
