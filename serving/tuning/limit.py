@@ -106,8 +106,9 @@ def _work(
             predictor.predict(batches[number % len(batches)])
         connection.send(0.0)
         while True:
-            until, began, done = time.perf_counter() + connection.recv(), time.perf_counter(), 0
-            while time.perf_counter() < until:
+            seconds = connection.recv()
+            began, done = time.perf_counter(), 0
+            while time.perf_counter() < began + seconds:
                 predictor.predict(batches[done % len(batches)])
                 done += 1
             connection.send(done * batch / (time.perf_counter() - began))

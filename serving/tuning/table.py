@@ -15,7 +15,7 @@ def table(tuned: Tuned) -> str:
     lines = [head, *(_row(one, marks) for one in found.swept)]
     if found.finals:
         lines += ["final, in turn; medians of the rounds", *(_row(one, marks) for one in found.finals)]
-    on_frontier = frontier(found.finals or found.swept)
+    on_frontier = frontier(_latest(tuned))
     lines += ["frontier, throughput against p99", *(_row(one, marks) for one in on_frontier)]
     lines += [f"left out: {name}: {reason}" for name, reason in tuned.left_out.items()]
     if not found.complete:
@@ -24,6 +24,12 @@ def table(tuned: Tuned) -> str:
 
 
 _HEAD = f"{'answers/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
+
+
+def _latest(tuned: Tuned) -> list[Measured]:
+    """Every point once, as the final measured it where it took part."""
+    finals = {one.point.key: one for one in tuned.found.finals}
+    return [finals.get(one.point.key, one) for one in tuned.found.swept]
 
 
 def _row(measured: Measured, marks: dict[str, str]) -> str:
@@ -78,7 +84,7 @@ def to_document(tuned: Tuned) -> dict[str, Any]:
         "complete": found.complete,
         "swept": [_entry(one) for one in found.swept],
         "finals": [_entry(one) for one in found.finals],
-        "frontier": [_entry(one) for one in frontier(found.finals or found.swept)],
+        "frontier": [_entry(one) for one in frontier(_latest(tuned))],
         "left_out": tuned.left_out,
         "journal": str(tuned.journal),
         **({} if tuned.met else {"error": refusal(tuned)}),

@@ -1,0 +1,6 @@
+"""Measurements of serving."""
+
+from benchmarks import ROOT
+
+RESULTS = ROOT / "benchmarks" / "serving" / "results"
+"""Folder of the result files."""
