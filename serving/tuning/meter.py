@@ -1,12 +1,11 @@
-"""Measures points on a private server, and keeps what was measured."""
+"""Measures points on a private server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from serving.archive import open_archive
 from serving.errors import OperationError
-from serving.tuning.journal import Journal
 from serving.tuning.limit import InProcess, in_process
 from serving.tuning.load import Endpoint, closed_loop
 from serving.tuning.private import PrivateServer
@@ -18,36 +17,33 @@ FINAL_FACTOR = 2
 
 
 class Meter:
-    """What :func:`serving.tuning.search.search` measures with.
-
-    The journal is asked first: a search that goes on finds there what it measured before, and needs no server for it.
+    """Slices of load on points, and of the same work in process. Closing it stops what it has started.
 
     Args:
         space: of the points.
-        server: the private server; started when the first measurement is due.
+        archive: that is tried.
+        server: the private server; started when the first slice is due.
         bodies: encoded images.
         clients: requests that are under way at once.
         seconds: of a short slice.
-        journal: of this archive, machine and load.
-        say: told about each slice.
+        device: where the archive is served.
     """
 
     def __init__(
         self,
         space: Space,
+        archive: Path,
         server: AbstractContextManager[PrivateServer],
         bodies: Sequence[bytes],
         clients: int,
         seconds: float,
-        journal: Journal,
-        say: Callable[[str], None],
+        device: str,
     ) -> None:
-        self._space, self._entering, self._bodies = space, server, bodies
-        self._clients, self._seconds = clients, seconds
-        self._journal, self._say = journal, say
+        self._space, self._archive, self._entering, self._bodies = space, archive, server, bodies
+        self._clients, self._seconds, self._device = clients, seconds, device
         self._server: PrivateServer | None = None
-        self._finalists: dict[str, Endpoint] = {}
-        self._finals: dict[str, int] = {}
+        self._loaded: dict[str, Endpoint] = {}
+        self._processes: InProcess | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Meter":
@@ -56,75 +52,49 @@ class Meter:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def __call__(self, points: Sequence[Point], final: bool) -> list[Slice]:
-        """See :class:`serving.tuning.search.Measure`."""
-        return [self._final(point) if final else self._short(point) for point in points]
+    def take(self, point: Point, final: bool) -> Slice:
+        """One slice. A setting that cannot be served is an answer, too.
 
-    def compare_in_process(self, point: Point, archive: Path, device: str, rounds: int) -> list[tuple[float, float]]:
-        """Throughput behind the server and in process, images a second, one after the other in each round.
+        Raises:
+            OperationError: the private server cannot be started, or has ended.
+        """
+        try:
+            if final:
+                return self._load(self._stay(point), FINAL_FACTOR)
+            with self._model(point) as endpoint:
+                return self._load(endpoint, 1)
+        except OperationError as error:
+            if self._server is None or not self._server.is_running():
+                raise
+            return Slice(failure=" ".join(str(error).split()))
+
+    def take_in_process(self, point: Point) -> Slice:
+        """The throughput of as many predictors as ``point`` has workers, without a server; always of one point.
 
         Raises:
             OperationError: the predictor cannot be loaded.
         """
-        variant, workers, threads = str(point["variant"]), int(point["workers"]), int(point["threads"])
-        # A closed loop of this many clients never fills a larger batch.
-        batch = max(1, min(int(point["batch"]), self._clients // workers))
-        found = []
-        with ExitStack() as stack:
-            processes: InProcess | None = None
-            for number in range(rounds):
-                served = self._kept(point, f"limit {number}", lambda: self._load(self._endpoint(point), 1))
-                alone = self._journal.find(point, f"in process {number}")
-                if alone is None:
-                    if processes is None:
-                        folder = stack.enter_context(open_archive(archive))
-                        processes = stack.enter_context(
-                            in_process(folder, variant, device, workers, threads, batch, self._bodies)
-                        )
-                    images = processes.throughput(self._seconds)
-                    alone = Slice(seconds=self._seconds, throughput=images, p50_ms=0, p95_ms=0, p99_ms=0)
-                    self._journal.append(point, f"in process {number}", alone)
-                found.append((served.throughput, alone.throughput))
-        return found
+        if self._processes is None:
+            folder = self._stack.enter_context(open_archive(self._archive))
+            workers = int(point["workers"])
+            # A closed loop of this many clients never fills a larger batch.
+            batch = max(1, min(int(point["batch"]), self._clients // workers))
+            variant, threads = str(point["variant"]), int(point["threads"])
+            processes = in_process(folder, variant, self._device, workers, threads, batch, self._bodies)
+            self._processes = self._stack.enter_context(processes)
+        images = self._processes.throughput(self._seconds)
+        return Slice(seconds=self._seconds, throughput=images, p50_ms=0, p95_ms=0, p99_ms=0)
 
-    def _short(self, point: Point) -> Slice:
-        def measure() -> Slice:
-            with self._serve().model(self._space.config(point), int(point["workers"])) as endpoint:
-                return self._load(endpoint, 1)
-
-        return self._kept(point, "short", measure)
-
-    def _final(self, point: Point) -> Slice:
-        number = self._finals[point.key] = self._finals.get(point.key, -1) + 1
-        return self._kept(point, f"final {number}", lambda: self._load(self._endpoint(point), FINAL_FACTOR))
-
-    def _endpoint(self, point: Point) -> Endpoint:
+    def _stay(self, point: Point) -> Endpoint:
         """Where a finalist is served; all of them stay loaded, so that measuring in turn costs no start."""
-        if point.key not in self._finalists:
-            model = self._serve().model(self._space.config(point), int(point["workers"]))
-            self._finalists[point.key] = self._stack.enter_context(model)
-        return self._finalists[point.key]
+        if point.key not in self._loaded:
+            self._loaded[point.key] = self._stack.enter_context(self._model(point))
+        return self._loaded[point.key]
 
-    def _serve(self) -> PrivateServer:
+    def _model(self, point: Point) -> AbstractContextManager[Endpoint]:
         if self._server is None:
             self._server = self._stack.enter_context(self._entering)
-        return self._server
+        return self._server.model(self._space.config(point), int(point["workers"]))
 
     def _load(self, endpoint: Endpoint, factor: float) -> Slice:
         return Slice.of(closed_loop(endpoint, self._bodies, self._clients, factor * self._seconds))
-
-    def _kept(self, point: Point, stage: str, measure: Callable[[], Slice]) -> Slice:
-        """The slice of the journal, or a new one that goes into it."""
-        if kept := self._journal.find(point, stage):
-            return kept
-        try:
-            measured = measure()
-        except OperationError as error:
-            # A setting that cannot be served is an answer; a server that has died is none.
-            if self._server is None or not self._server.is_running():
-                raise
-            measured = Slice(failure=" ".join(str(error).split()))
-        self._journal.append(point, stage, measured)
-        what = measured.failure or f"{measured.throughput:.1f} answers/s, p99 {measured.p99_ms:.1f} ms"
-        self._say(f"{stage}: {point}: {what}")
-        return measured

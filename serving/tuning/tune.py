@@ -17,9 +17,10 @@ from serving.tuning.journal import Journal, journal_key
 from serving.tuning.material import Material, read_material
 from serving.tuning.meter import FINAL_FACTOR, Meter
 from serving.tuning.private import private_server
+from serving.tuning.recorder import Recorder
 from serving.tuning.result import Goal, Measured
 from serving.tuning.search import FINALISTS, ROUNDS, Found, search
-from serving.tuning.space import Space, Value, space_of
+from serving.tuning.space import Point, Space, Value, space_of
 
 QUEUE_SECONDS = 1.0
 """Without a limit of latency: the longest that a request waits in a full queue."""
@@ -124,11 +125,14 @@ def tune(
         if len(journal):
             say(f"going on: {len(journal)} measurements are in {path}")
         server = private_server(archive, server_config, state, material.bodies, config.clients, say=say)
-        meter = stack.enter_context(Meter(space, server, material.bodies, config.clients, config.seconds, journal, say))
-        found = search(space, start, meter, goal, _clock(began, config), say)
+        meter = stack.enter_context(
+            Meter(space, archive, server, material.bodies, config.clients, config.seconds, device)
+        )
+        recorder = Recorder(journal, meter.take, say)
+        found = search(space, start, recorder, goal, _clock(began, config), say)
         met = goal.meets(found.best)
         changes = _changes(found, space, before, material, goal, config.clients) if met else {}
-        compared = meter.compare_in_process(found.best.point, archive, device, _LIMIT_ROUNDS) if met else []
+        compared = _compare(recorder, meter, found.best.point) if met else []
     shutil.rmtree(state, ignore_errors=True)
     if changes and write:
         update_model_config(archive, changes)
@@ -158,6 +162,16 @@ def queue_size(best: Measured, goal: Goal, clients: int) -> int:
     seconds = QUEUE_SECONDS if goal.p99_ms is None else goal.p99_ms / 1000
     held = int(best.point["workers"]) * int(best.point["batch"])
     return max(clients, round(best.throughput * seconds) - held)
+
+
+def _compare(recorder: Recorder, meter: Meter, point: Point) -> list[tuple[float, float]]:
+    """Throughput behind the server and in process, images a second, one after the other in each round."""
+    found = []
+    for number in range(1, _LIMIT_ROUNDS + 1):
+        served = recorder.keep(point, f"served {number}", lambda: meter.take(point, True))
+        alone = recorder.keep(point, f"in process {number}", lambda: meter.take_in_process(point))
+        found.append((served.throughput, alone.throughput))
+    return found
 
 
 def _changes(
