@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 import tyro
 from _cli import run
 
-from benchmarks.serving import RESULTS
+from benchmarks.serving.digits import RESULTS
 from benchmarks.training.results import Series, origin, write_result
 from serving.tuning.load import Endpoint, closed_loop
 from training.errors import TrainingError

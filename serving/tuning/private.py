@@ -47,6 +47,11 @@ class PrivateServer:
         self._names = (f"trial{number}" for number in itertools.count())
         self._is_warm = False
 
+    @property
+    def pid(self) -> int:
+        """Of the front end."""
+        return self._server.pid
+
     def is_running(self) -> bool:
         """True while the server lives."""
         return self._server.is_running()
@@ -64,7 +69,7 @@ class PrivateServer:
         log_start = log.stat().st_size if log.is_file() else 0
         try:
             # A queue that a closed loop cannot fill: what is measured is the settings, not the refusals.
-            text = changed_config(self._archive, {**config, "jobQueueSize": max(100, 2 * self._clients)})
+            text = changed_config(self._archive, {"jobQueueSize": max(100, 2 * self._clients), **config})
             copy_archive(self._archive, copy, CONFIG_ENTRY, text.encode("utf-8"))
             client.register(copy.name, workers, name, wait=False)
             try:
