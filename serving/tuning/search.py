@@ -35,7 +35,7 @@ class Found:
     swept: list[Measured] = field(default_factory=list)
     """Every point, with its one short slice, in the order in which they were tried."""
     finals: list[Measured] = field(default_factory=list)
-    """The finalists with their slices; none when there was nothing to decide."""
+    """The finalists with their slices, the start first; none when nothing can be served."""
     complete: bool = True
     """False when the time ended before the search did."""
 
@@ -63,10 +63,12 @@ def search(
     swept = list(sweep.seen.values())
     finalists = _finalists(swept, best, goal)
     found = Found(start=swept[0], best=best, swept=swept, complete=not sweep.cut_short)
-    if len(finalists) > 1 or best.failure is None:
+    if finalists:
         say(f"final: {len(finalists)} settings in turn")
         found.finals = _final(finalists, measure, has_time)
-        found.best, found.start = goal.best(found.finals), found.finals[0]
+        found.best = goal.best(found.finals)
+        if found.start.failure is None:
+            found.start = found.finals[0]
     return found
 
 
@@ -112,8 +114,8 @@ class _Sweep:
 
 
 def _finalists(swept: Sequence[Measured], best: Measured, goal: Goal) -> list[Point]:
-    """Where the search began, the best, and the next best."""
-    chosen = [swept[0], *([] if best is swept[0] else [best])]
+    """Where the search began, the best, and the next best; without those that cannot be served."""
+    chosen = [one for one in (swept[0], *([] if best is swept[0] else [best])) if one.failure is None]
     rest = [one for one in swept if one not in chosen and one.failure is None]
     while rest and len(chosen) < FINALISTS:
         chosen.append(goal.best(rest))

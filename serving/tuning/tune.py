@@ -178,9 +178,10 @@ def _changes(
     found: Found, space: Space, before: dict[str, object], material: Material, goal: Goal, clients: int
 ) -> dict[str, Value]:
     """What the archive's ``model-config.yaml`` must say."""
-    best = found.best
-    changes = {} if best.point == found.start.point else space.config(best.point)
-    if changes.get("variant") == material.variants[0] and before.get("variant", "auto") == "auto":
+    best, named = found.best, before.get("variant", "auto")
+    is_new = best.point != found.start.point or named not in ("auto", best.point["variant"])
+    changes = space.config(best.point) if is_new else {}
+    if changes.get("variant") == material.variants[0] and named == "auto":
         # What a worker chooses anyway stays its choice: it can fall back to another one, which a forced one cannot.
         del changes["variant"]
     return {**changes, "jobQueueSize": queue_size(best, goal, clients)}
