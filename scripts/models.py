@@ -13,6 +13,7 @@ import tyro
 from _cli import run
 
 from serving import server as servers
+from serving.readiness import wait_for_workers
 
 Name = Annotated[str, tyro.conf.Positional]
 State = Annotated[Path, tyro.conf.arg(help="Folder given to serve.py start.")]
@@ -81,7 +82,7 @@ def scale(
         return 2
     client = servers.connect(state, config)
     status = client.scale(name, workers, version)
-    servers.wait_for_workers(client, name, workers, version)
+    wait_for_workers(client, name, workers, version)
     _tell(status, json, workers_ready=workers)
     return 0
 

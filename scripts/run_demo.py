@@ -20,6 +20,7 @@ from _cli import run
 from serving import server as servers
 from serving.client import Client
 from serving.errors import OperationError
+from serving.readiness import ready_workers
 from serving.replay import served_ranking
 from serving.settings import Addresses
 from training.data.digits import write_digits
@@ -83,7 +84,7 @@ def demo(work: Path = Path(".demo"), started: float | None = None) -> int:
             _check(count == tests, f"{tests - count} answers over {protocol} differ from evaluation's")
         _say(f"6/7 scaling to {WORKERS} workers through the management API")
         _command("models", work, "scale", NAME, "--workers", WORKERS, "--state", state)
-        ready = servers.ready_workers(client, NAME)
+        ready = ready_workers(client, NAME)
         _check(ready == WORKERS, f"{ready} of {WORKERS} workers are READY; see {state / 'logs'}")
     finally:
         _say("7/7 stopping")

@@ -20,6 +20,7 @@ from handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify
 from serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
+CONFIG_ENTRY = "model-config.yaml"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every entry's date: the oldest that a zip can hold. Equal bundles give equal archives."""
 
@@ -88,14 +89,14 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
             shutil.copyfile(bundle / file, stage / BUNDLE_FOLDER / file)
         shutil.copytree(code, stage / code.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         config_text = yaml.safe_dump({**MODEL_CONFIG, "variant": variant}, sort_keys=False)
-        (work / "model-config.yaml").write_text(config_text, "utf-8")
+        (work / CONFIG_ENTRY).write_text(config_text, "utf-8")
         (work / "out").mkdir()
         config = ModelArchiverConfig(
             model_name=name,
             handler=str(code / "image_classifier.py"),
             version=version,
             extra_files=str(stage),
-            config_file=str(work / "model-config.yaml"),
+            config_file=str(work / CONFIG_ENTRY),
             export_path=str(work / "out"),
             archive_format="no-archive",
         )
@@ -135,25 +136,47 @@ def packed_files(spec: ModelSpec, variant: str = "auto") -> list[str]:
     return list(files)
 
 
-def replace_spec(archive: Path, content: bytes) -> None:
-    """Exchanges the ``spec.json`` of a ``.mar``; everything else stays byte for byte.
+def replace_entry(archive: Path, place: str, content: bytes) -> None:
+    """Exchanges one file of a ``.mar``, or adds it; everything else stays byte for byte.
+
+    Args:
+        archive: the ``.mar``.
+        place: path inside it, such as :data:`CONFIG_ENTRY`.
+        content: what it holds from now on.
 
     Raises:
         OperationError: the archive cannot be read or written.
     """
-    place = f"{BUNDLE_FOLDER}/{SPEC_FILE}"
-    temporary = archive.with_name(f".{archive.name}.partial")
+    copy_archive(archive, archive, place, content)
+
+
+def copy_archive(archive: Path, target: Path, place: str, content: bytes) -> None:
+    """Writes ``target``, in one step, as ``archive`` with another ``content`` at ``place``.
+
+    Raises:
+        OperationError: the archive cannot be read, or the target not be written.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
     try:
         with zipfile.ZipFile(archive) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
             for entry in old.infolist():
                 new.writestr(entry, content if entry.filename == place else old.read(entry))
+            if place not in old.namelist():
+                entry = zipfile.ZipInfo(place, _EPOCH)
+                entry.external_attr = 0o644 << 16
+                new.writestr(entry, content)
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(archive)
+        temporary.replace(target)
     except (OSError, zipfile.BadZipFile) as error:
-        raise OperationError(f"{archive}: its ranking cannot be written: {error}") from error
+        raise OperationError(f"{target}: {place} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_spec(archive: Path, content: bytes) -> None:
+    """:func:`replace_entry` for the bundle's ``spec.json``."""
+    replace_entry(archive, f"{BUNDLE_FOLDER}/{SPEC_FILE}", content)
 
 
 def check_archive(archive: Path) -> None:

@@ -161,9 +161,17 @@ class Client:
             start = page.get("nextPageToken", "")
         return models
 
-    def register(self, archive: str, workers: int = 1) -> str:
-        """``POST /models``: registers an archive of the model store and waits for its workers."""
-        params = {"url": archive, "initial_workers": workers, "synchronous": "true"}
+    def register(self, archive: str, workers: int = 1, name: str | None = None, wait: bool = True) -> str:
+        """``POST /models``: registers an archive of the model store.
+
+        Args:
+            archive: file name in the store.
+            workers: to start.
+            name: the model's name on the server; None: the archive's own.
+            wait: whether to return only when the workers have started.
+        """
+        params = {"url": archive, "initial_workers": workers, "synchronous": str(wait).lower()}
+        params |= {"model_name": name} if name else {}
         return str(self._manage("POST", "/models", params=params)["status"])
 
     def scale(self, name: str, workers: int, version: str | None = None) -> str:

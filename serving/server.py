@@ -10,14 +10,13 @@ The server runs in a state folder (default ``.torchserve``), which holds everyth
 """
 
 import json
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,13 @@ from serving.client import Client
 from serving.errors import OperationError
 from serving.java import java_environment
 from serving.keys import KeyFile
+from serving.readiness import last_line, wait_until_listening, wait_until_ready
 from serving.settings import Addresses, read_addresses, read_properties
 
 DEFAULT_STATE = Path(".torchserve")
 DEFAULT_CONFIG = Path("config.properties")
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _STATE_FILE = "server.json"
-_POLL_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,13 @@ def start(
     enable_model_api: bool = False,
     timeout: float = 300,
     python: str = sys.executable,
+    settings: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Server:
     """Starts TorchServe with the named models and waits until each has a worker that is READY.
 
     Args:
-        models: names of archives in the store, with or without ``.mar``.
+        models: names of archives in the store, with or without ``.mar``; none: the server starts empty.
         config: TorchServe settings.
         store: folder of archives; the configuration's ``model_store`` when None.
         folder: the state folder.
@@ -134,6 +134,7 @@ def start(
         enable_model_api: allow registering and removing models while serving.
         timeout: seconds until all models must be ready.
         python: interpreter of the server and its workers.
+        settings: keys of ``config.properties`` in place of the configuration's.
         say: told about the steps.
 
     Raises:
@@ -141,7 +142,7 @@ def start(
     """
     folder = Path(folder).absolute()
     names = [name.removesuffix(".mar") for name in models]
-    properties = read_properties(config)
+    properties = read_properties(config) | dict(settings or {})
     # Relative to the configuration, as the README's plain `torchserve --start` has it.
     store = Path(store or config.absolute().parent / properties.get("model_store", "model_store")).absolute()
     for name in names:
@@ -156,6 +157,7 @@ def start(
     if taken := addresses.taken():
         raise OperationError(f"something listens on {', '.join(taken)} already; stop it, or choose ports with --port")
     overrides = {
+        **(settings or {}),
         **addresses.as_properties(),
         "model_store": str(store),
         # A URI: TorchServe splits the arguments at spaces, and a path may have some.
@@ -165,8 +167,11 @@ def start(
     server = _launch(names, config, overrides, addresses, store, folder, python, properties)
     try:
         say(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
+        deadline = time.monotonic() + timeout
+        if not names:
+            wait_until_listening(server, deadline)
         for name in names:
-            _wait_ready(server, name, time.monotonic() + timeout)
+            wait_until_ready(server, name, deadline)
             say(f"{name} is READY")
     except BaseException:
         stop(server)
@@ -187,25 +192,6 @@ def stop(server: Server, timeout: float = 30) -> None:
     shutil.rmtree(server.temporary, ignore_errors=True)
     for name in (_STATE_FILE, "key_file.json"):
         (server.folder / name).unlink(missing_ok=True)
-
-
-def ready_workers(client: Client, name: str, version: str | None = None) -> int:
-    """The number of workers of a version, the default one when None, that are READY."""
-    (described,) = client.describe(name, version)
-    return sum(worker["status"] == "READY" for worker in described["workers"])
-
-
-def wait_for_workers(client: Client, name: str, workers: int, version: str | None = None, timeout: float = 120) -> None:
-    """Waits until ``workers`` workers are READY; TorchServe answers a scaling earlier when one of them has died.
-
-    Raises:
-        OperationError: fewer are READY in time.
-    """
-    deadline = time.monotonic() + timeout
-    while (ready := ready_workers(client, name, version)) != workers:
-        if time.monotonic() > deadline:
-            raise OperationError(f"{ready} of {workers} workers of {name} are READY; see the server's model_log.log")
-        time.sleep(_POLL_SECONDS)
 
 
 def _launch(
@@ -257,13 +243,13 @@ def _launch(
             raise
     if launcher.returncode != 0 or not pid_file.is_file():
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OperationError(f"TorchServe did not start: {_last_line(logs / 'console.log')}; see {logs}")
+        raise OperationError(f"TorchServe did not start: {last_line(logs / 'console.log')}; see {logs}")
     pid = int(pid_file.read_text())
     try:
         create_time = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OperationError(f"TorchServe ended at once: {_last_line(logs / 'console.log')}; see {logs}") from error
+        raise OperationError(f"TorchServe ended at once: {last_line(logs / 'console.log')}; see {logs}") from error
     server = Server(
         folder=folder,
         pid=pid,
@@ -276,40 +262,6 @@ def _launch(
     )
     server.save()
     return server
-
-
-def _wait_ready(server: Server, name: str, deadline: float) -> None:
-    """READY is asked of the management API: ``/ping`` calls a worker healthy that crashes again and again."""
-    client = server.client(timeout=30)
-    while time.monotonic() < deadline:
-        if refusal := _find_refusal(server.logs / "model_log.log", name):
-            raise OperationError(refusal)
-        if not server.is_running():
-            raise OperationError(f"TorchServe ended: {_last_line(server.logs / 'console.log')}; see {server.logs}")
-        try:
-            if ready_workers(client, name) > 0:
-                return
-        except OperationError:
-            pass  # not listening yet, or the model is not registered yet
-        time.sleep(_POLL_SECONDS)
-    raise OperationError(f"{name} was not READY in time; see {server.logs / 'model_log.log'}")
-
-
-def _find_refusal(log: Path, name: str) -> str | None:
-    """The reason that the handler gave for not serving ``name``, from the worker's log."""
-    if not log.is_file():
-        return None
-    matches = re.findall(r"RuntimeError: (.+)", log.read_text("utf-8", "replace"))
-    # The worker repeats the error as "500 - Unknown exception" when it gives up.
-    reasons = [line for line in matches if not re.match(r"\d{3} - ", line)]
-    about = [line for line in reasons if line.startswith(f"{name} is not served")]
-    found = about or reasons
-    return str(found[0]) if found else None
-
-
-def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()] if path.is_file() else []
-    return lines[-1] if lines else "no output"
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -23,6 +23,7 @@ from training.files import write_atomic
 
 PAGE = ROOT / "benchmarks" / "training" / "README.md"
 HANDLER_PAGE = ROOT / "benchmarks" / "serving" / "handler.md"
+SERVER_PAGE = ROOT / "benchmarks" / "serving" / "server.md"
 ENGINES_PAGE = ROOT / "benchmarks" / "optimize" / "README.md"
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -64,6 +65,17 @@ COLUMNS = (
     Column(metric="agreement", title="same label", show=_percent),
     Column(metric="mean_change", title="change of the probabilities, mean", show="{:.4f}".format),
     Column(metric="largest_change", title="largest", show="{:.4f}".format),
+    Column(metric="requests_per_second", title="requests/s", show="{:.0f}".format, ratio=True),
+    Column(metric="cpu_us_per_request", title="CPU a request, µs", show="{:.1f}".format, ratio=True),
+    Column(metric="offered_per_second", title="offered/s", show="{:.0f}".format),
+    Column(metric="answers_per_second", title="answers/s", show="{:.0f}".format, ratio=True),
+    Column(metric="latency_p50_ms", title="p50 ms", show="{:.1f}".format, ratio=True),
+    Column(metric="latency_p99_ms", title="p99 ms", show="{:.1f}".format),
+    Column(metric="one_p50_ms", title="p50 ms, one client", show="{:.2f}".format, ratio=True),
+    Column(metric="memory_mb", title="MB", show="{:.0f}".format),
+    Column(metric="rejected_share", title="503", show=_share),
+    Column(metric="rejected_p99_ms", title="p99 of 503s, ms", show="{:.1f}".format),
+    Column(metric="errors", title="errors", show="{:.0f}".format),
     Column(metric="data_share", title="waiting for data", show=_share),
     Column(metric="train_accuracy", title="train accuracy", show=_percent),
     Column(metric="test_accuracy", title="test accuracy", show=_percent, difference=True),
@@ -175,6 +187,7 @@ def fill_pages(check: bool = False) -> int:
         (PAGE, RESULTS),
         (ENGINES_PAGE, ENGINES_PAGE.parent / "results"),
         (HANDLER_PAGE, HANDLER_PAGE.parent / "results" / "handler"),
+        (SERVER_PAGE, SERVER_PAGE.parent / "results" / "server"),
     )
     return max(fill_page(check, page, results) for page, results in pages)
 

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from serving.java import java_environment, java_version
-from serving.server import connect, ready_workers
+from serving.readiness import ready_workers
+from serving.server import connect
 from serving.settings import Addresses
 from tests.conftest import ROOT
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from handlers.spec import bundle_digest
 from serving.errors import OperationError
-from serving.server import find, ready_workers
+from serving.readiness import ready_workers
+from serving.server import find
 from tests.conftest import ROOT
 
 

@@ -1,51 +1,10 @@
-"""What a variant's answers are worth against the original's, and which variants may be served."""
+"""Which variants may be served, and their order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
+from handlers.accuracy import accuracy_refusal
 from handlers.measurement import Measurement
 from training.optimize.config import RANKED_BATCH
-
-_Z = 1.959964  # 95 %, two-sided
-ENOUGH_IMAGES = 30
-"""With fewer labelled images nothing is said about accuracy."""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Loss of accuracy against the original, on the same images."""
-
-    value: float
-    """Positive when the variant is worse."""
-    interval: tuple[float, float]
-    """95 %, low and high."""
-
-
-def paired_drop(before: np.ndarray, after: np.ndarray) -> Drop:
-    """Difference of two accuracies on the same images, with the adjusted Wald interval of Agresti and Min (2005).
-
-    Only the images that one of the two gets right and the other wrong carry information; half an image is added to
-    each of the four counts, so that a difference of none among few images is not taken for certain.
-
-    Args:
-        before: bool (N,), which answers of the original are right.
-        after: bool (N,), of the variant.
-    """
-    images = len(before)
-    lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    total = images + 2
-    lost_share, won_share = (lost + 0.5) / total, (won + 0.5) / total
-    centre = lost_share - won_share
-    spread = _Z * float(np.sqrt((lost_share + won_share - centre**2) / total))
-    return Drop((lost - won) / images, (centre - spread, centre + spread))
-
-
-def can_show(max_drop: float, images: int) -> bool:
-    """Whether a variant without any difference on ``images`` images would be sure to lose at most ``max_drop``."""
-    none = np.zeros(images, dtype=bool)
-    return paired_drop(none, none).interval[1] <= max_drop
 
 
 def refusal(measured: Measurement, max_drop: float, p99_ms: float) -> str | None:
@@ -58,19 +17,7 @@ def refusal(measured: Measurement, max_drop: float, p99_ms: float) -> str | None
     """
     if p99_ms and measured.latency_p99_ms > p99_ms:
         return f"p99 of {measured.latency_p99_ms:.1f} ms, {p99_ms:g} are allowed"
-    if measured.drop is None or measured.drop_interval is None:
-        lost = 1 - measured.agreement
-        if measured.images < ENOUGH_IMAGES:
-            return f"{measured.images} images are too few to judge it; at least {ENOUGH_IMAGES} are needed"
-        return f"{lost:.2%} of the answers differ, {max_drop:.2%} are allowed" if lost > max_drop else None
-    if measured.images < ENOUGH_IMAGES:
-        return f"{measured.images} images are too few to judge it; at least {ENOUGH_IMAGES} are needed"
-    if can_show(max_drop, measured.images):
-        high = measured.drop_interval[1]
-        return f"may lose {high:.2%} of the accuracy, {max_drop:.2%} are allowed" if high > max_drop else None
-    if measured.drop > max_drop:
-        return f"loses {measured.drop:.2%} of the accuracy, {max_drop:.2%} are allowed"
-    return None
+    return accuracy_refusal(measured, max_drop)
 
 
 def rank(measured: Mapping[str, Measurement]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handlers.accuracy import paired_drop
 from handlers.golden import read_golden
 from handlers.host import this_host
 from handlers.images import load
@@ -20,7 +21,6 @@ from training.golden import write_answers
 from training.metrics import confidence_metrics
 from training.multi_label import multi_label_confidence_metrics
 from training.optimize.config import OptimizeConfig
-from training.optimize.judge import paired_drop
 from training.optimize.material import Material
 from training.optimize.process import VariantProcess
 from training.optimize.timing import Timing, time_variants

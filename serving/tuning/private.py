@@ -1,0 +1,159 @@
+"""A private TorchServe for trials: ports, tokens, state and store of its own. The one that serves is left alone."""
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from serving import server as servers
+from serving.archive import CONFIG_ENTRY, copy_archive
+from serving.client import Client
+from serving.errors import OperationError
+from serving.keys import KeyFile
+from serving.model_config import changed_config
+from serving.readiness import wait_until_ready
+from serving.settings import Addresses
+from serving.tuning.load import Endpoint, closed_loop
+from serving.tuning.space import Value
+
+_FIRST_PORT = 24_100
+MAX_WARM_SECONDS = 30.0
+_WARM_SECONDS = 2.0
+_RISE = 1.03
+_LEVEL_SECONDS = 2
+_NO_IMAGE = b"\0"
+_LOAD_SECONDS = 300.0
+_MODEL_WARM_SECONDS = 1.0
+
+
+class PrivateServer:
+    """Serves an archive under several settings at once, each as a model of its own name.
+
+    Args:
+        server: a running one, without models.
+        archive: that is tried.
+        store: the server's folder of archives.
+        bodies: of real requests, to warm models up with.
+        clients: requests that are under way at once.
+    """
+
+    def __init__(
+        self, server: servers.Server, archive: Path, store: Path, bodies: Sequence[bytes], clients: int
+    ) -> None:
+        self._server, self._archive, self._store = server, archive, store
+        self._bodies, self._clients = bodies, clients
+        self._names = (f"trial{number}" for number in itertools.count())
+        self._is_warm = False
+
+    @property
+    def pid(self) -> int:
+        """Of the front end."""
+        return self._server.pid
+
+    def is_running(self) -> bool:
+        """True while the server lives."""
+        return self._server.is_running()
+
+    @contextmanager
+    def model(self, config: Mapping[str, Value], workers: int) -> Iterator[Endpoint]:
+        """Serves the archive with these keys of ``model-config.yaml`` for the length of the block, warmed up.
+
+        Raises:
+            OperationError: the model is refused, or its workers do not start.
+        """
+        name, client = next(self._names), self._server.client()
+        copy = self._store / f"{name}.mar"
+        log = self._server.logs / "model_log.log"
+        log_start = log.stat().st_size if log.is_file() else 0
+        try:
+            # A queue that a closed loop cannot fill: what is measured is the settings, not the refusals.
+            text = changed_config(self._archive, {"jobQueueSize": max(100, 2 * self._clients), **config})
+            copy_archive(self._archive, copy, CONFIG_ENTRY, text.encode("utf-8"))
+            client.register(copy.name, workers, name, wait=False)
+            try:
+                wait_until_ready(self._server, name, time.monotonic() + _LOAD_SECONDS, workers, log_start)
+            except OperationError as error:
+                raise OperationError(str(error).removeprefix(f"{name} is not served: ")) from error
+            endpoint = self._endpoint(client, name)
+            self._warm(endpoint)
+            yield endpoint
+        finally:
+            copy.unlink(missing_ok=True)
+            with suppress(OperationError):  # refused, or the server has gone
+                client.unregister(name)
+
+    def _endpoint(self, client: Client, name: str) -> Endpoint:
+        token = KeyFile(self._server.folder / "key_file.json").token("inference") if self._server.authorized else None
+        return Endpoint.of_model(client.addresses.inference, name, token)
+
+    def _warm(self, endpoint: Endpoint) -> None:
+        """The front end is several times slower in its first thousands of requests, the engine in its first batches."""
+        if not self._is_warm:
+            # Refused by the handler, so that only the front end and the way to the worker take time.
+            closed_loop(endpoint, [_NO_IMAGE], self._clients, _WARM_SECONDS)
+            warm_up(endpoint, self._bodies, self._clients)
+            self._is_warm = True
+        closed_loop(endpoint, self._bodies, self._clients, _MODEL_WARM_SECONDS)
+
+
+def warm_up(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, seconds: float = MAX_WARM_SECONDS) -> None:
+    """Real requests until two seconds in a row have brought no more throughput, at most for ``seconds``.
+
+    Java compiles what is called often, for as long as there is something left to gain: behind a fast model a front end
+    that has just started gives half of what it gives a minute later.
+    """
+    until, best, level = time.monotonic() + seconds, 0.0, 0
+    while level < _LEVEL_SECONDS and time.monotonic() < until:
+        throughput = closed_loop(endpoint, bodies, clients, 1.0).throughput
+        level = 0 if throughput > _RISE * best else level + 1
+        best = max(best, throughput)
+
+
+@contextmanager
+def private_server(
+    archive: Path,
+    config: Path,
+    folder: Path,
+    bodies: Sequence[bytes],
+    clients: int,
+    settings: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[PrivateServer]:
+    """Starts a private server with the settings of ``config`` for the length of the block.
+
+    Args:
+        archive: that is tried.
+        config: TorchServe settings.
+        folder: its state folder. A server that an earlier call could not stop, because it was killed, is stopped first.
+        bodies: of real requests.
+        clients: requests that are under way at once.
+        settings: keys in place of the configuration's.
+        say: told about it.
+
+    Raises:
+        OperationError: it cannot be started.
+    """
+    if left := servers.find(folder):
+        say(f"stopping pid {left.pid}, which an earlier call left behind")
+        servers.stop(left)
+    store = folder / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    try:
+        store.mkdir(parents=True)
+        server = servers.start(
+            [],
+            config=config,
+            store=store,
+            folder=folder,
+            port=Addresses.free(_FIRST_PORT).base_port,
+            enable_model_api=True,
+            settings={"load_models": "", **(settings or {})},
+        )
+        try:
+            yield PrivateServer(server, archive, store, bodies, clients)
+        finally:
+            servers.stop(server)
+    finally:
+        shutil.rmtree(store, ignore_errors=True)

@@ -1,0 +1,207 @@
+"""The story of tuning: material, space, search on a private server, the in-process limit, and what is written."""
+
+import fcntl
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.host import this_host
+from serving.archive import check_archive
+from serving.errors import OperationError
+from serving.model_config import read_model_config, update_model_config
+from serving.tuning.journal import Journal, journal_key
+from serving.tuning.material import Material, read_material
+from serving.tuning.meter import FINAL_FACTOR, Meter
+from serving.tuning.private import private_server
+from serving.tuning.recorder import Recorder
+from serving.tuning.result import Goal, Measured
+from serving.tuning.search import FINALISTS, ROUNDS, Found, search
+from serving.tuning.space import Point, Space, Value, space_of
+
+QUEUE_SECONDS = 1.0
+"""Without a limit of latency: the longest that a request waits in a full queue."""
+_LIMIT_ROUNDS = 3
+_FINAL_SHARE = 0.4
+"""Of the time, at most, that is kept for the final."""
+_LOAD_SECONDS = 10
+"""What loading a model is expected to take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """What to look for, and how long."""
+
+    p99_ms: float | None = None
+    """Milliseconds that 99 % of the answers may take; without it only the throughput counts."""
+    max_accuracy_drop: float | None = None
+    """Accuracy that a variant may lose; without it, those that optimize.py ranked are tried."""
+    minutes: float = 10
+    """Time to spend; a final that has begun finishes its round."""
+    clients: int = 16
+    """Requests that are under way at once."""
+    seconds: float = 4
+    """Of a short measurement; those of the final are twice as long."""
+
+    def __post_init__(self) -> None:
+        for name in ("p99_ms", "minutes", "clients", "seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name.replace('_', '-')}: expected a positive number, got {value}")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
+            raise ValueError(f"max-accuracy-drop: expected a number from 0 to 1, got {self.max_accuracy_drop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What tuning found."""
+
+    archive: Path
+    goal: Goal
+    found: Found
+    left_out: dict[str, str]
+    """Variant -> why it was not tried."""
+    journal: Path
+    changes: dict[str, Value]
+    """Keys of ``model-config.yaml`` for the best settings; none when no settings meet the goal."""
+    in_process: tuple[tuple[float, float], ...]
+    """Images a second behind the server and in process, one pair a round."""
+    written: bool
+
+    @property
+    def met(self) -> bool:
+        """Whether the best settings meet the goal."""
+        return self.goal.meets(self.found.best)
+
+    @property
+    def share(self) -> float | None:
+        """Throughput behind the server divided by that in process: median of the rounds; None: not measured."""
+        return statistics.median(served / alone for served, alone in self.in_process) if self.in_process else None
+
+
+def tune(
+    archive: Path,
+    config: TuneConfig,
+    *,
+    server_config: Path,
+    out: Path,
+    images: Path | None = None,
+    device: str = "cpu",
+    write: bool = True,
+    fresh: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tuned:
+    """Finds the settings of an archive that answer the most requests on this machine, and writes them into it.
+
+    Args:
+        archive: a ``.mar``.
+        config: what to look for.
+        server_config: TorchServe settings that will serve it.
+        out: folder of the journal, ``NAME.tuning.jsonl``.
+        images: a folder of image files to ask about; None: those that travel in the archive.
+        device: where it is served: ``cpu``, ``cuda:0``.
+        write: whether to change the archive.
+        fresh: forget what earlier calls measured.
+        say: told about it.
+
+    Raises:
+        OperationError: the archive cannot be read or served, or another call is at work on it.
+    """
+    began = time.monotonic()
+    check_archive(archive)
+    material = read_material(archive, images, config.max_accuracy_drop, device, say)
+    before = read_model_config(archive)
+    space, start = space_of(before, material.variants, this_host().cores, config.clients)
+    goal = Goal(p99_ms=config.p99_ms)
+    path, state = out / f"{archive.stem}.tuning.jsonl", out / f".{archive.stem}.tuning"
+    with _alone(path), ExitStack() as stack:
+        if fresh:
+            path.write_bytes(b"")
+        load = {"clients": config.clients, "seconds": config.seconds}
+        journal = Journal(path, journal_key(archive, space, before, server_config, load, material.bodies))
+        if len(journal):
+            say(f"going on: {len(journal)} measurements are in {path}")
+        server = private_server(archive, server_config, state, material.bodies, config.clients, say=say)
+        meter = stack.enter_context(
+            Meter(space, archive, server, material.bodies, config.clients, config.seconds, device)
+        )
+        recorder = Recorder(journal, meter.take, say)
+        found = search(space, start, recorder, goal, _clock(began, config), say)
+        met = goal.meets(found.best)
+        changes = _changes(found, space, before, material, goal, config.clients) if met else {}
+        compared = _compare(recorder, meter, found.best.point) if met else []
+    shutil.rmtree(state, ignore_errors=True)
+    if changes and write:
+        update_model_config(archive, changes)
+    return Tuned(
+        archive=archive,
+        goal=goal,
+        found=found,
+        left_out=material.left_out,
+        journal=path,
+        changes=changes,
+        in_process=tuple(compared),
+        written=bool(changes) and write,
+    )
+
+
+def queue_size(best: Measured, goal: Goal, clients: int) -> int:
+    """Requests that may wait, so that the last of them is still answered in time.
+
+    One that comes to a full queue waits for all before it, queue / throughput seconds, and for the batches that the
+    workers hold already. More are refused at once, which is worth more to a client than an answer that comes too late.
+
+    Args:
+        best: the settings with their throughput.
+        goal: of latency.
+        clients: whose requests must find room in any case.
+    """
+    seconds = QUEUE_SECONDS if goal.p99_ms is None else goal.p99_ms / 1000
+    held = int(best.point["workers"]) * int(best.point["batch"])
+    return max(clients, round(best.throughput * seconds) - held)
+
+
+def _compare(recorder: Recorder, meter: Meter, point: Point) -> list[tuple[float, float]]:
+    """Throughput behind the server and in process, images a second, one after the other in each round."""
+    found = []
+    for number in range(1, _LIMIT_ROUNDS + 1):
+        served = recorder.keep(point, f"served {number}", lambda: meter.take(point, True))
+        alone = recorder.keep(point, f"in process {number}", lambda: meter.take_in_process(point))
+        found.append((served.throughput, alone.throughput))
+    return found
+
+
+def _changes(
+    found: Found, space: Space, before: dict[str, object], material: Material, goal: Goal, clients: int
+) -> dict[str, Value]:
+    """What the archive's ``model-config.yaml`` must say."""
+    best, named = found.best, before.get("variant", "auto")
+    is_new = best.point != found.start.point or named not in ("auto", best.point["variant"])
+    changes = space.config(best.point) if is_new else {}
+    if changes.get("variant") == material.variants[0] and named == "auto":
+        # What a worker chooses anyway stays its choice: it can fall back to another one, which a forced one cannot.
+        del changes["variant"]
+    return {**changes, "jobQueueSize": queue_size(best, goal, clients)}
+
+
+def _clock(began: float, config: TuneConfig) -> Callable[[bool], bool]:
+    """Says whether there is time for more of the sweep, or (True) of the final."""
+    until = began + 60 * config.minutes
+    final = FINALISTS * (ROUNDS * FINAL_FACTOR * config.seconds + _LOAD_SECONDS)
+    reserve = min(final, _FINAL_SHARE * 60 * config.minutes)
+    return lambda final: time.monotonic() < (until if final else until - reserve)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two calls at once would measure each other; a killed one holds no lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperationError(f"{path}: another tune.py is at work on this archive; wait for it") from error
+        yield

@@ -1,0 +1,381 @@
+"""The parts of tuning: space, search and journal with a measuring function of the test; load on a small real server."""
+
+import asyncio
+import threading
+import zipfile
+from contextlib import contextmanager
+
+import pytest
+
+from serving.errors import OperationError
+from serving.model_config import read_model_config, update_model_config
+from serving.tuning.journal import Journal, journal_key
+from serving.tuning.load import Endpoint, closed_loop, open_loop
+from serving.tuning.recorder import Recorder
+from serving.tuning.result import Goal, Measured, Slice, frontier
+from serving.tuning.search import FINALISTS, ROUNDS, search
+from serving.tuning.space import Point, space_of
+from serving.tuning.tune import TuneConfig, queue_size, tune
+
+CONFIG = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 1, "threads": 0, "variant": "auto"}
+
+
+def measured(point: Point, throughput: float, p99: float = 10.0, **options) -> Measured:
+    return Measured(
+        point=point,
+        slices=(Slice(seconds=1, throughput=throughput, p50_ms=p99 / 2, p95_ms=p99, p99_ms=p99, **options),),
+    )
+
+
+class Machine:
+    """A measuring function: throughput and p99 follow from the point alone."""
+
+    def __init__(self, throughput, p99=lambda point: 10.0) -> None:
+        self.throughput, self.p99 = throughput, p99
+        self.short: list[Point] = []
+        self.final: list[Point] = []
+
+    def __call__(self, points, final):
+        (self.final if final else self.short).extend(points)
+        return [measured(point, self.throughput(point), self.p99(point)).slices[0] for point in points]
+
+
+def always(final):
+    return True
+
+
+class TestSpace:
+    def test_the_start_is_what_the_archive_has(self):
+        space, start = space_of(CONFIG, ["int8", "fp32"], cores=8, clients=16)
+        assert start.to_dict() == {"variant": "int8", "workers": 1, "threads": 8, "batch": 8, "delay": 1}
+        assert space.config(start) == {
+            "variant": "int8", "minWorkers": 1, "maxWorkers": 1, "threads": 8, "batchSize": 8, "maxBatchDelay": 1,
+        }  # fmt: skip
+        by_name = {dimension.name: dimension.values for dimension in space.dimensions}
+        assert by_name["workers"] == by_name["threads"] == (1, 2, 4, 8)
+        assert by_name["batch"] == (1, 2, 4, 8, 16)
+
+    def test_values_of_the_archive_are_among_those_tried(self):
+        config = {**CONFIG, "minWorkers": 3, "maxWorkers": 3, "batchSize": 48, "maxBatchDelay": 7, "variant": "fp32"}
+        space, start = space_of(config, ["int8", "fp32"], cores=6, clients=16)
+        assert start.to_dict() == {"variant": "fp32", "workers": 3, "threads": 2, "batch": 48, "delay": 7}
+        for dimension in space.dimensions:
+            assert start[dimension.name] in dimension.values
+
+    def test_workers_share_the_cores(self):
+        space, start = space_of(CONFIG, ["fp32"], cores=8, clients=16)
+        assert space.fit(start.having("workers", 4))["threads"] == 2
+        assert space.fit(start.having("workers", 8))["threads"] == 1
+        assert space.fit(start)["threads"] == 8
+
+    def test_a_value_that_is_no_number(self):
+        with pytest.raises(OperationError, match="batchSize: expected a number from 1, got 'many'"):
+            space_of({**CONFIG, "batchSize": "many"}, ["fp32"], 2, 16)
+
+
+class TestSearch:
+    def test_finds_the_best_with_few_measurements(self):
+        """Throughput with one maximum along each setting, far from the start."""
+        best = {"variant": "int8", "workers": 4, "threads": 2, "batch": 4, "delay": 2}
+
+        def throughput(point):
+            distance = abs(point["workers"] - 4) + abs(point["threads"] - 2) + abs(point["batch"] - 4) / 2
+            return 1000 / (1 + distance + abs(point["delay"] - 2) / 2 + (point["variant"] != "int8"))
+
+        machine = Machine(throughput)
+        space, start = space_of(CONFIG, ["fp32", "int8"], cores=8, clients=16)
+        found = search(space, start, machine, Goal(), always)
+        assert found.best.point.to_dict() == best
+        assert found.complete
+        assert len(machine.short) == len({point.key for point in machine.short}) < 25
+        assert len(machine.final) == FINALISTS * ROUNDS
+        # In turn, the start among them.
+        assert machine.final[:FINALISTS] == machine.final[FINALISTS : 2 * FINALISTS]
+        assert machine.final[0] == start == found.start.point
+
+    def test_the_limit_wins_over_throughput(self):
+        machine = Machine(lambda point: 100 * point["batch"], lambda point: 5.0 * point["batch"])
+        space, start = space_of(CONFIG, ["fp32"], cores=1, clients=32)
+        assert search(space, start, machine, Goal(), always).best.point["batch"] == 32
+        assert search(space, start, machine, Goal(p99_ms=21), always).best.point["batch"] == 4
+
+    def test_a_limit_that_nothing_meets_leads_to_the_nearest(self):
+        machine = Machine(lambda point: 100.0, lambda point: 50.0 + point["batch"])
+        space, start = space_of(CONFIG, ["fp32"], cores=1, clients=16)
+        goal = Goal(p99_ms=20)
+        found = search(space, start, machine, goal, always)
+        assert not goal.meets(found.best)
+        assert found.best.point["batch"] == 1
+
+    def test_settings_that_lose_requests_never_win(self):
+        def measure(points, final):
+            return [
+                measured(point, 9999, errors=3).slices[0] if point["workers"] > 1 else measured(point, 10).slices[0]
+                for point in points
+            ]
+
+        space, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
+        found = search(space, start, measure, Goal(), always)
+        assert found.best.point["workers"] == 1
+        assert any(one.failure == "3 requests were not answered" for one in found.swept)
+
+    def test_noise_does_not_move_it(self):
+        machine = Machine(lambda point: 100.0 + point["batch"] / 16)
+        space, start = space_of(CONFIG, ["fp32"], cores=1, clients=16)
+        assert len(search(space, start, machine, Goal(), always).swept) < 6
+
+    def test_a_start_that_cannot_be_served_is_left_behind(self):
+        def measure(points, final):
+            return [
+                Slice(failure="damaged") if point["variant"] == "int8" else measured(point, 10).slices[0]
+                for point in points
+            ]
+
+        space, start = space_of(CONFIG, ["int8", "fp32"], cores=1, clients=4)
+        found = search(space, start, measure, Goal(), always)
+        assert found.best.point["variant"] == "fp32"
+        assert found.start.failure == "damaged"
+
+    def test_the_end_of_the_time_cuts_the_sweep_and_leaves_a_final(self):
+        machine = Machine(lambda point: point["batch"])
+        space, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
+        found = search(space, start, machine, Goal(), lambda final: not final and len(machine.short) < 3)
+        assert not found.complete
+        assert len(machine.short) == 3
+        assert len(machine.final) == FINALISTS  # one round
+        assert found.best.failure is None
+
+
+def test_the_frontier_by_hand():
+    _, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
+    points = [start.having("batch", size) for size in (1, 2, 4, 8, 16)]
+    rates, latencies = (10, 30, 20, 40, 99), (1, 2, 3, 4, 5)
+    all_measured = [measured(*values) for values in zip(points, rates, latencies, strict=True)]
+    all_measured[4] = Measured(point=points[4], slices=(Slice(failure="no"),))
+    assert [one.throughput for one in frontier(all_measured)] == [10, 30, 40]
+
+
+def test_queue_size_by_hand():
+    _, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
+    best = measured(start.having("workers", 2), 1000.0)
+    # 200 ms at 1000 a second are 200 requests, 16 of which two workers hold.
+    assert queue_size(best, Goal(p99_ms=200), clients=16) == 184
+    assert queue_size(best, Goal(), clients=16) == 984
+    assert queue_size(best, Goal(p99_ms=20), clients=16) == 16
+
+
+@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"clients": 0}, {"p99_ms": -1}, {"max_accuracy_drop": 1.0}])
+def test_bad_wishes_name_the_option(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=name.replace("_", "-")):
+        TuneConfig(**wrong)
+
+
+class TestJournal:
+    def test_a_search_goes_on_from_it(self, tmp_path):
+        """Cut at any measurement, the second call measures only what is missing and finds the same."""
+        space, start = space_of(CONFIG, ["fp32", "int8"], cores=4, clients=16)
+
+        def throughput(point):
+            return 10.0 * point["batch"] / (1 + abs(point["workers"] - 2)) + (point["variant"] == "int8")
+
+        def killed_after(path, slices):
+            machine = Machine(throughput)
+
+            def take(point, final):
+                if len(machine.short) + len(machine.final) == slices:
+                    raise KeyboardInterrupt
+                return machine([point], final)[0]
+
+            found = search(space, start, Recorder(Journal(path, "key"), take), Goal(), always)
+            return found.best.point, machine
+
+        expected, whole = killed_after(tmp_path / "whole.jsonl", -1)
+        total = len(whole.short) + len(whole.final)
+        for cut in range(total):
+            path = tmp_path / f"{cut}.jsonl"
+            with pytest.raises(KeyboardInterrupt):
+                killed_after(path, cut)
+            assert len(Journal(path, "key")) == cut
+            found, rest = killed_after(path, -1)
+            assert found == expected
+            assert len(rest.short) + len(rest.final) == total - cut
+
+    def test_half_a_line_is_passed_over_and_swallows_nothing(self, tmp_path):
+        path = tmp_path / "j.jsonl"
+        _, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
+        journal = Journal(path, "key")
+        journal.append(start, "short", measured(start, 5.0).slices[0])
+        with open(path, "ab") as stream:
+            stream.write(b'{"key": "key", "stage": "sho')
+        journal = Journal(path, "key")
+        journal.append(start, "final 0", Slice(failure="no memory"))
+        again = Journal(path, "key")
+        assert again.find(start, "short").throughput == 5.0
+        assert again.find(start, "final 0") == Slice(failure="no memory")
+        assert len(Journal(path, "another")) == 0
+
+    def test_the_key_is_of_the_archive_but_not_of_what_tuning_writes(self, store, tmp_path):
+        archive = tmp_path / "digits.mar"
+        archive.write_bytes((store / "digits.mar").read_bytes())
+        server_config = tmp_path / "config.properties"
+        server_config.write_text("a=1\n")
+        space, _ = space_of(CONFIG, ["fp32"], cores=2, clients=16)
+
+        def key(**load):
+            return journal_key(archive, space, read_model_config(archive), server_config, load, [b"image"])
+
+        before = key(clients=16)
+        update_model_config(archive, {"minWorkers": 2, "maxWorkers": 2, "jobQueueSize": 50})
+        assert key(clients=16) == before
+        assert key(clients=8) != before
+        update_model_config(archive, {"somethingElse": 1})
+        assert key(clients=16) != before
+        update_model_config(archive, {"somethingElse": 1})
+        server_config.write_text("a=2\n")
+        assert key(clients=16) != before
+
+
+class TestModelConfig:
+    def archive(self, tmp_path, text):
+        path = tmp_path / "a.mar"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("other", b"as it was")
+            if text is not None:
+                archive.writestr("model-config.yaml", text)
+        return path
+
+    def test_other_keys_and_comments_stay(self, tmp_path):
+        text = "# mine\nminWorkers: 1  # one\nhandler:\n  deep: {a: 1}\nbatchSize: 8"
+        path = self.archive(tmp_path, text)
+        update_model_config(path, {"batchSize": 16, "jobQueueSize": 7})
+        with zipfile.ZipFile(path) as archive:
+            assert archive.read("model-config.yaml").decode() == text.replace("8", "16") + "\njobQueueSize: 7\n"
+            assert archive.read("other") == b"as it was"
+            assert archive.namelist() == ["other", "model-config.yaml"]
+
+    @pytest.mark.parametrize("text", ["{a: 1, batchSize: 8}", "batchSize: >\n  8\na: 1\n", "", None])
+    def test_any_style_gets_the_values(self, tmp_path, text):
+        path = self.archive(tmp_path, text)
+        before = read_model_config(path)
+        update_model_config(path, {"batchSize": 4})
+        assert read_model_config(path) == {**before, "batchSize": 4}
+
+    @pytest.mark.parametrize("text", ["- a list", "a: [", "text"])
+    def test_a_damaged_one_is_named_and_kept(self, tmp_path, text):
+        path = self.archive(tmp_path, text)
+        before = path.read_bytes()
+        with pytest.raises(OperationError, match=r"a\.mar: its model-config\.yaml is not a YAML mapping"):
+            update_model_config(path, {"batchSize": 4})
+        assert path.read_bytes() == before
+
+
+@contextmanager
+def answering(answer):
+    """A server whose connections are handled by the coroutine ``answer(reader, writer)``."""
+    loop, ports = asyncio.new_event_loop(), []
+    ready, end = threading.Event(), asyncio.Event()
+
+    async def serve():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+        ready.set()
+        await end.wait()
+        server.close()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield Endpoint(host="127.0.0.1", port=ports[0], path="/predictions/a", token="t")
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join(10)
+
+
+async def read_request(reader) -> tuple[str, bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+    return head, await reader.readexactly(length)
+
+
+class TestLoad:
+    def test_requests_are_whole_and_answers_are_counted(self):
+        seen = []
+
+        async def answer(reader, writer):
+            try:
+                while True:
+                    seen.append(await read_request(reader))
+                    # In two pieces, as a network may have it.
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+                    writer.write(b"ngth: 3\r\n\r\nabc")
+            except asyncio.IncompleteReadError:
+                writer.close()
+
+        with answering(answer) as endpoint:
+            load = closed_loop(endpoint, [b"one", b"second"], clients=3, seconds=0.3)
+        assert load.answered == load.sent == len(seen) > 3
+        assert load.errors == load.rejected == 0
+        assert {body for _, body in seen} == {b"one", b"second"}
+        assert all(head.startswith("POST /predictions/a HTTP/1.1\r\n") for head, _ in seen)
+        assert all("Authorization: Bearer t\r\n" in head for head, _ in seen)
+        assert 1 <= load.percentile_ms(50) <= load.percentile_ms(99)
+
+    def test_refusals_and_lost_connections_are_told_apart(self):
+        async def answer(reader, writer):
+            """The first request of a connection is refused, by its body in one of four ways."""
+            _, body = await read_request(reader)
+            if body == b"503":
+                writer.write(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            elif body == b"400":
+                writer.write(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n")
+            elif body == b"none":
+                writer.write(b"nonsense\r\n\r\n")
+            writer.close()
+
+        with answering(answer) as endpoint:
+            for body in (b"503", b"400", b"none", b"lost"):
+                load = open_loop(endpoint, [body], rate=100, seconds=0.2)
+                assert load.sent > 3
+                assert load.answered == 0
+                assert load.rejected == (load.sent if body == b"503" else 0)
+                assert load.errors == (0 if body == b"503" else load.sent)
+                assert load.failures.get("connection", 0) == (load.sent if body in (b"none", b"lost") else 0)
+
+    def test_an_open_loop_does_not_wait_for_answers(self):
+        """Answers take 0.2 s; a hundred requests a second are sent all the same, each timed from when it was due."""
+
+        async def answer(reader, writer):
+            try:
+                while True:
+                    await read_request(reader)
+                    await asyncio.sleep(0.2)
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                writer.close()
+
+        with answering(answer) as endpoint:
+            load = open_loop(endpoint, [b"x"], rate=100, seconds=0.5)
+        assert 30 < load.sent == load.answered
+        assert load.percentile_ms(0) >= 200
+
+    def test_no_server(self):
+        endpoint = Endpoint(host="127.0.0.1", port=1, path="/")
+        with pytest.raises(OperationError, match="no answer from 127.0.0.1:1"):
+            closed_loop(endpoint, [b"x"], 2, 0.1)
+
+
+def test_an_absent_archive_and_an_empty_folder(tmp_path, store):
+    options = {"server_config": tmp_path / "config.properties", "out": tmp_path}
+    with pytest.raises(OperationError, match=r"absent\.mar: not found"):
+        tune(tmp_path / "absent.mar", TuneConfig(), **options)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_text("no image")
+    said = []
+    with pytest.raises(OperationError, match="no image in it can be read"):
+        tune(store / "digits.mar", TuneConfig(), images=tmp_path / "images", say=said.append, **options)
+    assert "a.png" in said[0]
+    assert not list(tmp_path.glob("*.jsonl"))
