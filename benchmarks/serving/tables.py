@@ -14,6 +14,13 @@ def tables(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def footnote(result: Result) -> str:
+    """What the loads were and what ran."""
+    settings = result.settings
+    versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
+    return f"Loads of {settings['seconds']} s after {settings['warmup']} s of warming; {versions}."
+
+
 def _promises(result: Result) -> str:
     rows = [["promise", "wanted", "measured", ""]]
     for verdict in judge(result.series):

@@ -23,6 +23,7 @@ from training.files import write_atomic
 
 PAGE = ROOT / "benchmarks" / "training" / "README.md"
 ENGINES_PAGE = ROOT / "benchmarks" / "optimize" / "README.md"
+SERVING_PAGE = ROOT / "benchmarks" / "serving" / "README.md"
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -65,7 +66,11 @@ COLUMNS = (
 
 
 def table(result: Result) -> str:
-    """A Markdown table of medians, with lowest and highest where there are several rounds, and what it stands on."""
+    """Markdown: medians, with lowest and highest where there are several rounds, and what they stand on."""
+    if result.benchmark == "compare":
+        from benchmarks.serving.tables import footnote, tables  # it has as many tables as loads
+
+        return "\n".join([tables(result), "", *_footnote(result), "", footnote(result)])
     columns = [column for column in COLUMNS if any(column.metric in row for row in result.summary.values())]
     rows = [["", *(title for column in columns for title in _titles(column, result))]]
     for contender, metrics in result.summary.items():
@@ -158,8 +163,8 @@ def fill_pages(check: bool = False) -> int:
     Args:
         check: Write nothing; exit with 1 when a page is not up to date.
     """
-    pages = ((PAGE, RESULTS), (ENGINES_PAGE, ENGINES_PAGE.parent / "results"))
-    return max(fill_page(check, page, results) for page, results in pages)
+    elsewhere = ((page, page.parent / "results") for page in (ENGINES_PAGE, SERVING_PAGE))
+    return max(fill_page(check, page, results) for page, results in ((PAGE, RESULTS), *elsewhere))
 
 
 def main() -> int:

@@ -52,9 +52,7 @@ class GrpcServer:
         return parse_load(done.stdout)
 
 
-def _contender(
-    name: str, title: str, variant: str, protocol: Literal["REST", "gRPC"] = "REST", is_default: bool = True
-) -> Contender:
+def _contender(name: str, title: str, variant: str, protocol: Literal["REST", "gRPC"] = "REST") -> Contender:
     def prepare(site: Site) -> None:
         """Packages the bundle with the handlers as they are now."""
         package(site.material / "bundle", name, "1.0", site.store, variant)
@@ -90,7 +88,6 @@ def _contender(
         reference=variant,
         needs=("openvino",) if variant == INT8 else (),
         prepare=prepare,
-        is_default=is_default,
     )
 
 

@@ -30,6 +30,7 @@ class ResNet18(ResNet):
     def __init__(self):
         super().__init__(BasicBlock, [2, 2, 2, 2])
 '''
+# The defaults start a worker a core, each with a thread a core, which get into each other's way; this is kinder to it.
 _BATCHED = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 1}
 
 
@@ -53,7 +54,7 @@ def _prepare(name: str, config: dict[str, int]) -> Callable[[Site], None]:
     return prepare
 
 
-def _contender(name: str, title: str, config: dict[str, int], is_default: bool) -> Contender:
+def _contender(name: str, title: str, config: dict[str, int]) -> Contender:
     @contextmanager
     def start(site: Site) -> Iterator[RestServer]:
         state, addresses = site.state(name), Addresses.free()
@@ -82,11 +83,10 @@ def _contender(name: str, title: str, config: dict[str, int], is_default: bool) 
         reference="eager",
         needs=("captum",),
         prepare=_prepare(name, config),
-        is_default=is_default,
     )
 
 
 CONTENDERS = (
-    _contender(STOCK, "TorchServe, stock handler", {}, True),
-    _contender("torchserve-batched", "TorchServe, stock handler, 1 worker, batches of 8", _BATCHED, False),
+    _contender(STOCK, "TorchServe, stock handler", {}),
+    _contender("torchserve-batched", "TorchServe, stock handler, 1 worker, batches of 8", _BATCHED),
 )
