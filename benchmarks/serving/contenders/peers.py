@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,21 @@ PASSIVE = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 def _module(name: str) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.serving.peers.{name}"]
+
+
+@contextmanager
+def _own_folders() -> Iterator[dict[str, str]]:
+    """The environment of a framework that leaves nothing behind and reports to nobody."""
+    # Short on purpose: Ray's sockets lie in it, and a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as folder:
+        yield {
+            "TMPDIR": folder,
+            "RAY_TMPDIR": folder,
+            "BENTOML_HOME": f"{folder}/bentoml",
+            "BENTOML_DO_NOT_TRACK": "True",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+        }
 
 
 def _peer(
@@ -38,11 +54,8 @@ def _peer(
         environment = place.as_environment()
         if family == "ours":
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
-        # What a framework keeps or collects about its users stays out of the comparison.
-        environment |= {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
         actual = [part.replace("PORT", str(place.port)) for part in command]
-        site.state(name).mkdir(parents=True, exist_ok=True)
-        with started(actual, ROOT, site.log(name), environment) as process:
+        with _own_folders() as folders, started(actual, ROOT, site.log(name), {**environment, **folders}) as process:
             yield RestServer(process=process, url=f"http://127.0.0.1:{place.port}/predict", bodies=site.work, form=form)
 
     return Contender(
