@@ -25,6 +25,7 @@ PAGE = ROOT / "benchmarks" / "training" / "README.md"
 HANDLER_PAGE = ROOT / "benchmarks" / "serving" / "handler.md"
 SERVER_PAGE = ROOT / "benchmarks" / "serving" / "server.md"
 ENGINES_PAGE = ROOT / "benchmarks" / "optimize" / "README.md"
+SERVING_PAGE = ROOT / "benchmarks" / "serving" / "README.md"
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -90,7 +91,11 @@ COLUMNS = (
 
 
 def table(result: Result) -> str:
-    """A Markdown table of medians, with lowest and highest where there are several rounds, and what it stands on."""
+    """Markdown: medians, with lowest and highest where there are several rounds, and what they stand on."""
+    if result.benchmark == "compare":
+        from benchmarks.serving.tables import footnote, tables  # it has as many tables as loads
+
+        return "\n".join([tables(result), "", *_footnote(result), "", footnote(result)])
     columns = [column for column in COLUMNS if any(column.metric in row for row in result.summary.values())]
     rows = [["", *(title for column in columns for title in _titles(column, result))]]
     for contender, metrics in result.summary.items():
@@ -186,6 +191,7 @@ def fill_pages(check: bool = False) -> int:
     pages = (
         (PAGE, RESULTS),
         (ENGINES_PAGE, ENGINES_PAGE.parent / "results"),
+        (SERVING_PAGE, SERVING_PAGE.parent / "results"),
         (HANDLER_PAGE, HANDLER_PAGE.parent / "results" / "handler"),
         (SERVER_PAGE, SERVER_PAGE.parent / "results" / "server"),
     )

@@ -1,0 +1,26 @@
+"""This project's predictor, for other servers to hold."""
+
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import InputError
+from handlers.predictor import Predictor, as_json
+
+
+class Ours:
+    """The predictor of a bundle.
+
+    Args:
+        material: folder of ``bundle/``.
+        variant: the only variant that is loaded.
+    """
+
+    def __init__(self, material: Path, variant: str) -> None:
+        self._predictor = Predictor.load(material / "bundle", variant=variant)
+
+    def answer(self, images: list[bytes]) -> list[dict[str, Any]]:
+        """The answers as they go over the wire."""
+        return [
+            {"error": {"code": answer.code}} if isinstance(answer, InputError) else as_json(answer)
+            for answer in self._predictor.predict(images)
+        ]
