@@ -24,7 +24,7 @@ from handlers.metrics_emitter import Emitter
 from handlers.predictor import Prediction
 from handlers.service_metrics import STAGES, ServiceMetrics
 
-RESULTS = ROOT / "benchmarks" / "serving" / "results"
+RESULTS = ROOT / "benchmarks" / "serving" / "results" / "handler"
 HEADERS = {"Host": "127.0.0.1:8080", "Content-Length": "1000", "body": {"content-type": "image/jpeg"}}
 
 

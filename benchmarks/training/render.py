@@ -67,6 +67,7 @@ COLUMNS = (
     Column(metric="mean_change", title="change of the probabilities, mean", show="{:.4f}".format),
     Column(metric="largest_change", title="largest", show="{:.4f}".format),
     Column(metric="requests_per_second", title="requests/s", show="{:.0f}".format, ratio=True),
+    Column(metric="microseconds", title="µs", show="{:.1f}".format),
     Column(metric="cpu_us_per_request", title="CPU a request, µs", show="{:.1f}".format, ratio=True),
     Column(metric="offered_per_second", title="offered/s", show="{:.0f}".format),
     Column(metric="answers_per_second", title="answers/s", show="{:.0f}".format, ratio=True),
