@@ -70,9 +70,9 @@ class TestSpace:
 
     def test_workers_share_the_cores(self):
         space, start = space_of(CONFIG, ["fp32"], cores=8, clients=16)
-        assert space.fit(start.having("workers", 4))["threads"] == 2
-        assert space.fit(start.having("workers", 8))["threads"] == 1
-        assert space.fit(start)["threads"] == 8
+        assert space.within_cores(start.having("workers", 4))["threads"] == 2
+        assert space.within_cores(start.having("workers", 8))["threads"] == 1
+        assert space.within_cores(start)["threads"] == 8
 
     def test_a_value_that_is_no_number(self):
         with pytest.raises(OperationError, match="batchSize: expected a number from 1, got 'many'"):
