@@ -7,6 +7,7 @@ Example: python scripts/tune.py photos --p99-ms 200
 """
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,8 @@ def main() -> int:
         where = f"{tuned.archive}: model-config.yaml: {changes}"
         print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
         if tuned.written:
-            print(f"next: python scripts/serve.py start {name}")
+            given = "" if arguments.store is None else f" --store {shlex.quote(str(arguments.store))}"
+            print(f"next: python scripts/serve.py start {name}{given}")
     return 0
 
 

@@ -68,6 +68,8 @@ class Settings:
     """Of each setting in each round, with --clients, and again with one."""
     rounds: int = 5
     """Rounds; each measures every setting."""
+    warm_seconds: float = 8.0
+    """The longest that a front end is warmed up before the rounds."""
     json: bool = False
     """Print the result as one JSON object."""
 
@@ -89,7 +91,9 @@ def main() -> None:
         for number, (name, changes) in enumerate(contenders.items()):
             settings = _settings(changes)
             state = Path(folder) / str(number)
-            server = stack.enter_context(private_server(archive, CONFIG, state, bodies, arguments.clients, settings))
+            server = stack.enter_context(
+                private_server(archive, CONFIG, state, bodies, arguments.clients, settings, arguments.warm_seconds)
+            )
             up[name] = (server, stack.enter_context(server.model({}, workers=1)))
         for _ in range(arguments.rounds):
             for name, (server, endpoint) in up.items():

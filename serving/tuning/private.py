@@ -37,13 +37,20 @@ class PrivateServer:
         store: the server's folder of archives.
         bodies: of real requests, to warm models up with.
         clients: requests that are under way at once.
+        warm_seconds: the longest that the front end is warmed up.
     """
 
     def __init__(
-        self, server: servers.Server, archive: Path, store: Path, bodies: Sequence[bytes], clients: int
+        self,
+        server: servers.Server,
+        archive: Path,
+        store: Path,
+        bodies: Sequence[bytes],
+        clients: int,
+        warm_seconds: float = MAX_WARM_SECONDS,
     ) -> None:
         self._server, self._archive, self._store = server, archive, store
-        self._bodies, self._clients = bodies, clients
+        self._bodies, self._clients, self._warm_seconds = bodies, clients, warm_seconds
         self._names = (f"trial{number}" for number in itertools.count())
         self._is_warm = False
 
@@ -93,12 +100,12 @@ class PrivateServer:
         if not self._is_warm:
             # Refused by the handler, so that only the front end and the way to the worker take time.
             closed_loop(endpoint, [_NO_IMAGE], self._clients, _WARM_SECONDS)
-            warm_up(endpoint, self._bodies, self._clients)
+            warm_up(endpoint, self._bodies, self._clients, self._warm_seconds)
             self._is_warm = True
         closed_loop(endpoint, self._bodies, self._clients, _MODEL_WARM_SECONDS)
 
 
-def warm_up(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, seconds: float = MAX_WARM_SECONDS) -> None:
+def warm_up(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, seconds: float) -> None:
     """Real requests until two seconds in a row have brought no more throughput, at most for ``seconds``.
 
     Java compiles what is called often, for as long as there is something left to gain: behind a fast model a front end
@@ -119,6 +126,7 @@ def private_server(
     bodies: Sequence[bytes],
     clients: int,
     settings: Mapping[str, str] | None = None,
+    warm_seconds: float = MAX_WARM_SECONDS,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[PrivateServer]:
     """Starts a private server with the settings of ``config`` for the length of the block.
@@ -130,6 +138,7 @@ def private_server(
         bodies: of real requests.
         clients: requests that are under way at once.
         settings: keys in place of the configuration's.
+        warm_seconds: the longest that the front end is warmed up.
         say: told about it.
 
     Raises:
@@ -152,7 +161,7 @@ def private_server(
             settings={"load_models": "", **(settings or {})},
         )
         try:
-            yield PrivateServer(server, archive, store, bodies, clients)
+            yield PrivateServer(server, archive, store, bodies, clients, warm_seconds)
         finally:
             servers.stop(server)
     finally:

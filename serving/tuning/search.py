@@ -96,7 +96,7 @@ class _Sweep:
         origin = best.point
         for path in dimension.paths(origin[dimension.name]):
             for value in path:
-                point = self._space.fit(origin.having(dimension.name, value))
+                point = self._space.within_cores(origin.having(dimension.name, value))
                 if point.key not in self.seen and not self._has_time(False):
                     self.cut_short = True
                     return best

@@ -69,7 +69,7 @@ class Space:
     cores: int
     """That workers share."""
 
-    def fit(self, point: Point) -> Point:
+    def within_cores(self, point: Point) -> Point:
         """``point`` with no more threads in all workers together than cores: more make each many times slower."""
         most = max(1, self.cores // int(point["workers"]))
         return point.having("threads", min(int(point["threads"]), most))

@@ -24,6 +24,9 @@ from serving.tuning.space import Point, Space, Value, space_of
 
 QUEUE_SECONDS = 1.0
 """Without a limit of latency: the longest that a request waits in a full queue."""
+_SPREAD = 1.3
+"""The p99 of what is answered under overload, divided by the time that a full queue takes: measured by
+benchmarks.serving.overload, 1.3 at twice the capacity with a queue of 100 as with one of 16."""
 _LIMIT_ROUNDS = 3
 _FINAL_SHARE = 0.4
 """Of the time, at most, that is kept for the final."""
@@ -151,8 +154,9 @@ def tune(
 def queue_size(best: Measured, goal: Goal, clients: int) -> int:
     """Requests that may wait, so that the last of them is still answered in time.
 
-    One that comes to a full queue waits for all before it, queue / throughput seconds, and for the batches that the
-    workers hold already. More are refused at once, which is worth more to a client than an answer that comes too late.
+    The last one waits for all before it and for the batches that the workers hold: (queue + held) / throughput seconds,
+    now and then ``_SPREAD`` times that. More are refused at once, which is worth more to a client than an answer that
+    comes too late.
 
     Args:
         best: the settings with their throughput.
@@ -161,7 +165,7 @@ def queue_size(best: Measured, goal: Goal, clients: int) -> int:
     """
     seconds = QUEUE_SECONDS if goal.p99_ms is None else goal.p99_ms / 1000
     held = int(best.point["workers"]) * int(best.point["batch"])
-    return max(clients, round(best.throughput * seconds) - held)
+    return max(clients, round(best.throughput * seconds / _SPREAD) - held)
 
 
 def _compare(recorder: Recorder, meter: Meter, point: Point) -> list[tuple[float, float]]:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.serving.digits import RESULTS as SERVER_RESULTS
 from benchmarks.training.class_folders import choose, write_class_folders
 from benchmarks.training.fashion import NAMES, read_idx, write_fashion_mnist, write_tuning_set
 from benchmarks.training.kept import kept
 from benchmarks.training.overfitting import OFF, VARIANTS, flags_of
 from benchmarks.training.pace import Pace, as_epoch, warm_values
 from benchmarks.training.processes import NO_AUGMENTATION, supported_flags
-from benchmarks.training.render import PAGE, fill_page, render, table
+from benchmarks.training.render import PAGE, SERVER_PAGE, fill_page, render, table
 from benchmarks.training.results import RESULTS, Machine, Origin, Result, read_result, summarise, write_result
 from tests.conftest import ROOT
 from training.config import AugmentConfig
@@ -210,7 +211,8 @@ def test_the_page_is_filled_in_again_and_again(tmp_path):
 
 
 def test_the_projects_own_page_is_what_its_result_files_give():
-    assert render(PAGE.read_text("utf-8"), RESULTS) == PAGE.read_text("utf-8")
+    for page, results in ((PAGE, RESULTS), (SERVER_PAGE, SERVER_RESULTS)):
+        assert render(page.read_text("utf-8"), results) == page.read_text("utf-8")
 
 
 def test_the_first_epoch_is_left_out():

@@ -4,13 +4,19 @@ import asyncio
 import threading
 import zipfile
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from handlers.host import this_host
+from handlers.measurement import Measurement, Ranking
+from handlers.spec import read_spec
+from serving.archive import open_archive, replace_spec
 from serving.errors import OperationError
 from serving.model_config import read_model_config, update_model_config
 from serving.tuning.journal import Journal, journal_key
 from serving.tuning.load import Endpoint, closed_loop, open_loop
+from serving.tuning.material import read_material
 from serving.tuning.recorder import Recorder
 from serving.tuning.result import Goal, Measured, Slice, frontier
 from serving.tuning.search import FINALISTS, ROUNDS, search
@@ -64,9 +70,9 @@ class TestSpace:
 
     def test_workers_share_the_cores(self):
         space, start = space_of(CONFIG, ["fp32"], cores=8, clients=16)
-        assert space.fit(start.having("workers", 4))["threads"] == 2
-        assert space.fit(start.having("workers", 8))["threads"] == 1
-        assert space.fit(start)["threads"] == 8
+        assert space.within_cores(start.having("workers", 4))["threads"] == 2
+        assert space.within_cores(start.having("workers", 8))["threads"] == 1
+        assert space.within_cores(start)["threads"] == 8
 
     def test_a_value_that_is_no_number(self):
         with pytest.raises(OperationError, match="batchSize: expected a number from 1, got 'many'"):
@@ -121,8 +127,9 @@ class TestSearch:
 
     def test_noise_does_not_move_it(self):
         machine = Machine(lambda point: 100.0 + point["batch"] / 16)
-        space, start = space_of(CONFIG, ["fp32"], cores=1, clients=16)
-        assert len(search(space, start, machine, Goal(), always).swept) < 6
+        space, start = space_of(CONFIG, ["fp32"], cores=1, clients=64)
+        swept = search(space, start, machine, Goal(), always).swept
+        assert {one.point["batch"] for one in swept} == {4, 8, 16}
 
     def test_a_start_that_cannot_be_served_is_left_behind(self):
         def measure(points, final):
@@ -158,9 +165,9 @@ def test_the_frontier_by_hand():
 def test_queue_size_by_hand():
     _, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
     best = measured(start.having("workers", 2), 1000.0)
-    # 200 ms at 1000 a second are 200 requests, 16 of which two workers hold.
-    assert queue_size(best, Goal(p99_ms=200), clients=16) == 184
-    assert queue_size(best, Goal(), clients=16) == 984
+    # 260 ms are 200 ms with some spread; at 1000 a second those are 200 requests, 16 of which two workers hold.
+    assert queue_size(best, Goal(p99_ms=260), clients=16) == 184
+    assert queue_size(best, Goal(), clients=16) == 753
     assert queue_size(best, Goal(p99_ms=20), clients=16) == 16
 
 
@@ -366,6 +373,51 @@ class TestLoad:
         endpoint = Endpoint(host="127.0.0.1", port=1, path="/")
         with pytest.raises(OperationError, match="no answer from 127.0.0.1:1"):
             closed_loop(endpoint, [b"x"], 2, 0.1)
+
+
+class TestVariants:
+    """The digits' archive with variants whose measurements the test made up."""
+
+    @pytest.fixture
+    def archive(self, store, tmp_path):
+        path = tmp_path / "digits.mar"
+        path.write_bytes((store / "digits.mar").read_bytes())
+        with open_archive(path) as folder:
+            spec = read_spec(folder)
+        host = this_host()
+
+        def variant(name, drop, **options):
+            measured = Measurement(
+                host=host, date="2026-01-01", threads=1, images=1000, accuracy=0.9, drop=drop, agreement=0.98,
+                drop_interval=(drop - 0.004, drop + 0.004), difference=0.1, latency_p50_ms=1, latency_p99_ms=1,
+                load_seconds=1, memory_bytes=1, file_bytes=1,
+            )  # fmt: skip
+            return replace(spec.variants[0], name=name, measurements=(measured,), **options)
+
+        variants = (
+            *spec.variants,
+            variant("careful", 0.0),
+            variant("bold", 0.02),
+            replace(spec.variants[0], name="unknown"),
+            variant("absent", 0.0, files={"variants/absent/a.bin": "0" * 64}),
+            variant("refused", 0.5),
+        )
+        order = ("bold", "careful", "unknown", "absent", "fp32")
+        ranking = Ranking(host=host, date="2026-01-01", order=order, max_accuracy_drop=0.05)
+        replace_spec(path, replace(spec, variants=variants, rankings=(ranking,)).to_json().encode())
+        return path
+
+    def test_those_of_the_ranking_are_tried(self, archive):
+        material = read_material(archive, None, None, "cpu")
+        assert material.variants == ("bold", "careful", "unknown", "fp32")
+        assert material.left_out == {"absent": "is not in the archive"}
+        assert len(material.bodies) >= 16
+
+    def test_a_stricter_budget_leaves_out_those_that_lose_more(self, archive):
+        material = read_material(archive, None, 0.005, "cpu")
+        assert material.variants == ("careful", "fp32")
+        assert material.left_out["bold"] == "may lose 2.40% of the accuracy, 0.50% are allowed"
+        assert material.left_out["unknown"] == "its accuracy was never measured"
 
 
 def test_an_absent_archive_and_an_empty_folder(tmp_path, store):
