@@ -92,6 +92,15 @@ def cpu_seconds(root: psutil.Process) -> float:
     return total
 
 
+def other_seconds(root: psutil.Process) -> float:
+    """CPU time that the machine has spent so far on others than the family and this process with its ended children."""
+    everyone = psutil.cpu_times()
+    idle = everyone.idle + getattr(everyone, "iowait", 0.0)
+    # Linux counts a guest's time within user time, too.
+    busy = sum(everyone) - idle - getattr(everyone, "guest", 0.0) - getattr(everyone, "guest_nice", 0.0)
+    return busy - cpu_seconds(root) - sum(os.times()[:4])
+
+
 def memory(root: psutil.Process) -> Memory:
     """What the family holds now.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.targets import judge
+from benchmarks.serving.turn import NOISY_CORES
 from benchmarks.training.results import Result, Summary
 
 
@@ -18,7 +19,18 @@ def footnote(result: Result) -> str:
     """What the loads were and what ran."""
     settings = result.settings
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
-    return f"Loads of {settings['seconds']} s after {settings['warmup']} s of warming; {versions}."
+    others = [
+        value
+        for metrics in result.series.values()
+        for metric, values in metrics.items()
+        if metric.endswith("/other_cores")
+        for value in values
+    ]
+    noisy = sum(value > NOISY_CORES for value in others)
+    return (
+        f"Loads of at least {settings['seconds']} s after {settings['warmup']} s of warming; {versions}. In {noisy} of "
+        f"{len(others)} loads other processes used more than {NOISY_CORES:g} cores (at most {max(others):.2f})."
+    )
 
 
 def _promises(result: Result) -> str:

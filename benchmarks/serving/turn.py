@@ -8,12 +8,14 @@ from pathlib import Path
 from benchmarks.serving.bodies import Size, as_text
 from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.errors import ContenderError
-from benchmarks.serving.process_tree import cpu_seconds, is_alive, last_line, memory
+from benchmarks.serving.process_tree import cpu_seconds, is_alive, last_line, memory, other_seconds
 from benchmarks.serving.servers import Server
 
 _START_SECONDS = 120
 _POLL_SECONDS = 0.1
 WARM_CLIENTS = 16
+NOISY_CORES = 0.2
+"""A load during which processes of others used more than this is worth little."""
 
 Labels = Mapping[Path, str]
 """Photograph -> the label that it must get."""
@@ -103,9 +105,10 @@ def _check(server: Server, labels: Labels) -> None:
 
 
 def _load(server: Server, cell: Cell, seconds: int) -> dict[str, float]:
-    before = cpu_seconds(server.process)
+    begin, before, others = time.monotonic(), cpu_seconds(server.process), other_seconds(server.process)
     load = server.load(cell.size, cell.clients, seconds)
     used = cpu_seconds(server.process) - before
+    others = (other_seconds(server.process) - others) / (time.monotonic() - begin)
     return {
         "requests_per_second": load.good / load.seconds,
         "p50_ms": load.p50_ms,
@@ -113,9 +116,12 @@ def _load(server: Server, cell: Cell, seconds: int) -> dict[str, float]:
         "p99_ms": load.p99_ms,
         "cpu_ms": 1e3 * used / load.good if load.good else 0.0,
         "errors": float(load.errors),
+        "other_cores": max(0.0, others),
     }
 
 
 def _told(measured: Mapping[str, float]) -> str:
     errors = f", {measured['errors']:.0f} ERRORS" if measured["errors"] else ""
+    if measured["other_cores"] > NOISY_CORES:
+        errors += f", NOISY: other processes used {measured['other_cores']:.1f} cores"
     return f"{measured['requests_per_second']:.1f}/s, p50 {measured['p50_ms']:.1f} ms{errors}"

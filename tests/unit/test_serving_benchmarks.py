@@ -201,7 +201,7 @@ def test_a_load_with_errors_proves_nothing():
 
 
 def whole(series):
-    extra = {"p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0, "cpu_ms": 4.0}
+    extra = {"p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0, "cpu_ms": 4.0, "other_cores": 0.25}
     filled = {}
     for name, metrics in series.items():
         cells = {metric.partition("/")[0] for metric in metrics}
@@ -231,6 +231,7 @@ def test_the_page_shows_promises_loads_and_who_was_left_out():
     assert "Flask" not in large
     assert "Left out: ray-ours: it ended before its first answer." in text
     assert "A CPU, 2 cores" in text
+    assert "In 60 of 60 loads other processes used more than 0.2 cores (at most 0.25)." in text
 
 
 def test_the_projects_own_page_is_what_its_result_files_give():
@@ -343,12 +344,12 @@ def test_a_turn_measures_a_real_server(tmp_path):
     plan = Plan(cells=(Cell(size=size, clients=1), Cell(size=size, clients=4)), seconds=1, warmup=1)
     said = []
     values = take_turn(tiny(), site, plan, {photograph: str(photograph.stat().st_size)}, said.append)
-    names = ("requests_per_second", "p50_ms", "p90_ms", "p99_ms", "cpu_ms", "errors")
+    names = ("requests_per_second", "p50_ms", "p90_ms", "p99_ms", "cpu_ms", "errors", "other_cores")
     assert set(values) == {"start_seconds", "rss_mb", "pss_mb"} | {
         f"64x48@{clients}/{name}" for clients in (1, 4) for name in names
     }
     assert values["64x48@4/errors"] == 0
-    assert all(value > 0 for name, value in values.items() if not name.endswith("errors"))
+    assert all(value > 0 for name, value in values.items() if not name.endswith(("errors", "other_cores")))
     assert len(said) == 2
 
 
