@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from handlers.spec import bundle_digest
-from serving.server import wait_for_workers
+from serving.readiness import wait_for_workers
 
 LINE = re.compile(r'(marquee_\w+)\{model_name="digits",model_version="1.0",(.*?),?Hostname="[^"]+",\} (\S+)')
 FLUSHED = 2.0
