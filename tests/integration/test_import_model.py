@@ -139,6 +139,7 @@ def test_imported_models_are_served(photos, labels, net, script, tmp_path, free_
     assert made["imported"]["largest_difference"] < 1e-4
     spec = read_spec(out / "bundle")
     assert (spec.image.resize, spec.image.crop, spec.image.mean) == (256, 224, (0.5, 0.5, 0.5))
+    assert spec.image.decode == "scaled"
     assert spec.provenance["licence"] == "Apache-2.0"
     assert spec.provenance["imported"]["file"] == LITE0.name
 
