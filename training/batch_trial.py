@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.data.manifest import Manifest
 from training.device import resolve_device
 from training.distributed import World
 from training.errors import TrainingError
+from training.loop import deferred_signals
 from training.memory import peak_bytes
 from training.progress import Progress
 
@@ -120,19 +122,26 @@ def measure_in_child(trial: Trial, batch_size: int) -> BatchMeasurement:
         TrainingError: with what happened and what to do.
     """
     receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    with _child(sender, trial, batch_size) as process:
+    # A Ctrl-C while a process is being made would be lost: Python ignores what a fork's hooks raise.
+    with deferred_signals() as signals, _child(sender, trial, batch_size) as process:
         sender.close()  # so that the end of the child is the end of the pipe
         while not receiver.poll(_POLL_SECONDS):
+            if signals.received:
+                raise KeyboardInterrupt
             if _resident_bytes(process) > trial.limit:
                 raise DoesNotFitError(f"a batch of {batch_size} needs more than the limit")
         try:
             answer: BatchMeasurement | TrainingError = receiver.recv()
         except EOFError:
             process.join()
+            if signals.received:
+                raise KeyboardInterrupt from None
             raise TrainingError(
                 f"the process that measured a batch of {batch_size} ended with code {process.exitcode}; "
                 "lower --memory-fraction when the system ran out of memory"
             ) from None
+        if signals.received:
+            raise KeyboardInterrupt
     if isinstance(answer, TrainingError):
         raise answer
     return answer
@@ -143,6 +152,8 @@ def _child(sender: Connection, trial: Trial, batch_size: int) -> Iterator[BasePr
     process = multiprocessing.get_context("spawn").Process(
         target=_answer, args=(sender, trial, batch_size), daemon=True
     )
+    # It unblocks Ctrl-C when it starts, which must not be in the middle of what follows.
+    resource_tracker.ensure_running()
     try:
         # Ctrl-C reaches every process of the terminal; the child inherits the mask and leaves it to its parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -91,8 +91,6 @@ ALLOWED_CALLS = {
     # Of a heat map, not of an image.
     ("handlers/explain/methods.py", "interpolate"),
     ("handlers/explain/picture.py", "pad"),
-    # Space.fit: settings that belong together.
-    ("serving/tuning/search.py", "fit"),
     # LogisticRegression.fit, on features.
     ("training/selection/probe.py", "fit"),
 }
