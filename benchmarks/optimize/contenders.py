@@ -66,7 +66,7 @@ def _exported(precision: Precision, engine: str) -> Callable[..., tuple[Call, di
         served = classifier if precision == "fp32" else LowPrecision(copy.deepcopy(classifier), torch.bfloat16)
         path = folder / "model.pt2"
         export_program(served, _spec_image(), path)
-        return _load([path], folder, engine, precision)
+        return load_files([path], folder, engine, precision)
 
     return build
 
@@ -76,7 +76,7 @@ def _openvino(precision: Precision) -> Callable[..., tuple[Call, dict[str, int]]
         model = convert(trace_program(classifier, _spec_image()), _spec_image())
         if precision == "int8":
             model, _ = quantize(model, Images(pixels=pixels, targets=None), None, 0.0)
-        return _load(save(model, folder / "model.xml"), folder, "openvino", precision)
+        return load_files(save(model, folder / "model.xml"), folder, "openvino", precision)
 
     return build
 
@@ -99,7 +99,7 @@ def _spec_image() -> ImageSpec:
     return ImageSpec(channels=3, resize=SIDE, crop=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def _load(files: list[Path], folder: Path, engine: str, precision: Precision) -> tuple[Call, dict[str, int]]:
+def load_files(files: list[Path], folder: Path, engine: str, precision: Precision) -> tuple[Call, dict[str, int]]:
     """The engine that a server would load, behind the predictor's own checks."""
     variant = VariantSpec(
         name=precision,
