@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmarks import ROOT
 from benchmarks.optimize.contenders import CONTENDERS, SIDE, make
+from benchmarks.results import origin, write_result
 from benchmarks.training.photos import write_photos
-from benchmarks.training.results import origin, write_result
 from training.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "optimize" / "results"

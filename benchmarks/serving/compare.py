@@ -5,7 +5,7 @@ then all of them again. Never do two run at once. An interrupted run goes on whe
 
 Example: python -m benchmarks.serving.compare --quick
 
-Writes RESULTS/compare.json after each round; then run: python -m benchmarks.training.render
+Writes RESULTS/compare.json after each round; then run: python -m benchmarks.render
 """
 
 import contextlib
@@ -23,6 +23,8 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
+from benchmarks.kept import kept
+from benchmarks.results import Origin, Series, origin, read_result, write_result
 from benchmarks.serving.bodies import Size, as_text
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.base import Contender, Site
@@ -33,8 +35,6 @@ from benchmarks.serving.references import find_labels
 from benchmarks.serving.targets import judge, sentence
 from benchmarks.serving.turn import Cell, Plan, take_turn
 from benchmarks.serving.wrk import find_wrk
-from benchmarks.training.kept import kept
-from benchmarks.training.results import Origin, Series, origin, read_result, write_result
 from handlers.spec import bundle_digest
 from training.errors import TrainingError
 

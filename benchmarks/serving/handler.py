@@ -26,8 +26,8 @@ from PIL import Image
 
 from benchmarks import ROOT
 from benchmarks.optimize.contenders import SIDE, load_files, make
+from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.handler_material import digits_model, imagenet_model, large_digits, photographs
-from benchmarks.training.results import Series, origin, write_result
 from handlers.batch import BatchLoader
 from handlers.host import this_host
 from handlers.images import decode, load, open_image, prepare
@@ -300,9 +300,7 @@ def main() -> int:
     """Entry point."""
     settings = tyro.cli(Handler, prog="python -m benchmarks.serving.handler", description=__doc__)
     written = measure(settings)
-    print(
-        json.dumps([str(path) for path in written]) if settings.json else "next: python -m benchmarks.training.render"
-    )
+    print(json.dumps([str(path) for path in written]) if settings.json else "next: python -m benchmarks.render")
     return 0
 
 

@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 import tyro
 from _cli import run
 
+from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.digits import RESULTS
-from benchmarks.training.results import Series, origin, write_result
 from serving.tuning.load import Endpoint, closed_loop
 from training.errors import TrainingError
 

@@ -19,7 +19,7 @@ from _cli import run
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from benchmarks import ROOT
-from benchmarks.training.results import Series, origin, write_result
+from benchmarks.results import Series, origin, write_result
 from handlers.metrics_emitter import Emitter
 from handlers.predictor import Prediction
 from handlers.service_metrics import STAGES, ServiceMetrics

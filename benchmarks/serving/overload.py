@@ -17,9 +17,9 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
+from benchmarks.render import table
+from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.digits import RESULTS, digits_archive, photo_bodies
-from benchmarks.training.render import table
-from benchmarks.training.results import Series, origin, write_result
 from serving.tuning.load import Endpoint, Load, closed_loop, open_loop
 from serving.tuning.private import private_server
 

@@ -19,9 +19,9 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
+from benchmarks.render import table
+from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.digits import RESULTS, digits_archive, digits_bodies
-from benchmarks.training.render import table
-from benchmarks.training.results import Series, origin, write_result
 from serving.settings import read_properties
 from serving.tuning.load import Endpoint, closed_loop
 from serving.tuning.private import PrivateServer, private_server

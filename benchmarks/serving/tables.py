@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from benchmarks.results import Result, Summary
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.targets import judge
 from benchmarks.serving.turn import NOISY_CORES
-from benchmarks.training.results import Result, Summary
 
 
 def tables(result: Result) -> str:

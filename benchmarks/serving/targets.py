@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.results import Series
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.limit import MANY_PROCESSES, ONE_PROCESS
 from benchmarks.serving.contenders.marquee import MARQUEE
 from benchmarks.serving.contenders.stock import STOCK
-from benchmarks.training.results import Series
 
 _SMALL, _LARGE = "500x375", "4032x3024"
 _RATE, _MEDIAN = "requests_per_second", "p50_ms"

@@ -18,9 +18,9 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
-from benchmarks.training.kept import Values, kept
+from benchmarks.kept import Values, kept
+from benchmarks.results import RESULTS, Series, origin, write_result
 from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
-from benchmarks.training.results import RESULTS, Series, origin, write_result
 from benchmarks.training.slices import Name, write_slice
 
 BASELINE = "torchvision-style fp32"

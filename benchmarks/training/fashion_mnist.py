@@ -20,9 +20,9 @@ import yaml
 from _cli import run
 
 from benchmarks import ROOT
+from benchmarks.results import RESULTS, origin, write_result
 from benchmarks.training.fashion import SOURCE, write_fashion_mnist, write_tuning_set
 from benchmarks.training.processes import read_epochs, train
-from benchmarks.training.results import RESULTS, origin, write_result
 from training.records import CONFIG_FILE
 
 _CONFIGS = ROOT / "benchmarks" / "training"

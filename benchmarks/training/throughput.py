@@ -5,7 +5,7 @@ once, then every contender again, each in a process of its own, one at a time. T
 
 Example: python -m benchmarks.training.throughput --rounds 5
 
-Writes RESULTS/throughput.json after each round; then run: python -m benchmarks.training.render
+Writes RESULTS/throughput.json after each round; then run: python -m benchmarks.render
 """
 
 import json
@@ -19,10 +19,10 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
+from benchmarks.results import RESULTS, Series, origin, write_result
 from benchmarks.training.pace import warm_values
 from benchmarks.training.photos import write_photos
 from benchmarks.training.processes import NO_AUGMENTATION, read_epochs, run_json, supported_flags, train
-from benchmarks.training.results import RESULTS, Series, origin, write_result
 from training.errors import TrainingError
 
 BASELINE = "torchvision-style fp32"

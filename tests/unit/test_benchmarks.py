@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.kept import kept
+from benchmarks.render import PAGE, SERVER_PAGE, fill_page, render, table
+from benchmarks.results import RESULTS, Machine, Origin, Result, read_result, summarise, write_result
 from benchmarks.serving.digits import RESULTS as SERVER_RESULTS
 from benchmarks.training.class_folders import choose, write_class_folders
 from benchmarks.training.fashion import NAMES, read_idx, write_fashion_mnist, write_tuning_set
-from benchmarks.training.kept import kept
 from benchmarks.training.overfitting import OFF, VARIANTS, flags_of
 from benchmarks.training.pace import Pace, as_epoch, warm_values
 from benchmarks.training.processes import NO_AUGMENTATION, supported_flags
-from benchmarks.training.render import PAGE, SERVER_PAGE, fill_page, render, table
-from benchmarks.training.results import RESULTS, Machine, Origin, Result, read_result, summarise, write_result
 from tests.conftest import ROOT
 from training.config import AugmentConfig
 from training.errors import DataError, TrainingError

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.render import HANDLER_PAGE, fill_page
+from benchmarks.results import read_result
 from benchmarks.serving import handler
 from benchmarks.serving.handler_material import large_digits, photographs
-from benchmarks.training.render import HANDLER_PAGE, fill_page
-from benchmarks.training.results import read_result
 from handlers.images import load
 
 

@@ -295,8 +295,8 @@ def test_a_mistake_in_counting_is_told_once(caplog):
 
 
 def test_the_benchmark_of_their_cost(tmp_path):
+    from benchmarks.results import read_result
     from benchmarks.serving.metrics import Metrics, measure
-    from benchmarks.training.results import read_result
 
     result = read_result(measure(Metrics(rounds=2, repeats=100, results=tmp_path)))
     assert set(result.series) == {"count a batch of 1", "count a batch of 8", "write a report"}

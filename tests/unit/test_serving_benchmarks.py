@@ -15,6 +15,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from benchmarks.render import SERVING_PAGE, render, table
+from benchmarks.results import Machine, Origin
 from benchmarks.serving.bodies import CONTENT_TYPES, encode, write_bodies
 from benchmarks.serving.compare import RESULTS, Compare, choose
 from benchmarks.serving.contenders import CONTENDERS
@@ -30,8 +32,6 @@ from benchmarks.serving.servers import RestServer, likeliest
 from benchmarks.serving.targets import judge, sentence
 from benchmarks.serving.turn import Cell, Plan, cells_of, take_turn
 from benchmarks.serving.wrk import run_wrk
-from benchmarks.training.render import SERVING_PAGE, render, table
-from benchmarks.training.results import Machine, Origin
 from tests.conftest import ROOT
 
 LINE = (

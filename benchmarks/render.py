@@ -2,7 +2,7 @@
 
 Each table stands between <!-- results: NAME --> and <!-- end -->, for results/NAME.json.
 
-Example: python -m benchmarks.training.render
+Example: python -m benchmarks.render
 
 With --check nothing is written: the exit code is 1 when the page is not what the result files give.
 """
@@ -17,7 +17,7 @@ import tyro
 from _cli import run
 
 from benchmarks import ROOT
-from benchmarks.training.results import RESULTS, Result, Summary, read_result
+from benchmarks.results import RESULTS, Result, Summary, read_result
 from training.errors import TrainingError
 from training.files import write_atomic
 
@@ -176,7 +176,7 @@ def fill_page(check: bool = False, page: Path = PAGE, results: Path = RESULTS) -
     if before == after:
         return 0
     if check:
-        print(f"error: {page}: not up to date; run python -m benchmarks.training.render", file=sys.stderr)
+        print(f"error: {page}: not up to date; run python -m benchmarks.render", file=sys.stderr)
         return 1
     write_atomic(page, after)
     print(f"wrote {page}")
@@ -201,7 +201,7 @@ def fill_pages(check: bool = False) -> int:
 
 def main() -> int:
     """Entry point."""
-    return tyro.cli(fill_pages, prog="python -m benchmarks.training.render", description=__doc__)
+    return tyro.cli(fill_pages, prog="python -m benchmarks.render", description=__doc__)
 
 
 if __name__ == "__main__":
