@@ -9,6 +9,7 @@ import torch
 
 from handlers.distance import DISTANCE_FILE, read_distance
 from handlers.engines import Engine
+from handlers.engines.openvino_core import core
 from handlers.errors import BundleError
 from handlers.spec import ModelSpec, VariantSpec
 
@@ -31,7 +32,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        compiled = ov.Core().compile_model(str(path), "CPU", config)
+        compiled = core().compile_model(str(path), "CPU", config)
     except Exception as error:
         raise BundleError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
     tables = [Path(folder) / name for name in variant.files if name.endswith(DISTANCE_FILE)]

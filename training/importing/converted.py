@@ -71,12 +71,12 @@ def read_model(path: Path) -> "ov.Model":
         TrainingError: see :func:`prepare`.
     """
     try:
-        import openvino as ov  # an extra: training alone does not need it
+        from handlers.engines.openvino_core import core  # an extra: training alone does not need it
     except ImportError as error:
         raise TrainingError(f"{path}: needs OpenVINO; pip install 'marquee[optimize]'") from error
     with said_of(path):
         # Not ov.convert_model, which reports its use over the network.
-        model = ov.Core().read_model(path)
+        model = core().read_model(path)
     for kind, ports in (("input", model.inputs), ("output", model.outputs)):
         if len(ports) != 1:
             names = ", ".join(port.any_name if port.names else "unnamed" for port in ports)

@@ -15,6 +15,7 @@ from handlers.spec import ImageSpec
 from training.errors import OptimizeError
 from training.models import Classifier
 from training.optimize.material import LEAST_CALIBRATION, Images
+from training.optimize.signal_stack import kept_signal_stack
 
 _INSTALL = 'install the extra: pip install "marquee[optimize]"'
 
@@ -53,7 +54,7 @@ def convert(program: torch.export.ExportedProgram, image: ImageSpec) -> Any:
 
 def read(path: Path) -> Any:
     """An ``openvino.Model`` from its ``.xml``."""
-    return import_openvino().Core().read_model(path)
+    return import_core().read_model(path)
 
 
 def save(model: Any, path: Path) -> list[Path]:
@@ -87,7 +88,8 @@ def quantize(model: Any, calibration: Images, validation: Images | None, max_dro
     dataset = nncf.Dataset([calibration.pixels[i : i + 1] for i in range(len(calibration))])
     options = {"subset_size": len(calibration), "preset": nncf.QuantizationPreset.MIXED}
     # Its progress bars go to stdout, which belongs to the command's answer.
-    with contextlib.redirect_stdout(sys.stderr):
+    import_core()
+    with contextlib.redirect_stdout(sys.stderr), kept_signal_stack():
         return _quantize(nncf, model, dataset, calibration, validation, max_drop, options)
 
 
@@ -136,8 +138,7 @@ class _Validation:
 
 def accuracy(model: Any, images: Images) -> float:
     """Share of right answers of an ``openvino.Model``."""
-    openvino = import_openvino()
-    return _accuracy_of(openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), images)
+    return _accuracy_of(import_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), images)
 
 
 def _accuracy_of(compiled: Any, images: Images) -> float:
@@ -149,6 +150,14 @@ def shorten(error: Exception) -> str:
     """One line of a library's long message: its last non-empty one says what it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else repr(error))[:300]
+
+
+def import_core() -> Any:
+    """:func:`handlers.engines.openvino_core.core`, or an error that names the extra."""
+    import_openvino()
+    from handlers.engines.openvino_core import core
+
+    return core()
 
 
 def import_openvino() -> Any:

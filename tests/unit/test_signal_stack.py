@@ -1,0 +1,63 @@
+"""A signal must find a stack, whatever OpenVINO's Cores left behind. Each test has a process of its own, to lose."""
+
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+from tests.unit.test_engines import spec  # noqa: F401  a fixture
+
+# faulthandler gives the main thread the first stack, and makes Python's handlers run on such a one.
+_BEFORE = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+faulthandler.enable()
+signal.signal(signal.SIGALRM, lambda *_: print("heard"))
+"""
+_AFTER = """
+gc.collect()
+os.kill(os.getpid(), signal.SIGALRM)
+"""
+
+
+def run(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", _BEFORE + code + _AFTER, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_signal_is_heard_after_engines_came_and_went(spec, tmp_path):  # noqa: F811
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    code = """
+from handlers.engines import load_engine
+from handlers.spec import read_spec
+folder = Path(sys.argv[1])
+spec = read_spec(folder)
+first, second = (load_engine(spec, spec.variants[0], folder, "cpu") for _ in range(2))
+del first
+gc.collect()
+del second
+"""
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_other_peoples_cores_are_survived_inside_the_guard():
+    code = """
+import openvino as ov
+from handlers.engines.openvino_core import core
+from training.optimize.signal_stack import kept_signal_stack
+core()
+with kept_signal_stack():
+    first, second = ov.Core(), ov.Core()
+    for one in (first, second):
+        one.get_property("CPU", "FULL_DEVICE_NAME")
+    del first, one
+    gc.collect()
+    del second
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
