@@ -62,7 +62,7 @@ def _work(connection: Connection, material: Path, variant: str, threads: int) ->
     from handlers.predictor import Predictor
 
     torch.set_num_threads(threads)
-    predictor = Predictor.load(material / "bundle", variant=variant)
+    predictor = Predictor.load(material / "bundle", variant=variant, decode_threads=threads)
     while True:
         try:
             command = connection.recv()

@@ -37,7 +37,10 @@ from training.optimize.material import Images
 from training.optimize.openvino_ir import convert, quantize, relative, save
 
 CLASSES = 1000
-IMAGE = ImageSpec(channels=3, resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGE = ImageSpec(
+    channels=3, resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), decode="scaled"
+)
+"""As an export writes it: large JPEG files are decoded scaled (handlers/images.py)."""
 WEIGHTS = "resnet18.pth"
 FP32, INT8 = "fp32", "openvino-int8"
 _CALIBRATION = 64

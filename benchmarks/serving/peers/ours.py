@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from handlers.errors import InputError
 from handlers.predictor import Predictor, as_json
 
@@ -16,7 +18,8 @@ class Ours:
     """
 
     def __init__(self, material: Path, variant: str) -> None:
-        self._predictor = Predictor.load(material / "bundle", variant=variant)
+        # As many as this project's worker has where there is one, as here.
+        self._predictor = Predictor.load(material / "bundle", variant=variant, decode_threads=torch.get_num_threads())
 
     def answer(self, images: list[bytes]) -> list[dict[str, Any]]:
         """The answers as they go over the wire."""
