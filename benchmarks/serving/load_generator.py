@@ -20,7 +20,7 @@ import tyro
 from _cli import run
 
 from benchmarks.results import Series, origin, write_result
-from benchmarks.serving.digits import RESULTS
+from benchmarks.serving.archives import RESULTS
 from serving.tuning.load import Endpoint, closed_loop
 from training.errors import TrainingError
 

@@ -19,7 +19,7 @@ from _cli import run
 from benchmarks import ROOT
 from benchmarks.render import table
 from benchmarks.results import Series, origin, write_result
-from benchmarks.serving.digits import RESULTS, digits_archive, photo_bodies
+from benchmarks.serving.archives import RESULTS, digits_archive, photo_bodies
 from serving.tuning.load import Endpoint, Load, closed_loop, open_loop
 from serving.tuning.private import private_server
 

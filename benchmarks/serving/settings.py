@@ -1,7 +1,8 @@
 """Settings of the server, one changed at a time: what config.properties and the logging are worth.
 
 Each setting has a server of its own; all are up at once, and asked in turn. A small network answers digits, so that the
-front end decides. Its CPU time a request is steadier than the throughput on a machine that others use, too.
+front end decides, or a ResNet-18 photographs. The front end's CPU time a request is steadier than the throughput on a
+machine that others use, too.
 
 Example: python -m benchmarks.serving.settings --group netty
 """
@@ -21,7 +22,7 @@ from _cli import run
 from benchmarks import ROOT
 from benchmarks.render import table
 from benchmarks.results import Series, origin, write_result
-from benchmarks.serving.digits import RESULTS, digits_archive, digits_bodies
+from benchmarks.serving.archives import RESULTS, digits_archive, digits_bodies, photo_bodies, resnet18_archive
 from serving.settings import read_properties
 from serving.tuning.load import Endpoint, closed_loop
 from serving.tuning.private import PrivateServer, private_server
@@ -29,7 +30,7 @@ from serving.tuning.private import PrivateServer, private_server
 CONFIG = ROOT / "config.properties"
 AS_IT_IS = "config.properties"
 """The contender that changes nothing."""
-_STOCK_LOGS = "-Dlog4j2.level=info"
+_OUR_LOGS, _STOCK_LOGS = "-Dlog4j.configurationFile=", "-Dlog4j2.level=info"
 
 GROUPS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "netty": {
@@ -62,6 +63,8 @@ class Settings:
 
     group: Literal["netty", "jvm", "io", "logs"]
     """What is changed."""
+    model: Literal["digits", "resnet18"] = "digits"
+    """resnet18: in int8, asked for photographs, so that the front end and the worker want the same cores."""
     clients: int = 16
     """That wait for their answers."""
     seconds: float = 2.0
@@ -81,9 +84,9 @@ class Settings:
 def main() -> None:
     """Entry point."""
     arguments = tyro.cli(Settings, prog="python -m benchmarks.serving.settings", description=__doc__)
-    began = origin(f"settings_{arguments.group}", "benchmarks.serving")
-    archive = digits_archive()
-    bodies = digits_bodies(archive)
+    suffix = "" if arguments.model == "digits" else f"_{arguments.model}"
+    began = origin(f"settings_{arguments.group}{suffix}", "benchmarks.serving")
+    archive, bodies = _served(arguments.model)
     contenders = {AS_IT_IS: {}, **GROUPS[arguments.group]}
     series: Series = {name: {} for name in contenders}
     with tempfile.TemporaryDirectory(prefix="marquee-") as folder, ExitStack() as stack:
@@ -103,12 +106,23 @@ def main() -> None:
     print(json.dumps(asdict(result)) if arguments.json else f"{table(result)}\n\nwrote {path}")
 
 
+def _served(model: str) -> tuple[Path, list[bytes]]:
+    """The archive, and bodies to ask it for."""
+    if model == "digits":
+        archive = digits_archive()
+        return archive, digits_bodies(archive)
+    return resnet18_archive(), photo_bodies()
+
+
 def _settings(changes: Mapping[str, str]) -> dict[str, str]:
     """Keys for a server; without the project's logging where TorchServe's own is asked for."""
-    settings = dict(changes)
-    if "vmargs" in settings and settings["vmargs"] != _STOCK_LOGS:
-        settings["vmargs"] = f"{read_properties(CONFIG)['vmargs']} {settings['vmargs']}"
-    return settings
+    if "vmargs" not in changes:
+        return dict(changes)
+    flags = read_properties(CONFIG)["vmargs"].split()
+    if changes["vmargs"] == _STOCK_LOGS:
+        flags = [flag for flag in flags if not flag.startswith(_OUR_LOGS)]
+    # Of two values for one flag Java takes the last.
+    return {**changes, "vmargs": " ".join([*flags, changes["vmargs"]])}
 
 
 def _measure(

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.kept import kept
 from benchmarks.render import PAGE, SERVER_PAGE, fill_page, render, table
 from benchmarks.results import RESULTS, Machine, Origin, Result, read_result, summarise, write_result
-from benchmarks.serving.digits import RESULTS as SERVER_RESULTS
+from benchmarks.serving.archives import RESULTS as SERVER_RESULTS
 from benchmarks.training.class_folders import choose, write_class_folders
 from benchmarks.training.fashion import NAMES, read_idx, write_fashion_mnist, write_tuning_set
 from benchmarks.training.overfitting import OFF, VARIANTS, flags_of

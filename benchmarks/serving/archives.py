@@ -1,14 +1,15 @@
-"""What the server's own benchmarks serve: a small network for digits, so that the server decides."""
+"""What the server's own benchmarks serve: a small network for digits, so that the server decides, or a ResNet-18."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.serving.material import INT8, make_material
 from benchmarks.training.photos import write_photos
 from handlers.golden import read_golden
 from handlers.spec import read_spec
-from serving.archive import open_archive
+from serving.archive import open_archive, package
 from training.data.digits import write_digits
 from training.errors import TrainingError
 
@@ -55,6 +56,16 @@ def digits_bodies(archive: Path) -> list[bytes]:
     with open_archive(archive) as folder:
         spec = read_spec(folder)
         return [sample.data for sample in read_golden(folder, spec, spec.variants[0])]
+
+
+def resnet18_archive() -> Path:
+    """The archive ``resnet18.mar`` of the comparison's network in int8, packaged with the handlers as they are now.
+
+    Raises:
+        TrainingError: it cannot be made.
+    """
+    make_material(_WORK / "material")
+    return package(_WORK / "material" / "bundle", "resnet18", "1.0", _WORK, INT8)
 
 
 def photo_bodies() -> list[bytes]:
