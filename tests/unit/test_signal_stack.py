@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 from tests.conftest import ROOT
-from tests.unit.test_engines import spec  # noqa: F401  a fixture
 
 # faulthandler gives the main thread the first stack, and makes Python's handlers run on such a one.
 _BEFORE = """
@@ -29,8 +28,8 @@ def run(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_signal_is_heard_after_engines_came_and_went(spec, tmp_path):  # noqa: F811
-    (tmp_path / "spec.json").write_text(spec.to_json())
+def test_a_signal_is_heard_after_engines_came_and_went(tiny_spec, tmp_path):
+    (tmp_path / "spec.json").write_text(tiny_spec.to_json())
     code = """
 from handlers.engines import load_engine
 from handlers.spec import read_spec

@@ -1,0 +1,27 @@
+"""What several unit tests share."""
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
+
+
+@pytest.fixture
+def tiny_spec(tmp_path) -> ModelSpec:
+    """A model whose two logits are the mean of an image and its negative."""
+    pixels = ops.parameter([-1, 4, 4, 1], np.uint8)
+    mean = ops.reduce_mean(ops.convert(pixels, "f32"), ops.constant([1, 2]), False)
+    weights = ops.constant(np.array([[1.0, -1.0]], np.float32))
+    ov.save_model(ov.Model([ops.matmul(mean, weights, False, False)], [pixels]), tmp_path / "m.xml", False)
+    files = {name: sha256_file(tmp_path / name) for name in ("m.xml", "m.bin")}
+    return ModelSpec(
+        schema_version=2,
+        task="image-classification",
+        labels=("bright", "dark"),
+        image=ImageSpec(channels=1, resize=4, crop=4),
+        output=OutputSpec(),
+        variants=(VariantSpec(name="fp32", engine="openvino", precision="fp32", files=files),),
+        golden=GoldenSpec(),
+    )
