@@ -28,6 +28,11 @@ class Host:
         return (self.cpu, self.isa, self.gpu) == (other.cpu, other.isa, other.gpu)
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def this_host(device: str = "cpu") -> Host:
     """The machine that this runs on, with its GPU when ``device`` is one."""
     fields = read_cpuinfo()
@@ -40,7 +45,7 @@ def this_host(device: str = "cpu") -> Host:
     return Host(
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
         isa=tuple(name for name in ISA if name in flags),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         gpu=gpu,
     )
 

@@ -16,11 +16,13 @@ from handlers.explain.config import ExplainConfig
 from handlers.explain.explainer import Explainer
 from handlers.explain.request import Ask
 from handlers.golden import prove, read_golden
+from handlers.host import usable_cores
 from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from handlers.predictor import Prediction, Predictor
 from handlers.schema import to_dict
 from handlers.service_metrics import ServiceMetrics
 from handlers.spec import BUNDLE_FOLDER, VariantSpec
+from handlers.threads import set_threads
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class ClassifierService:
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
         config = context.model_yaml_config or {}
-        torch.set_num_threads(_threads(config))
+        set_threads(_threads(config), _threads_alone(config))
         device = _device(context.system_properties.get("gpu_id"))
         explain = _explain_config(config)
         batch_size = int(context.system_properties.get("batch_size") or 1)
@@ -233,8 +235,12 @@ def _refuse_foreign_code(folder: Path) -> None:
 
 def _threads(config: dict[str, Any]) -> int:
     """Threads of this worker. More in all workers together than there are cores makes each many times slower."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _number(config, "threads") or max(1, cores // max(1, int(config.get("maxWorkers", 1))))
+    return _number(config, "threads") or max(1, usable_cores() // max(1, int(config.get("maxWorkers", 1))))
+
+
+def _threads_alone(config: dict[str, Any]) -> int:
+    """Threads for a batch of one image, which comes when there is little to do: other workers' cores are free then."""
+    return _number(config, "threads_alone") or min(2 * _threads(config), usable_cores())
 
 
 def _decode_threads(config: dict[str, Any]) -> int:

@@ -36,6 +36,9 @@ MODEL_CONFIG = {
     "startupTimeout": 300,
     # For the handler: torch threads of each worker; 0 = cores / maxWorkers.
     "threads": 0,
+    # For the handler: threads for a batch of one image; 0 = twice `threads`, up to the cores: when images come one by
+    # one, other workers' cores are likely free.
+    "threads_alone": 0,
     # For the handler: images of a batch that are decoded at once, each on a core; 0 = as many as `threads`.
     "decode_threads": 0,
     # For the handler: the name of the only variant to serve; auto = the fastest that was measured and runs here.

@@ -32,7 +32,7 @@ from benchmarks.serving.contenders.stock import STOCK
 from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.material import make_material
 from benchmarks.serving.references import find_labels
-from benchmarks.serving.targets import judge, sentence
+from benchmarks.serving.targets import OURS, judge, sentence
 from benchmarks.serving.turn import Cell, Plan, take_turn
 from benchmarks.serving.wrk import find_wrk
 from handlers.spec import bundle_digest
@@ -60,7 +60,7 @@ class Compare:
     """Ask for every size with every number of clients, not the larger ones with 16 only."""
     seconds: int = 3
     """Of each load."""
-    warmup: int = 4
+    warmup: int = 15
     """Seconds of load before the first that counts."""
     rounds: int = 5
     """How often every contender has its turn."""
@@ -230,8 +230,11 @@ def main() -> None:
 
     path = compare(settings, say)
     result = read_result(path)
-    for verdict in judge(result.series):
-        say(sentence(verdict))
+    for name in OURS:
+        if name in result.series:
+            say(f"{CONTENDERS[name].title}:")
+            for verdict in judge(result.series, name):
+                say(f"  {sentence(verdict)}")
     print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
 
 

@@ -42,7 +42,7 @@ GROUPS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
         "SerialGC": {"vmargs": "-XX:+UseSerialGC"},
         "ParallelGC": {"vmargs": "-XX:+UseParallelGC"},
         "SerialGC, heap 512 MB": {"vmargs": "-XX:+UseSerialGC -Xmx512m"},
-        "C1 compiler only": {"vmargs": "-XX:TieredStopAtLevel=1"},
+        "C2 compiler too": {"vmargs": "-XX:TieredStopAtLevel=4"},
     },
     "io": {
         "prefer_direct_buffer=true": {"prefer_direct_buffer": "true"},

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from benchmarks.results import Result, Summary
 from benchmarks.serving.contenders import CONTENDERS
-from benchmarks.serving.targets import judge
+from benchmarks.serving.contenders.marquee import MARQUEE
+from benchmarks.serving.targets import OURS, Verdict, judge
 from benchmarks.serving.turn import NOISY_CORES
 
 
@@ -34,11 +35,17 @@ def footnote(result: Result) -> str:
 
 
 def _promises(result: Result) -> str:
-    rows = [["promise", "wanted", "measured", ""]]
-    for verdict in judge(result.series):
-        outcome = "not measured" if verdict.measured is None else "met" if verdict.is_met else "**missed**"
-        rows.append([verdict.promise, verdict.wanted, verdict.measured or "–", outcome])
+    names = [name for name in OURS if name in result.series] or [MARQUEE]
+    rows = [["promise", "wanted", *map(_title, names)]]
+    for verdicts in zip(*(judge(result.series, name) for name in names), strict=True):
+        rows.append([verdicts[0].promise, verdicts[0].wanted, *map(_outcome, verdicts)])
     return _markdown(rows, ":---")
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.measured is None:
+        return "not measured"
+    return f"{verdict.measured}, {'met' if verdict.is_met else '**missed**'}"
 
 
 def _load(result: Result, cell: str) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from benchmarks.results import Series
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.limit import MANY_PROCESSES, ONE_PROCESS
-from benchmarks.serving.contenders.marquee import MARQUEE
+from benchmarks.serving.contenders.marquee import MARQUEE, WORKER_A_CORE
 from benchmarks.serving.contenders.stock import STOCK
 
 _SMALL, _LARGE = "500x375", "4032x3024"
+OURS = (MARQUEE, WORKER_A_CORE)
+"""The archive as it is packaged, and with the workers that ``scripts/tune.py`` finds on few cores."""
 _RATE, _MEDIAN = "requests_per_second", "p50_ms"
 
 
@@ -26,14 +28,19 @@ class Verdict:
     is_met: bool = False
 
 
-def judge(series: Series) -> list[Verdict]:
-    """One verdict a promise. Ratios and differences are taken within each round; their median counts."""
-    others = [name for name in series if name in CONTENDERS and CONTENDERS[name].kind == "ours"]
+def judge(series: Series, name: str = MARQUEE) -> list[Verdict]:
+    """One verdict a promise. Ratios and differences are taken within each round; their median counts.
+
+    Args:
+        series: of a result.
+        name: which of :data:`OURS`.
+    """
+    others = [other for other in series if other in CONTENDERS and CONTENDERS[other].kind == "ours"]
     rate = f"{_SMALL}@16/{_RATE}"
     best = _best(series, others, rate)
     title = f" ({CONTENDERS[best].title})" if best else ""
     limit, quickest = _limit(series, rate, max), _limit(series, f"{_SMALL}@1/{_MEDIAN}", min)
-    ours, alone = _values(series, MARQUEE, rate), _values(series, MARQUEE, f"{_SMALL}@1/{_MEDIAN}")
+    ours, alone = _values(series, name, rate), _values(series, name, f"{_SMALL}@1/{_MEDIAN}")
     large = f"{_LARGE}@16/{_RATE}"
     return [
         _ratio("16 clients, beside TorchServe's stock handler", ours, _values(series, STOCK, rate), 10),
@@ -43,7 +50,7 @@ def judge(series: Series) -> list[Verdict]:
         _difference("one client, median latency above the same predictor without a server", alone, quickest, 4),
         _ratio(
             "photographs of 12 megapixels, 16 clients, beside TorchServe's stock handler",
-            _values(series, MARQUEE, large),
+            _values(series, name, large),
             _values(series, STOCK, large),
             4,
         ),

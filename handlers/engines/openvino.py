@@ -12,6 +12,7 @@ from handlers.engines import Engine
 from handlers.engines.openvino_core import core
 from handlers.errors import BundleError
 from handlers.spec import ModelSpec, VariantSpec
+from handlers.threads import threads_alone
 
 _HEAVY = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution")
 # What int8 leaves in floating point runs in fp32: that is what its accuracy was measured with, on every CPU.
@@ -19,52 +20,82 @@ _HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
+# More images than this at once are not worth their memory: an archive's batches have 8 unless it was tuned.
+_MAX_STREAMS = 8
+
+
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
     """See :func:`handlers.engines.load_engine`; the variant's first file is the ``.xml``."""
     if device != "cpu":
         raise BundleError(f"variant {variant.name!r} runs on a CPU, not on {device}")
     path = Path(folder) / next(iter(variant.files))
-    config = {
-        "INFERENCE_PRECISION_HINT": _HINTS[variant.precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        # Several workers pinned to the same cores would wait for each other while other cores are idle.
-        "ENABLE_CPU_PINNING": False,
-    }
+    threads = torch.get_num_threads()
+
+    def compile_for(threads: int, streams: int) -> ov.CompiledModel:
+        config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[variant.precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            # Several workers pinned to the same cores would wait for each other while other cores are idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        return core().compile_model(str(path), "CPU", config)
+
     try:
-        compiled = core().compile_model(str(path), "CPU", config)
+        together = compile_for(threads, min(threads, _MAX_STREAMS))
+        alone = compile_for(threads_alone(), 1)
     except Exception as error:
         raise BundleError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
     tables = [Path(folder) / name for name in variant.files if name.endswith(DISTANCE_FILE)]
-    return OpenVinoEngine(compiled, tables[0] if tables else None)
+    return OpenVinoEngine(together, alone, tables[0] if tables else None)
 
 
 class OpenVinoEngine:
-    """Calls the compiled model.
+    """Shares a batch out among streams, which need not wait for each other after every layer.
+
+    What cannot be shared out equally, such as an image that comes alone, goes through all threads together.
 
     Args:
-        compiled: uint8 (N, crop, crop, channels) -> logits and, with ``distance``, features (N, D).
+        together: uint8 (N, crop, crop, channels) -> logits and, with ``distance``, features (N, D); as many streams as
+            parts of a batch run at once.
+        alone: the same model with one stream.
         distance: file of the class means.
     """
 
-    def __init__(self, compiled: ov.CompiledModel, distance: Path | None) -> None:
-        self._compiled = compiled
+    def __init__(self, together: ov.CompiledModel, alone: ov.CompiledModel, distance: Path | None) -> None:
+        self._together, self._alone = together, alone
+        self._streams = [together.create_infer_request() for _ in range(int(together.get_property("NUM_STREAMS")))]
+        self._rest = alone.create_infer_request()
         self._distance = read_distance(distance) if distance else None
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float32 logits (N, labels), or with the distance."""
-        results = self._compiled(batch)
-        logits: np.ndarray = np.asarray(results[0], dtype=np.float32)
-        if self._distance is None:
-            return logits.copy()  # the array belongs to the engine's next call
-        return np.concatenate([logits, self._distance(results[1])], axis=1)
+        share = len(batch) // len(self._streams) if len(batch) > 1 else 0
+        shared = share * len(self._streams)
+        running = self._streams if share else []
+        for number, stream in enumerate(running):
+            stream.start_async([batch[number * share : (number + 1) * share]])
+        parts = []
+        for stream in running:
+            stream.wait()
+            parts.append(_outputs(stream))
+        if shared < len(batch):
+            self._rest.infer([batch[shared:]], share_inputs=True)
+            parts.append(_outputs(self._rest))
+        logits, *features = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return logits if self._distance is None else np.concatenate([logits, self._distance(features[0])], axis=1)
 
     def kernels(self) -> dict[str, int]:
         """See :class:`handlers.engines.Engine`: what the compiled graph says about itself."""
         found: Counter[str] = Counter()
-        for node in self._compiled.get_runtime_model().get_ordered_ops():
+        for node in self._together.get_runtime_model().get_ordered_ops():
             facts = node.get_rt_info()
             if facts["layerType"].astype(str) in _HEAVY:
                 precision = facts["runtimePrecision"].astype(str)
                 found[_NAMES.get(precision, precision)] += 1
         return dict(found)
+
+
+def _outputs(request: ov.InferRequest) -> list[np.ndarray]:
+    """Copies, float32: the arrays belong to the request's next call."""
+    return [np.array(tensor.data, dtype=np.float32) for tensor in request.output_tensors]

@@ -5,26 +5,36 @@ import pytest
 import torch
 
 from handlers.engines import load_engine
+from handlers.threads import set_threads
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_openvino_has_the_threads_of_its_worker(tiny_spec, tmp_path, threads):
+@pytest.fixture
+def restored_threads():
+    """Gives back the threads that a test took."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        engine = load_engine(tiny_spec, tiny_spec.variants[0], tmp_path, "cpu")
-    finally:
-        torch.set_num_threads(before)
-    compiled = engine._compiled
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
-    assert compiled.get_property("NUM_STREAMS") == 1
-    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    yield
+    set_threads(before)
 
 
-def test_openvino_takes_every_batch_size_in_any_order(tiny_spec, tmp_path):
+@pytest.mark.parametrize(("threads", "alone", "wanted"), [(1, None, 1), (2, None, 2), (1, 2, 2)])
+def test_openvino_has_the_threads_of_its_worker(tiny_spec, tmp_path, restored_threads, threads, alone, wanted):
+    set_threads(threads, alone)
+    engine = load_engine(tiny_spec, tiny_spec.variants[0], tmp_path, "cpu")
+    together, one = engine._together, engine._alone
+    assert together.get_property("INFERENCE_NUM_THREADS") == threads
+    assert together.get_property("NUM_STREAMS") == threads
+    assert one.get_property("INFERENCE_NUM_THREADS") == wanted
+    assert one.get_property("NUM_STREAMS") == 1
+    for compiled in (together, one):
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_openvino_takes_every_batch_size_in_any_order(tiny_spec, tmp_path, restored_threads, threads):
+    set_threads(threads)
     engine = load_engine(tiny_spec, tiny_spec.variants[0], tmp_path, "cpu")
     kept = []
-    for size in (1, 8, 3, 8, 1, 5):
+    for size in (1, 8, 3, 8, 1, 5, 2):
         levels = np.arange(size, dtype=np.uint8) + size
         batch = np.broadcast_to(levels[:, None, None, None], (size, 4, 4, 1)).copy()
         kept.append((levels, engine(batch)))

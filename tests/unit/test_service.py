@@ -201,10 +201,11 @@ def test_an_engine_that_fails_with_a_batch_size_is_not_served(archive, service, 
         load(archive, {})
 
 
+@pytest.mark.parametrize("key", ["threads", "threads_alone", "decode_threads"])
 @pytest.mark.parametrize("wanted", [-1, 1.5, "many", True])
-def test_a_strange_number_of_decode_threads_is_refused(archive, service, wanted):
-    with pytest.raises(RuntimeError, match=r"model-config\.yaml: decode_threads: expected a number"):
-        load(archive, {"decode_threads": wanted})
+def test_a_strange_number_of_threads_is_refused(archive, service, key, wanted):
+    with pytest.raises(RuntimeError, match=rf"model-config\.yaml: {key}: expected a number"):
+        load(archive, {key: wanted})
 
 
 def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
@@ -215,6 +216,17 @@ def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
     assert _decode_threads({"maxWorkers": 4}) == 2
     assert _decode_threads({"maxWorkers": 4, "threads": 3}) == 3
     assert _decode_threads({"maxWorkers": 4, "threads": 3, "decode_threads": 1}) == 1
+
+
+def test_an_image_that_comes_alone_may_use_a_neighbours_cores(monkeypatch):
+    from handlers.service import _threads_alone
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert _threads_alone({}) == 8
+    assert _threads_alone({"maxWorkers": 4}) == 4
+    assert _threads_alone({"maxWorkers": 8}) == 2
+    assert _threads_alone({"threads": 1}) == 2
+    assert _threads_alone({"maxWorkers": 4, "threads_alone": 2}) == 2
 
 
 def test_the_pool_changes_no_answer(archive, service, images):

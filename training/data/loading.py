@@ -1,7 +1,6 @@
 """Feeds images to the model: uint8 (N, crop, crop, channels) and int64 labels (N,)."""
 
 import hashlib
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from handlers.errors import InputError
+from handlers.host import usable_cores
 from handlers.images import decode, prepare
 from handlers.spec import ImageSpec
 from training.data.manifest import Record, names_of
@@ -240,7 +240,7 @@ def resolve_workers(workers: int, images: int) -> int:
     """Loader processes for the setting ``workers``; -1: none for few images, where starting them would cost more."""
     if workers >= 0:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return 0 if images < 256 else min(8, max(0, cores - 1))
 
 

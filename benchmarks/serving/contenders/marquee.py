@@ -16,14 +16,16 @@ from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import FP32, INT8
+from benchmarks.serving.process_tree import cores
 from benchmarks.serving.servers import RestServer, bearer, likeliest
 from serving import server
 from serving.archive import package
 from serving.errors import OperationError
 from serving.keys import KeyFile
+from serving.model_config import update_model_config
 from serving.settings import Addresses
 
-MARQUEE = "marquee-int8"
+MARQUEE, WORKER_A_CORE = "marquee-int8", "marquee-int8-workers"
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class GrpcServer:
         return parse_load(done.stdout)
 
 
-def _contender(name: str, title: str, variant: str, protocol: Literal["REST", "gRPC"] = "REST") -> Contender:
+def _contender(
+    name: str, title: str, variant: str, protocol: Literal["REST", "gRPC"] = "REST", workers: int | None = None
+) -> Contender:
     def prepare(site: Site) -> None:
         """Packages the bundle with the handlers as they are now."""
-        package(site.material / "bundle", name, "1.0", site.store, variant)
+        archive = package(site.material / "bundle", name, "1.0", site.store, variant)
+        if workers is not None:
+            update_model_config(archive, {"minWorkers": workers, "maxWorkers": workers})
 
     @contextmanager
     def start(site: Site) -> Iterator[RestServer | GrpcServer]:
@@ -93,6 +99,7 @@ def _contender(name: str, title: str, variant: str, protocol: Literal["REST", "g
 
 CONTENDERS = (
     _contender(MARQUEE, "Marquee, openvino-int8", INT8),
+    _contender(WORKER_A_CORE, "Marquee, openvino-int8, a worker a core", INT8, workers=cores()),
     _contender("marquee-int8-grpc", "the same over gRPC (Python client)", INT8, "gRPC"),
     _contender("marquee-fp32", "Marquee, fp32", FP32),
 )
