@@ -60,7 +60,7 @@ class Compare:
     """Ask for every size with every number of clients, not the larger ones with 16 only."""
     seconds: int = 3
     """Of each load."""
-    warmup: int = 15
+    warmup: int = 8
     """Seconds of load before the first that counts."""
     rounds: int = 5
     """How often every contender has its turn."""
