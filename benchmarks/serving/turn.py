@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from benchmarks.serving.bodies import Size, as_text
 from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.errors import ContenderError
@@ -13,6 +15,9 @@ from benchmarks.serving.servers import Server
 
 _START_SECONDS = 120
 _POLL_SECONDS = 0.1
+_SETTLE_SECONDS = 60
+_SETTLE_POLL_SECONDS = 0.25
+_IDLE_CORES = 0.3
 WARM_CLIENTS = 16
 NOISY_CORES = 0.2
 """A load during which processes of others used more than this is worth little."""
@@ -67,6 +72,7 @@ def take_turn(
             _check(server, labels)
             server.load(plan.cells[0].size, WARM_CLIENTS, plan.warmup)
             for cell in cells_of(contender, plan.cells):
+                settle(server.process)
                 measured = _load(server, cell, plan.seconds)
                 values |= {cell.metric(name): value for name, value in measured.items()}
                 say(f"{contender.name}  {as_text(cell.size)}, {cell.clients} clients: {_told(measured)}")
@@ -95,6 +101,20 @@ def _wait(server: Server, photograph: Path, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise ContenderError(f"no answer within {_START_SECONDS} s of its start ({error})") from error
         time.sleep(_POLL_SECONDS)
+
+
+def settle(process: psutil.Process) -> None:
+    """Waits until a server has answered what the clients of the last load have asked and gone away from.
+
+    A slow one would otherwise pay for up to 64 requests of the load before. One that is still not idle after a minute
+    is taken as it is.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        before = cpu_seconds(process)
+        time.sleep(_SETTLE_POLL_SECONDS)
+        if cpu_seconds(process) - before < _IDLE_CORES * _SETTLE_POLL_SECONDS:
+            return
 
 
 def _check(server: Server, labels: Labels) -> None:

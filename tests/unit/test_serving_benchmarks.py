@@ -30,7 +30,7 @@ from benchmarks.serving.process_tree import cpu_seconds, family, is_alive, memor
 from benchmarks.serving.references import find_labels
 from benchmarks.serving.servers import RestServer, likeliest
 from benchmarks.serving.targets import judge, sentence
-from benchmarks.serving.turn import Cell, Plan, cells_of, take_turn
+from benchmarks.serving.turn import Cell, Plan, cells_of, settle, take_turn
 from benchmarks.serving.wrk import run_wrk
 from tests.conftest import ROOT
 
@@ -185,6 +185,16 @@ def test_targets_are_medians_of_what_was_measured_within_a_round():
     ]
     assert "FastAPI" in verdicts[2].promise
     assert sentence(verdicts[1]) == "MISSED: 16 clients, beside the article's Flask: 9.00x, wanted at least 10x"
+
+
+def test_a_load_begins_when_nothing_is_left_of_the_last_one(tmp_path):
+    busy = "import time; end = time.time() + 2\nwhile time.time() < end: pass\nopen('idle', 'w'); time.sleep(60)"
+    with started([sys.executable, "-c", busy], tmp_path, tmp_path / "log") as process:
+        while cpu_seconds(process) < 0.5:
+            pass
+        assert not (tmp_path / "idle").exists()
+        settle(process)
+        assert (tmp_path / "idle").exists()
 
 
 def test_both_ways_to_serve_are_judged():
