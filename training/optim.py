@@ -16,6 +16,8 @@ from training.config import OptimizerConfig
 from training.errors import TrainingError
 
 _FUSED = ("adam", "adamw", "sgd")
+"""torch's own optimisers that update a tensor in one pass, on CPUs and NVIDIA GPUs; otherwise AdamW goes over all
+weights some ten times."""
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
@@ -39,7 +41,7 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.de
     options: dict[str, Any] = {}
     if info.has_betas and info.num_betas == 2:
         options["betas"] = (config.beta1, config.beta2)
-    if config.name in _FUSED and device.type == "cuda":
+    if config.name in _FUSED and device.type in ("cpu", "cuda"):
         options["fused"] = True
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
