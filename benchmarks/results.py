@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import ROOT
-from handlers.host import read_cpuinfo
+from handlers.host import read_cpuinfo, usable_cores
 from handlers.schema import from_dict, to_dict
 from training.environment import library_versions
 from training.errors import TrainingError
@@ -181,7 +181,7 @@ def describe_machine() -> Machine:
     flags = set(f"{info.get('flags', '')} {info.get('Features', '')}".split())
     return Machine(
         cpu=info.get("model name") or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         isa=torch.backends.cpu.get_cpu_capability(),
         isa_flags=tuple(flag for flag in _ISA_FLAGS if flag in flags),
         threads=torch.get_num_threads(),

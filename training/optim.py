@@ -16,8 +16,7 @@ from training.config import OptimizerConfig
 from training.errors import TrainingError
 
 _FUSED = ("adam", "adamw", "sgd")
-"""torch's own optimisers that update a tensor in one pass, on CPUs and NVIDIA GPUs; otherwise AdamW goes over all
-weights some ten times."""
+"""torch's own optimisers that can update a tensor in one pass, on CPUs and NVIDIA GPUs."""
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

@@ -12,7 +12,7 @@ from benchmarks.serving.contenders.stock import STOCK
 
 _SMALL, _LARGE = "500x375", "4032x3024"
 OURS = (MARQUEE, WORKER_A_CORE)
-"""The archive as it is packaged, and with the workers that ``scripts/tune.py`` finds on few cores."""
+"""The archive as it is packaged, and with a worker a core, one of the settings that ``scripts/tune.py`` tries."""
 _RATE, _MEDIAN = "requests_per_second", "p50_ms"
 
 

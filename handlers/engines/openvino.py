@@ -30,6 +30,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         raise BundleError(f"variant {variant.name!r} runs on a CPU, not on {device}")
     path = Path(folder) / next(iter(variant.files))
     threads = torch.get_num_threads()
+    streams, for_one = min(threads, _MAX_STREAMS), threads_alone()
 
     def compile_for(threads: int, streams: int) -> ov.CompiledModel:
         config = {
@@ -42,8 +43,9 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         return core().compile_model(str(path), "CPU", config)
 
     try:
-        together = compile_for(threads, min(threads, _MAX_STREAMS))
-        alone = compile_for(threads_alone(), 1)
+        together = compile_for(threads, streams)
+        # The same settings are the same program: its weights need not be there twice.
+        alone = together if (threads, streams) == (for_one, 1) else compile_for(for_one, 1)
     except Exception as error:
         raise BundleError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
     tables = [Path(folder) / name for name in variant.files if name.endswith(DISTANCE_FILE)]

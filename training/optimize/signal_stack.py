@@ -23,7 +23,7 @@ def kept_signal_stack() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    change = ctypes.CDLL(None, use_errno=True).sigaltstack
+    change = ctypes.CDLL(None).sigaltstack
     before = _Stack()
     change(None, ctypes.byref(before))
     try:

@@ -20,7 +20,8 @@ from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import INT8
 from benchmarks.serving.peers.place import MAX_BATCH
-from benchmarks.serving.process_tree import cores, stop
+from benchmarks.serving.process_tree import stop
+from handlers.host import usable_cores
 
 ONE_PROCESS, MANY_PROCESSES = "in-process-threads", "in-process-processes"
 
@@ -86,8 +87,9 @@ def _contender(name: str, title: str, processes: int, threads: int) -> Contender
     return Contender(name=name, title=title, kind="limit", start=start, reference=INT8)
 
 
+_CORES = usable_cores()
 CONTENDERS = (
-    _contender(ONE_PROCESS, f"in process: 1 process, {cores()} threads", 1, cores()),
-    _contender(MANY_PROCESSES, f"in process: {cores()} processes, 1 thread each", cores(), 1),
+    _contender(ONE_PROCESS, f"in process: 1 process, {_CORES} threads", 1, _CORES),
+    _contender(MANY_PROCESSES, f"in process: {_CORES} processes, 1 thread each", _CORES, 1),
 )
 """The better of both is the limit."""

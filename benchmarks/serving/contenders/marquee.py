@@ -16,8 +16,8 @@ from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import FP32, INT8
-from benchmarks.serving.process_tree import cores
 from benchmarks.serving.servers import RestServer, bearer, likeliest
+from handlers.host import usable_cores
 from serving import server
 from serving.archive import package
 from serving.errors import OperationError
@@ -99,7 +99,7 @@ def _contender(
 
 CONTENDERS = (
     _contender(MARQUEE, "Marquee, openvino-int8", INT8),
-    _contender(WORKER_A_CORE, "Marquee, openvino-int8, a worker a core", INT8, workers=cores()),
+    _contender(WORKER_A_CORE, "Marquee, openvino-int8, a worker a core", INT8, workers=usable_cores()),
     _contender("marquee-int8-grpc", "the same over gRPC (Python client)", INT8, "gRPC"),
     _contender("marquee-fp32", "Marquee, fp32", FP32),
 )
