@@ -20,6 +20,7 @@ from training.data.loading import (
 )
 from training.data.manifest import Manifest
 from training.data.mixing import Mixing
+from training.data.resizing import ProgressiveResizing
 from training.data.statistics import channel_statistics
 from training.device import resolve_precision
 from training.distributed import World
@@ -160,11 +161,13 @@ def build_trainer(
         average=WeightAverage(model, loop.ema) if loop.ema else None,
         optimizer=create_optimizer(model, config.optimizer, device),
         loss=create_loss(config.loss, multi_label).to(device),
+        resizing=ProgressiveResizing(loop.progressive_resizing, image.crop, loop.epochs * len(plan)),
         mixing=Mixing(config.augment, len(labels)),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         plan=plan,
         train_loader=training_loader(train_images, plan, workers, pin),
-        val_loader=evaluation_loader(val_images, 64, workers, pin),
+        # Reading the cache is no work, and a process that is forked now would make the first steps copy all memory.
+        val_loader=evaluation_loader(val_images, 64, 0 if caches.val else workers, pin),
         device=device,
         precision=precision,
         world=world,

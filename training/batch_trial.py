@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from training.allocator import keep_freed_memory
 from training.assemble import build_model, build_trainer
 from training.checkpoint import CheckpointStore
 from training.config import RunConfig
@@ -72,6 +73,8 @@ def measure(trial: Trial, batch_size: int) -> BatchMeasurement:
         TrainingError: with what happened and what to do.
     """
     device = resolve_device(trial.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as a run does
     model, image = build_model(trial.config, trial.manifest)
     with tempfile.TemporaryDirectory() as nowhere:
         store = CheckpointStore(Path(nowhere))

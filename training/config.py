@@ -212,6 +212,9 @@ class LoopConfig:
     """NHWC memory layout: faster convolutions on tensor cores and recent CPUs."""
     compile: bool = False
     """torch.compile: slower to start, faster afterwards where it pays."""
+    progressive_resizing: float = 1.0
+    """Side of the images in the first half of training, as a share of image.size; then they grow, and have their full
+    size in the last fifth. For networks that take any size. 1: no image is shrunk."""
     cache: Literal["auto", "none", "decoded"] = "auto"
     """decoded: images are decoded once, into a memory-mapped file in the run's folder that all loaders share; auto:
     where that needs at most 4 GB."""
@@ -223,6 +226,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         _at_least(self, epochs=1, batch_size=1, accumulate=1, patience=0, workers=-1, seed=0)
         _within(self, 0, 0.999999, "ema")
+        _within(self, 0.25, 1, "progressive_resizing")
 
 
 @dataclass(frozen=True, kw_only=True)

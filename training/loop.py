@@ -17,10 +17,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
+from training.allocator import keep_freed_memory
 from training.checkpoint import CheckpointStore, TrainingState
-from training.config import RunConfig
+from training.config import LoopConfig, RunConfig
 from training.data.loading import BatchPlan, Loader
 from training.data.mixing import Mixing
+from training.data.resizing import ProgressiveResizing, full_size_epoch
 from training.device import autocast
 from training.distributed import World
 from training.ema import WeightAverage
@@ -65,6 +67,7 @@ class Trainer:
     average: WeightAverage | None
     optimizer: torch.optim.Optimizer
     loss: nn.Module
+    resizing: ProgressiveResizing
     mixing: Mixing
     scaler: torch.amp.GradScaler
     plan: BatchPlan
@@ -108,6 +111,8 @@ class Trainer:
             NonFiniteLossError: and nothing was updated by that step.
         """
         loop = self.config.loop
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with deferred_signals() as signals, self.progress.task("training", loop.epochs * len(self.plan)) as task:
             task.advance(count=state.epoch * len(self.plan) + state.batch)
             while state.epoch < loop.epochs and not state.finished:
@@ -130,7 +135,7 @@ class Trainer:
             sums["data_seconds"] += time.monotonic() - clock
             step = state.epoch * len(self.plan) + batch
             rate = learning_rate(self.config.optimizer, step, len(self.plan), self.config.loop.epochs)
-            loss, correct = self.step(pixels, labels, step, rate)
+            loss, correct = self.step(self.resizing(pixels, step), labels, step, rate)
             sums["loss"] += loss * len(labels)
             sums["correct"] += correct
             sums["images"] += len(labels)
@@ -237,8 +242,7 @@ class Trainer:
         best = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
         if best:
             state = replace(state, best_epoch=done, best_accuracy=accuracy, best_loss=loss)
-        stop = 0 < loop.patience <= done - state.best_epoch
-        return replace(state, finished=stop or done >= loop.epochs), best
+        return replace(state, finished=done >= loop.epochs or out_of_patience(loop, state)), best
 
     def _report(self, state: TrainingState, val_loss: float, val_accuracy: float, best: bool) -> None:
         total = self._total(state.sums)
@@ -275,6 +279,11 @@ class Trainer:
             average = self.average.module if self.average is not None else None
             self.store.save(self.model, self.optimizer, self.scaler, state, best, average)
         self.world.barrier()
+
+
+def out_of_patience(loop: LoopConfig, state: TrainingState) -> bool:
+    """Whether validation has not improved for too long; while images still grow, it may yet."""
+    return 0 < loop.patience <= state.epoch - max(state.best_epoch, full_size_epoch(loop))
 
 
 class MetricsLog:

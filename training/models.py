@@ -13,7 +13,7 @@ from torch import nn
 
 import training.architectures  # noqa: F401 - registers them
 from handlers.spec import BUNDLE_FOLDER, read_spec
-from training.config import ImageConfig, ModelConfig
+from training.config import ImageConfig, LoopConfig, ModelConfig
 from training.errors import TrainingError
 from training.pretrained import find_run, load_state_dict
 
@@ -89,6 +89,16 @@ def check_model(model: ModelConfig) -> None:
         raise TrainingError(f"--model.arch {model.arch}: timm has no such architecture{hint}")
     if model.pretrained not in ("none", "timm"):
         load_state_dict(model.pretrained, model.arch)
+
+
+def check_resizing(model: ModelConfig, loop: LoopConfig) -> None:
+    """Raises TrainingError where images of growing sizes are wanted from an architecture that takes one size only."""
+    default = timm.get_pretrained_cfg(model.arch)
+    if loop.progressive_resizing < 1 and default is not None and default.fixed_input_size:
+        raise TrainingError(
+            f"--loop.progressive-resizing {loop.progressive_resizing:g}: {model.arch} takes images of one size only; "
+            "leave it at 1, or choose a convolutional network"
+        )
 
 
 def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channels: int) -> nn.Module:

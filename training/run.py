@@ -44,10 +44,11 @@ from training.environment import describe_environment, library_versions
 from training.errors import CheckpointError, TrainingError
 from training.export import export_bundle
 from training.files import write_atomic, write_json
-from training.loop import Interrupted, MetricsLog, NonFiniteLossError
+from training.loop import Interrupted, MetricsLog, NonFiniteLossError, out_of_patience
 from training.models import (
     Classifier,
     check_model,
+    check_resizing,
 )
 from training.optim import check_optimizer
 from training.progress import Progress
@@ -77,6 +78,7 @@ def train(
     """
     device = resolve_device(config.loop.device)
     check_model(config.model)
+    check_resizing(config.model, config.loop)
     check_optimizer(config.optimizer)
     resume = resume or _restarted(out)
     with joined(device) as world:
@@ -140,8 +142,7 @@ def _restore(
     state = load_checkpoint(last, model, optimizer, scaler, average.module if average is not None else None)
     progress.say(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
     # More epochs, or more patience, than when it stopped: it is not finished any more.
-    out_of_patience = 0 < config.loop.patience <= state.epoch - state.best_epoch
-    return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience)
+    return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience(config.loop, state))
 
 
 def _explain_non_finite(error: NonFiniteLossError, records: list[Record], out: Path, world: World) -> TrainingError:

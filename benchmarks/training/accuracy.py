@@ -90,8 +90,10 @@ def run_plain(recipe: Recipe, data: Path, flip: float, seed: int, _: Path) -> Va
     return {"test_accuracy": answer["accuracy"]}
 
 
-def run_marquee(recipe: Recipe, data: Path, flip: float, seed: int, out: Path, precision: str) -> Values:
-    """This project, by its own command."""
+def run_marquee(
+    recipe: Recipe, data: Path, flip: float, seed: int, out: Path, precision: str, resizing: float = 1.0
+) -> Values:
+    """This project, by its own command; ``resizing`` is the first images' share of their side."""
     shutil.rmtree(out, ignore_errors=True)
     flags = {
         **NO_AUGMENTATION,
@@ -113,6 +115,7 @@ def run_marquee(recipe: Recipe, data: Path, flip: float, seed: int, out: Path, p
         "loop.patience": 0,
         "loop.device": "cpu",
         "loop.precision": precision,
+        "loop.progressive_resizing": resizing,
         "loop.seed": seed,
     }
     metrics = train(data, out, supported_flags(flags))
@@ -136,6 +139,7 @@ def compare(settings: Accuracy) -> Path:
         BASELINE: lambda seed, out: run_plain(recipe, data, flip, seed, out),
         "marquee fp32": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "fp32"),
         "marquee bf16": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "bf16"),
+        "marquee bf16 progressive": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "bf16", 0.5),
     }
     series: Series = {contender: {"test_accuracy": []} for contender in contenders}
     for seed in range(settings.seeds):

@@ -29,6 +29,9 @@ BASELINE = "torchvision-style fp32"
 _BF16 = ("--loop.precision", "bf16", "--loop.channels-last")
 _NO_CACHE = tuple(supported_flags({"loop.cache": "none"}))
 _CACHE = tuple(supported_flags({"loop.cache": "decoded"}))
+_PROGRESSIVE = tuple(supported_flags({"loop.progressive_resizing": 0.5}))
+# Half of them have small images, three grow, two are whole.
+_PROGRESSIVE_EPOCHS = 10
 # Augmentation of the other contenders: random resized crop and flip.
 _SAME_AUGMENTATION = supported_flags(
     {**NO_AUGMENTATION, "augment.crop_scale": 0.08, "augment.horizontal_flip": 0.5},
@@ -88,19 +91,32 @@ def module(name: str, *flags: str) -> Contender:
 
 def marquee(*flags: str) -> Contender:
     """This project, by its own command."""
+    return lambda settings, photos: warm_values(_epochs_of_marquee(settings, photos, flags, settings.epochs))
+
+
+def progressive(*flags: str) -> Contender:
+    """A whole run of growing images; its first epoch, which warms up, is taken to be as fast as the second."""
+    flags += _PROGRESSIVE
 
     def measure(settings: Throughput, photos: Path) -> Values:
-        out = settings.work.absolute() / "throughput"
-        shutil.rmtree(out, ignore_errors=True)
-        shared = (
-            *("--model.arch", settings.arch, "--image.size", str(settings.size)),
-            *("--loop.batch-size", str(settings.batch_size), "--loop.workers", str(settings.workers)),
-            *("--loop.epochs", str(settings.epochs), "--loop.patience", "0", "--loop.device", "cpu"),
-        )
-        train(photos, out, [*shared, *_SAME_AUGMENTATION, *flags])
-        return warm_values(read_epochs(out))
+        first, second, *others = _epochs_of_marquee(settings, photos, flags, _PROGRESSIVE_EPOCHS)
+        return warm_values([first, second, second, *others])
 
     return measure
+
+
+def _epochs_of_marquee(
+    settings: Throughput, photos: Path, flags: tuple[str, ...], epochs: int
+) -> list[dict[str, float]]:
+    out = settings.work.absolute() / "throughput"
+    shutil.rmtree(out, ignore_errors=True)
+    shared = (
+        *("--model.arch", settings.arch, "--image.size", str(settings.size)),
+        *("--loop.batch-size", str(settings.batch_size), "--loop.workers", str(settings.workers)),
+        *("--loop.epochs", str(epochs), "--loop.patience", "0", "--loop.device", "cpu"),
+    )
+    train(photos, out, [*shared, *_SAME_AUGMENTATION, *flags])
+    return read_epochs(out)
 
 
 def contenders() -> dict[str, Contender]:
@@ -116,6 +132,8 @@ def contenders() -> dict[str, Contender]:
     if _CACHE:
         found["marquee bf16 cache"] = marquee(*_BF16, *_CACHE)
         found["marquee bf16 cache compile"] = marquee(*_BF16, *_CACHE, "--loop.compile")
+        if _PROGRESSIVE:
+            found["marquee bf16 cache progressive"] = progressive(*_BF16, *_CACHE)
     return found
 
 

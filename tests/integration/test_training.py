@@ -397,13 +397,13 @@ class TestResume:
 
 
 class TestResumeWithEverything:
-    """Averaged weights, a loss scaler, mixing, frozen epochs, accumulation, a cache and early stopping, all at once."""
+    """Averaged weights, a loss scaler, mixing, growing images, frozen epochs, accumulation, a cache, early stopping."""
 
     ARGUMENTS = (
         "--loop.workers 1 --loop.epochs 5 --loop.patience 3 --loop.precision fp16 --loop.ema 0.99 --loop.accumulate 2 "
         "--loop.cache decoded --augment.mixup 0.2 --augment.cutmix 1 --augment.policy trivial --augment.erasing 0.2 "
         "--model.dropout 0.2 --optimizer.freeze-epochs 1 --optimizer.layer-decay 0.8 --optimizer.schedule one-cycle "
-        "--checkpoint.steps 7"
+        "--loop.progressive-resizing 0.5 --checkpoint.steps 7"
     ).split()
 
     @pytest.mark.slow
@@ -571,6 +571,23 @@ def test_early_stopping(digits, script, tmp_path):
     result = script("train", "--data", digits, "--out", tmp_path / "run", *QUICK, *arguments)
     assert "stopped early" in result.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 20
+
+
+def test_growing_images_are_not_stopped_early(digits, script, tmp_path):
+    arguments = ["--optimizer.lr", "1e-9", "--optimizer.min-lr", "0", "--loop.patience", "1", "--loop.epochs", "6"]
+    arguments += ["--loop.progressive-resizing", "0.5"]
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *QUICK, *arguments)
+    # Epochs 1 to 5 have small images (the last fifth begins within the fifth); the first whole one may be the last.
+    assert "stopped early" not in result.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_growing_images_for_a_network_of_one_size_are_refused(digits, script, tmp_path):
+    arguments = ["--model.arch", "vit_tiny_patch16_224", "--loop.progressive-resizing", "0.5"]
+    result = script("train", "--data", digits, "--out", tmp_path / "run", *arguments, check=False)
+    assert result.returncode == 1
+    assert "vit_tiny_patch16_224 takes images of one size only" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits, script, tmp_path):

@@ -182,5 +182,6 @@ def _settings(run: RunConfig, config: DistilConfig) -> RunConfig:
         freeze_epochs=0,
     )
     # Its own random numbers: the run's first epochs would come again, augmented in the same way.
-    loop = replace(run.loop, epochs=config.epochs, patience=0, seed=derive_seed(run.loop.seed, "fine-tune"))
+    seed = derive_seed(run.loop.seed, "fine-tune")
+    loop = replace(run.loop, epochs=config.epochs, patience=0, progressive_resizing=1.0, seed=seed)
     return replace(run, optimizer=optimizer, loop=loop, checkpoint=CheckpointConfig(keep=1))

@@ -1,0 +1,52 @@
+"""Progressive resizing: training begins with smaller images, which cost less, and ends with whole ones.
+
+The shape is that of MosaicML Composer's method of the same name: small for half of the steps, then growing, and at full
+size for the last fifth, in which the network gets used to what it will be served.
+"""
+
+import math
+
+import torch
+from torchvision.transforms.v2 import functional
+
+from training.config import LoopConfig
+
+SMALL_SHARE, FULL_SHARE = 0.5, 0.2
+"""Shares of all steps at the smallest and at the full size."""
+_SIDES = 8
+"""A side is a multiple of this part of the full one: each is a shape that kernels are prepared, or compiled, for."""
+
+
+class ProgressiveResizing:
+    """Shrinks the batches of early steps; a pure function of the step, so that a resumed run goes on with its sizes.
+
+    Args:
+        start: side of the first images as a share of ``size``; 1: nothing is resized.
+        size: side of the model's input in pixels.
+        steps: of the whole run.
+    """
+
+    def __init__(self, start: float, size: int, steps: int) -> None:
+        self._start, self._size, self._steps = start, size, steps
+
+    def side(self, step: int) -> int:
+        """Side in pixels of the images of ``step``, 0 for the first."""
+        grown = (step / self._steps - SMALL_SHARE) / (1 - FULL_SHARE - SMALL_SHARE)
+        share = self._start + (1 - self._start) * min(1.0, max(0.0, grown))
+        if share >= 1:
+            return self._size
+        unit = max(1, self._size // _SIDES)
+        return min(self._size, max(unit, round(self._size * share / unit) * unit))
+
+    def __call__(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
+        """uint8 (N, size, size, C) -> uint8 (N, side, side, C)."""
+        side = self.side(step)
+        if side == self._size:
+            return pixels
+        small: torch.Tensor = functional.resize(pixels.permute(0, 3, 1, 2), [side, side], antialias=True)
+        return small.permute(0, 2, 3, 1)
+
+
+def full_size_epoch(loop: LoopConfig) -> int:
+    """The first epoch, from 0, all of whose images have their full size."""
+    return math.ceil((1 - FULL_SHARE) * loop.epochs) if loop.progressive_resizing < 1 else 0
