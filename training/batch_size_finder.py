@@ -129,7 +129,7 @@ def _for_trials(config: RunConfig, manifest: Manifest) -> RunConfig:
     return replace(
         config,
         image=replace(config.image, channels="grey" if image.channels == 1 else "rgb"),
-        loop=replace(config.loop, accumulate=1, workers=0),
+        loop=replace(config.loop, accumulate=1, workers=0, progressive_resizing=1.0),
     )
 
 

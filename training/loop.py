@@ -34,6 +34,7 @@ from training.optim import set_learning_rate
 from training.progress import Progress, Task
 from training.schedules import learning_rate
 from training.seeding import seed_step
+from training.unread_taps import UnreadTaps
 
 
 class Interrupted(TrainingError):  # noqa: N818 - a signal is no mistake
@@ -83,6 +84,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self._frozen = False
         self._forward: nn.Module | None = None
+        half_on_cpu = self.device.type == "cpu" and self.precision != "fp32"
+        self._unread = UnreadTaps(self.model) if half_on_cpu else None
 
     def _wrap(self) -> nn.Module:
         """The model as it is called in training: for all processes together, and compiled where that is wanted."""
@@ -135,7 +138,7 @@ class Trainer:
             sums["data_seconds"] += time.monotonic() - clock
             step = state.epoch * len(self.plan) + batch
             rate = learning_rate(self.config.optimizer, step, len(self.plan), self.config.loop.epochs)
-            loss, correct = self.step(self.resizing(pixels, step), labels, step, rate)
+            loss, correct = self.step(pixels, labels, step, rate)
             sums["loss"] += loss * len(labels)
             sums["correct"] += correct
             sums["images"] += len(labels)
@@ -176,8 +179,8 @@ class Trainer:
         chunks = zip(mixed.tensor_split(parts), targets.tensor_split(parts), labels.tensor_split(parts), strict=True)
         for number, (part, wanted, truth) in enumerate(chunks):
             with self._synchronised(number == parts - 1):
-                on_device = (tensor.to(self.device, non_blocking=True) for tensor in (part, wanted))
-                logits, loss = self.answer(*on_device)
+                images, targeted = (tensor.to(self.device, non_blocking=True) for tensor in (part, wanted))
+                logits, loss = self.answer(self.resizing(images, step), targeted)
                 loss = loss * (len(truth) / len(labels))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             value += loss.item()
@@ -185,6 +188,8 @@ class Trainer:
         # Every process must agree to stop, or the others would wait for its gradients for ever.
         if self.world.any(not math.isfinite(value)):
             raise NonFiniteLossError(value, step, self.plan.images_of(*divmod(step, len(self.plan))))
+        if self._unread is not None:
+            self._unread.clear(self.resizing.side(step))
         self.scaler.unscale_(self.optimizer)
         if optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_norm)

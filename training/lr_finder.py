@@ -8,7 +8,7 @@ import io
 import itertools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +83,12 @@ def find_learning_rate(config: RunConfig, data: Path, rates: RateRange, progress
     """Trains on ``data`` with a growing rate, from the weights that a run would start with.
 
     Model, optimiser, loss, augmentation, mixing, batch size and precision are the configured ones; the schedule, the
-    warm-up and the decoded cache are not used. No file is written.
+    warm-up, smaller images and the decoded cache are not used. No file is written.
 
     Raises:
         TrainingError: with what happened and what to do.
     """
+    config = replace(config, loop=replace(config.loop, progressive_resizing=1.0))
     device = resolve_device(config.loop.device)
     check_model(config.model)
     check_optimizer(config.optimizer)

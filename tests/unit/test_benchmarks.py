@@ -281,7 +281,7 @@ def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
 
 @pytest.mark.slow
 def test_throughput_compares_all_kinds_of_contenders(tmp_path):
-    chosen = ["torchvision-style fp32", "timm bf16 channels_last", "marquee fp32"]
+    chosen = ["torchvision-style fp32", "timm bf16 channels_last", "marquee fp32", "marquee bf16 cache progressive"]
     small = "--arch test_resnet --size 32 --batch-size 8 --images 16 --workers 0 --rounds 1".split()
     done = command("throughput", "--work", tmp_path, "--results", tmp_path, *small, "--contenders", *chosen)
     assert done.returncode == 0, done.stderr

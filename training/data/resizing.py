@@ -39,7 +39,7 @@ class ProgressiveResizing:
         return min(self._size, max(unit, round(self._size * share / unit) * unit))
 
     def __call__(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
-        """uint8 (N, size, size, C) -> uint8 (N, side, side, C)."""
+        """uint8, or mixed float in 0..255, (N, size, size, C) -> the same type (N, side, side, C)."""
         side = self.side(step)
         if side == self._size:
             return pixels
