@@ -214,7 +214,8 @@ class LoopConfig:
     """torch.compile: slower to start, faster afterwards where it pays."""
     progressive_resizing: float = 1.0
     """Side of the images in the first half of training, as a share of image.size; then they grow, and have their full
-    size in the last fifth. For networks that take any size. 1: no image is shrunk."""
+    size in the last fifth. For photographs and networks that take any size: small images lose what they show. 1: no
+    image is shrunk."""
     cache: Literal["auto", "none", "decoded"] = "auto"
     """decoded: images are decoded once, into a memory-mapped file in the run's folder that all loaders share; auto:
     where that needs at most 4 GB."""
