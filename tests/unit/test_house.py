@@ -88,6 +88,8 @@ ALLOWED_CALLS = {
     # Trainer.fit, not PIL.ImageOps.fit.
     ("training/run.py", "fit"),
     ("training/optimize/distil.py", "fit"),
+    # Of training batches that are prepared already: a kind of augmentation.
+    ("training/data/resizing.py", "resize"),
     # Of a heat map, not of an image.
     ("handlers/explain/methods.py", "interpolate"),
     ("handlers/explain/picture.py", "pad"),
@@ -125,6 +127,7 @@ ALLOWED_IMAGE_IMPORTS = {
     "training/data/digits.py": {"from PIL import Image"},  # writes files
     "training/data/loading.py": {"from PIL import Image"},  # for annotations
     "training/data/mixing.py": {"from torchvision.transforms import v2"},
+    "training/data/resizing.py": {"from torchvision.transforms.v2 import functional"},
     "training/importing/torch_weights.py": {"import torchvision.models"},  # architectures without weights
     "training/report/pictures.py": {"from PIL import Image"},  # writes thumbnails of prepared pixels
 }
