@@ -26,8 +26,9 @@ from training.device import resolve_precision
 from training.distributed import World
 from training.ema import WeightAverage
 from training.errors import TrainingError
-from training.loop import MetricsLog, Trainer
+from training.loop import Trainer
 from training.losses import create_loss, one_logit
+from training.metrics_log import MetricsLog
 from training.models import (
     Classifier,
     PretrainedInput,

@@ -1,21 +1,17 @@
 """The training loop."""
 
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
 from training.allocator import keep_freed_memory
 from training.checkpoint import CheckpointStore, TrainingState
@@ -27,8 +23,8 @@ from training.device import autocast
 from training.distributed import World
 from training.ema import WeightAverage
 from training.errors import TrainingError
-from training.files import write_atomic
 from training.losses import count_right, negative_log_likelihood
+from training.metrics_log import MetricsLog
 from training.models import Classifier
 from training.optim import set_learning_rate
 from training.progress import Progress, Task
@@ -78,7 +74,7 @@ class Trainer:
     precision: str
     world: World
     store: CheckpointStore
-    log: "MetricsLog"
+    log: MetricsLog
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -289,47 +285,6 @@ class Trainer:
 def out_of_patience(loop: LoopConfig, state: TrainingState) -> bool:
     """Whether validation has not improved for too long; while images still grow, it may yet."""
     return 0 < loop.patience <= state.epoch - max(state.best_epoch, full_size_epoch(loop))
-
-
-class MetricsLog:
-    """Metrics of each epoch as JSON lines and for TensorBoard.
-
-    Args:
-        folder: the run's folder; None logs nothing (ranks other than 0).
-        upto: epochs that are done; later lines, of an attempt that a resume repeats, are dropped.
-    """
-
-    def __init__(self, folder: Path | None, upto: int) -> None:
-        self._path = folder / "metrics.jsonl" if folder else None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=upto + 1) if folder else None
-        if self._path is not None and self._path.exists():
-            kept = [line for line in self._path.read_text("utf-8").splitlines() if _epoch_of(line) <= upto]
-            write_atomic(self._path, "".join(line + "\n" for line in kept))
-
-    def write(self, epoch: int, values: dict[str, float]) -> None:
-        """Appends one epoch."""
-        if self._path is None or self._board is None:
-            return
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"epoch": epoch, **values}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        for name, value in values.items():
-            self._board.add_scalar(name.replace("_", "/", 1), value, epoch)
-        self._board.flush()
-
-    def close(self) -> None:
-        """Ends the TensorBoard file."""
-        if self._board is not None:
-            self._board.close()
-
-
-def _epoch_of(line: str) -> float:
-    """The epoch of a metrics line; infinite for one that a crash cut off."""
-    try:
-        return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 @dataclass

@@ -44,7 +44,8 @@ from training.environment import describe_environment, library_versions
 from training.errors import CheckpointError, TrainingError
 from training.export import export_bundle
 from training.files import write_atomic, write_json
-from training.loop import Interrupted, MetricsLog, NonFiniteLossError, out_of_patience
+from training.loop import Interrupted, NonFiniteLossError, out_of_patience
+from training.metrics_log import MetricsLog
 from training.models import (
     Classifier,
     check_model,

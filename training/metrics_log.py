@@ -1,0 +1,51 @@
+"""What a run writes of its epochs."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training.files import write_atomic
+
+
+class MetricsLog:
+    """Metrics of each epoch as JSON lines and for TensorBoard.
+
+    Args:
+        folder: the run's folder; None logs nothing (ranks other than 0).
+        upto: epochs that are done; later lines, of an attempt that a resume repeats, are dropped.
+    """
+
+    def __init__(self, folder: Path | None, upto: int) -> None:
+        self._path = folder / "metrics.jsonl" if folder else None
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=upto + 1) if folder else None
+        if self._path is not None and self._path.exists():
+            kept = [line for line in self._path.read_text("utf-8").splitlines() if _epoch_of(line) <= upto]
+            write_atomic(self._path, "".join(line + "\n" for line in kept))
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        """Appends one epoch."""
+        if self._path is None or self._board is None:
+            return
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"epoch": epoch, **values}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        for name, value in values.items():
+            self._board.add_scalar(name.replace("_", "/", 1), value, epoch)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Ends the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a metrics line; infinite for one that a crash cut off."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
