@@ -402,8 +402,12 @@ def worker_pids(served) -> list[int]:
 
 
 def test_a_killed_worker_comes_back(served, sample):
-    """Under light traffic, clients see answers or 5xx, never a hang, and all is well again without help."""
-    statuses, stop = [], threading.Event()
+    """Under light traffic, clients see answers or 5xx, and all is well again without help.
+
+    One request may have no answer at all: TorchServe forgets what it holds while it waits for more of a batch, in our
+    archives for 1 ms, when the worker dies right there (BatchAggregator.getRequest; docs/serving.md).
+    """
+    statuses, unanswered, stop = [], [], threading.Event()
 
     def traffic():
         while not stop.is_set():
@@ -412,7 +416,9 @@ def test_a_killed_worker_comes_back(served, sample):
                     f"{served.url}/predictions/digits", data=sample["data"], headers=served.headers(), timeout=30
                 )
                 statuses.append(response.status_code)
-            except requests.RequestException as error:  # a hang, or a lost connection
+            except requests.ReadTimeout as error:
+                unanswered.append(error)
+            except requests.RequestException as error:  # a lost connection
                 statuses.append(repr(error))
             time.sleep(0.05)
 
@@ -431,6 +437,7 @@ def test_a_killed_worker_comes_back(served, sample):
         stop.set()
         thread.join(60)
     assert not thread.is_alive()
+    assert len(unanswered) <= 1
     assert set(statuses) <= {200, 500, 503, 507}
     assert statuses[0] == statuses[-1] == 200
     assert_answers(post(served, sample["data"]).json(), sample)
