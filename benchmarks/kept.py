@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.errors import TrainingError
-from training.files import write_json
+from marquee.training.errors import TrainingError
+from marquee.training.files import write_json
 
 Values = dict[str, float]
 

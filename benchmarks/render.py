@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.results import RESULTS, Result, Summary, read_result
-from training.errors import TrainingError
-from training.files import write_atomic
+from marquee.commands.cli import run
+from marquee.training.errors import TrainingError
+from marquee.training.files import write_atomic
 
 PAGE = ROOT / "benchmarks" / "training" / "README.md"
 HANDLER_PAGE = ROOT / "benchmarks" / "serving" / "handler.md"

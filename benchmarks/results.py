@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks import ROOT
-from handlers.host import read_cpuinfo, usable_cores
-from handlers.schema import from_dict, to_dict
-from training.environment import library_versions
-from training.errors import TrainingError
-from training.files import write_json
+from marquee.handlers.host import read_cpuinfo, usable_cores
+from marquee.handlers.schema import from_dict, to_dict
+from marquee.training.environment import library_versions
+from marquee.training.errors import TrainingError
+from marquee.training.files import write_json
 
 RESULTS = ROOT / "benchmarks" / "training" / "results"
 SCHEMA_VERSION = 1

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handlers.measurement import Measurement
+from .measurement import Measurement
 
 _Z = 1.959964  # 95 %, two-sided
 ENOUGH_IMAGES = 30

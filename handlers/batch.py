@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from handlers.errors import InputError
-from handlers.images import decode_opened, prepare
-from handlers.spec import ImageSpec
+from .errors import InputError
+from .images import decode_opened, prepare
+from .spec import ImageSpec
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ class BatchLoader:
         """Decodes and resizes every image, and closes it.
 
         Args:
-            images: from :func:`handlers.images.open_image` or :func:`handlers.images.from_nested_list`; an error stays
+            images: from :func:`marquee.handlers.images.open_image` or :func:`marquee.handlers.images.from_nested_list`;
+            an error stays
                 where it is.
 
         Returns:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from handlers.errors import BundleError
-from handlers.host import Host
-from handlers.measurement import Ranking
-from handlers.spec import ModelSpec, VariantSpec
+from .errors import BundleError
+from .host import Host
+from .measurement import Ranking
+from .spec import ModelSpec, VariantSpec
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """How far features lie from those of training, for engines whose graph ends with the features.
 
-The same formula is part of exported programs (see :mod:`training.familiarity`). Where a graph runs in low precision it
-stays outside: a difference of large squares is what low precision is worst at.
+The same formula is part of exported programs (see :mod:`marquee.training.familiarity`). Where a graph runs in low
+precision it stays outside: a difference of large squares is what low precision is worst at.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from handlers.errors import BundleError
+from .errors import BundleError
 
 DISTANCE_FILE = "distance.npz"
 """Last part of the path of the variant's file that holds the tables."""

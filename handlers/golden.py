@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.errors import BundleError, InputError
-from handlers.predictor import Predictor
-from handlers.spec import ModelSpec, VariantSpec
+from .errors import BundleError, InputError
+from .predictor import Predictor
+from .spec import ModelSpec, VariantSpec
 
 DISTANCE_SLACK = 10
 """Tolerances by which a feature distance may differ, relative to its size."""

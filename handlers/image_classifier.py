@@ -1,19 +1,38 @@
 """The entry point that the ``.mar`` names. TorchServe calls :func:`handle`, once without data to load the model."""
 
+import importlib
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-# The worker's own folder is on its path, but behind an inherited PYTHONPATH: an older copy there would win.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+_PACKAGE = "_marquee_archive"
+"""The name under which the archive's own code is imported: nothing else is called so."""
+
+
+def _import_archived(folder: Path) -> ModuleType:
+    """Imports the package in ``folder`` by its place, not by a search of ``sys.path``.
+
+    The worker's own folder is on its path, but behind an inherited PYTHONPATH: an older copy there would win, and so
+    would an installed one that was imported before.
+    """
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder}: no package")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[_PACKAGE] = package
+    spec.loader.exec_module(package)
+    return importlib.import_module(f"{_PACKAGE}.service")
+
 
 try:
-    from handlers.service import ClassifierService
+    _service = _import_archived(Path(__file__).resolve().parent / "handlers").ClassifierService()
 except ImportError as error:
     # TorchServe answers an ImportError by looking for a built-in handler of that name, which hides the cause.
     raise RuntimeError(f"the handler needs a library that this server does not have: {error}") from error
-
-_service = ClassifierService()
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
@@ -21,4 +40,5 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> list[bytes] | Non
     if data is None:
         _service.initialize(context)
         return None
-    return _service.handle(data, context)
+    answers: list[bytes] = _service.handle(data, context)
+    return answers

@@ -23,8 +23,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from handlers.errors import InputError
-from handlers.spec import ImageSpec
+from .errors import InputError
+from .spec import ImageSpec
 
 # Imported by name: Pillow opens only formats whose plugin is loaded, and loading all of them costs every worker.
 FORMATS = tuple(
@@ -45,7 +45,7 @@ _NO_LIMITS = ImageSpec(channels=1, resize=1, crop=1, max_pixels=sys.maxsize, max
 SCALED_MARGIN = 2
 """Scaled decoding keeps at least so many times the pixels that the resize asks for, in each direction: at 1 the
 libjpeg's own filter would do all of the resizing (benchmarks/serving has the differences). Part of what ``scaled``
-means: another margin gives other pixels, and wants another name in :class:`handlers.spec.ImageSpec`."""
+means: another margin gives other pixels, and wants another name in :class:`marquee.handlers.spec.ImageSpec`."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from handlers.host import Host
+from .host import Host
 
 
 @dataclass(frozen=True, kw_only=True)

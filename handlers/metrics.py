@@ -1,9 +1,10 @@
 """Counters and histograms that are kept in a worker until they are reported.
 
 TorchServe's own histograms have fixed buckets from 5 ms, and each of its observations is a line of text that its front
-end parses. So a worker counts here, in memory, and reports *increments* now and then (:mod:`handlers.metrics_emitter`).
-The front end adds up the increments of all workers of a model. A histogram is reported as what Prometheus makes of one:
-a counter ``NAME_bucket`` for each upper bound ``le``, cumulative, with ``NAME_sum`` and ``NAME_count``.
+end parses. So a worker counts here, in memory, and reports *increments* now and then
+(:mod:`marquee.handlers.metrics_emitter`). The front end adds up the increments of all workers of a model. A histogram
+is reported as what Prometheus makes of one: a counter ``NAME_bucket`` for each upper bound ``le``, cumulative, with
+``NAME_sum`` and ``NAME_count``.
 """
 
 import threading

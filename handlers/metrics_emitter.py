@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from handlers.metrics import Accumulator, Increment
+from .metrics import Accumulator, Increment
 
 logger = logging.getLogger(__name__)
 

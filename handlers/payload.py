@@ -19,10 +19,10 @@ from typing import Any
 
 from PIL import Image
 
-from handlers.errors import InputError
-from handlers.images import from_nested_list, open_image
-from handlers.predictor import Prediction, as_json
-from handlers.spec import ImageSpec
+from .errors import InputError
+from .images import from_nested_list, open_image
+from .predictor import Prediction, as_json
+from .spec import ImageSpec
 
 MAX_INSTANCES = 64
 """Images in one JSON request."""
@@ -36,7 +36,8 @@ class Request:
     """What one request asks: its images, each opened or refused."""
 
     items: tuple[Image.Image | InputError, ...]
-    """Images within the limits, as :meth:`handlers.batch.BatchLoader.load` takes them; files are not decoded yet. Or
+    """Images within the limits, as :meth:`marquee.handlers.batch.BatchLoader.load` takes them; files are not decoded
+    yet. Or
     the error of that item."""
     is_list: bool
     """True for ``{"instances": ...}``: the answer is a list too, even of one."""

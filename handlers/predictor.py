@@ -1,6 +1,6 @@
 """Predictor: spec + engine + images, without any server. Usable from a notebook.
 
->>> from handlers.predictor import Predictor
+>>> from marquee.handlers.predictor import Predictor
 >>> predictor = Predictor.load("runs/digits/bundle")
 >>> predictor.predict([open("three.png", "rb").read()])[0].label
 '3'
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from handlers.batch import Batch, BatchLoader
-from handlers.choice import Choice, choices
-from handlers.engines import Engine, load_engine
-from handlers.errors import BundleError, InputError
-from handlers.host import this_host
-from handlers.images import open_image
-from handlers.spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
+from .batch import Batch, BatchLoader
+from .choice import Choice, choices
+from .engines import Engine, load_engine
+from .errors import BundleError, InputError
+from .host import this_host
+from .images import open_image
+from .spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Prediction:
     """Multi-label: the image's labels, the likeliest first; None for other tasks."""
     distance: float | None = None
     """How far the image's features lie from those of training, about 1 for an image like them (see
-    :mod:`training.familiarity`); None when the model does not measure it."""
+    :mod:`marquee.training.familiarity`); None when the model does not measure it."""
     abstained: str | None = None
     """Why the answer should not be used: ``unfamiliar`` or ``low_confidence``; None when it may."""
 
@@ -92,7 +92,7 @@ class Predictor:
         """The bundle's, with the variant's own way from logits to an answer."""
         self.variant = variant
         self.digest = digest
-        """``sha256:...`` of the bundle (see :func:`handlers.spec.bundle_digest`)."""
+        """``sha256:...`` of the bundle (see :func:`marquee.handlers.spec.bundle_digest`)."""
         self.folder = folder
         self.reason = reason
         """Why this variant and no other."""
@@ -117,7 +117,7 @@ class Predictor:
             folder: a bundle, such as ``runs/NAME/bundle``.
             device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             variant: the name of the only variant to try.
-            prove: raises BundleError to refuse a loaded variant (see :func:`handlers.golden.prove`).
+            prove: raises BundleError to refuse a loaded variant (see :func:`marquee.handlers.golden.prove`).
             decode_threads: images of one batch that are decoded at once.
 
         Raises:
@@ -161,7 +161,7 @@ class Predictor:
             return error
 
     def prepare(self, images: Sequence[Image.Image | InputError]) -> Batch:
-        """Opened images -> the engine's input (see :class:`handlers.batch.BatchLoader`)."""
+        """Opened images -> the engine's input (see :class:`marquee.handlers.batch.BatchLoader`)."""
         return self._loader.load(images)
 
     def predict_batch(self, batch: Batch) -> list[Prediction | InputError]:

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from handlers.batch import Batch
-from handlers.errors import BundleError, InputError
-from handlers.explain.batch import Explanations
-from handlers.explain.config import ExplainConfig
-from handlers.explain.explainer import Explainer
-from handlers.explain.request import Ask
-from handlers.golden import prove, read_golden
-from handlers.host import usable_cores
-from handlers.payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
-from handlers.predictor import Prediction, Predictor
-from handlers.schema import to_dict
-from handlers.service_metrics import ServiceMetrics
-from handlers.spec import BUNDLE_FOLDER, VariantSpec
-from handlers.threads import set_threads
+from .batch import Batch
+from .errors import BundleError, InputError
+from .explain.batch import Explanations
+from .explain.config import ExplainConfig
+from .explain.explainer import Explainer
+from .explain.request import Ask
+from .golden import prove, read_golden
+from .host import usable_cores
+from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
+from .predictor import Prediction, Predictor
+from .schema import to_dict
+from .service_metrics import ServiceMetrics
+from .spec import BUNDLE_FOLDER, VariantSpec
+from .threads import set_threads
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class ClassifierService:
         """Answers one batch.
 
         Args:
-            requests: one mapping a request (see :func:`handlers.payload.parse`).
+            requests: one mapping a request (see :func:`marquee.handlers.payload.parse`).
             context: ``ts.context.Context``; takes each response's status and content type.
 
         Returns:

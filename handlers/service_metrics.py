@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from handlers.errors import STATUS_BY_CODE, InputError
-from handlers.metrics import Accumulator, Family, Increment, zeros
-from handlers.metrics_emitter import Emitter
-from handlers.predictor import Prediction, Predictor
+from .errors import STATUS_BY_CODE, InputError
+from .metrics import Accumulator, Family, Increment, zeros
+from .metrics_emitter import Emitter
+from .predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 

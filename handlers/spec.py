@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from handlers.errors import BundleError
-from handlers.measurement import Measurement, Ranking
-from handlers.schema import SchemaError, from_dict, to_dict
+from .errors import BundleError
+from .measurement import Measurement, Ranking
+from .schema import SchemaError, from_dict, to_dict
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -22,7 +22,7 @@ SPEC_FILE = "spec.json"
 BUNDLE_FOLDER = "bundle"
 """Name of the bundle's folder inside a run and inside an archive."""
 EXPECTED_FILE = "golden/expected.json"
-"""The golden answers of the bundle's first variant (see :mod:`handlers.golden`)."""
+"""The golden answers of the bundle's first variant (see :mod:`marquee.handlers.golden`)."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -51,8 +51,8 @@ class ImageSpec:
     """Size of one encoded image above which it is refused."""
     decode: Literal["full", "scaled"] = "full"
     """How JPEG files are decoded: full: every pixel; scaled: at a half, a quarter or an eighth of their size, as long
-    as both sides keep twice what the resize needs (see :func:`handlers.images.decode`), which costs a fraction for
-    photographs. Bundles that do not say it were measured with full."""
+    as both sides keep twice what the resize needs (see :func:`marquee.handlers.images.decode`), which costs a fraction
+    for photographs. Bundles that do not say it were measured with full."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -110,7 +110,7 @@ class VariantSpec:
     name: str
     """Unique within the bundle, such as ``fp32``."""
     engine: str
-    """A name known to :mod:`handlers.engines`."""
+    """A name known to :mod:`marquee.handlers.engines`."""
     precision: Precision
     """Number format that the variant computes in; a variant whose kernels run in another one is not served."""
     files: dict[str, str]
@@ -122,7 +122,8 @@ class VariantSpec:
     device: Literal["any", "cpu", "cuda"] = "any"
     """Where it runs."""
     isa: tuple[str, ...] = ()
-    """Instruction sets (see :data:`handlers.host.ISA`), any one of which the CPU must have; empty: any CPU will do."""
+    """Instruction sets (see :data:`marquee.handlers.host.ISA`), any one of which the CPU must have; empty: any CPU will
+    do."""
     output: OutputSpec | None = None
     """How this variant's logits become an answer; None: as the model's."""
     measurements: tuple[Measurement, ...] = ()
@@ -138,7 +139,7 @@ class VariantSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenSpec:
-    """Real inputs with the answers that evaluation gave (see :mod:`handlers.golden`)."""
+    """Real inputs with the answers that evaluation gave (see :mod:`marquee.handlers.golden`)."""
 
     files: dict[str, str] = field(default_factory=dict)
     """Path inside the bundle -> sha256: the raw inputs and ``golden/expected.json``."""

@@ -1,38 +1,6 @@
-"""Write a run's report and model card again, from the run folder.
+"""``marquee report``, for those who call scripts."""
 
-Example: python scripts/report.py runs/photos
-
-RUN/report.html is one file for any browser; RUN/MODEL_CARD.md keeps what its owner has filled in.
-"""
-
-import json as jsonlib
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-from _cli import run
-
-from training.report import write_model_card, write_report
-
-
-def report(
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """Prints the paths of both files.
-
-    Args:
-        run_folder: A finished run of train.py.
-        json: Print one JSON object.
-    """
-    written = {"report": str(write_report(run_folder)), "model_card": str(write_model_card(run_folder))}
-    print(jsonlib.dumps(written) if json else "\n".join(written.values()))
-
-
-def main() -> None:
-    """Entry point."""
-    tyro.cli(report, description=__doc__)
-
+from marquee.commands.main import run_verb
 
 if __name__ == "__main__":
-    run(main)
+    run_verb("report")

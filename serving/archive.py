@@ -1,5 +1,6 @@
 """Bundle -> ``.mar``, and back."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,10 +15,10 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging import generate_model_archive
 
-import handlers
-from handlers.errors import BundleError
-from handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify_files
-from serving.errors import OperationError
+from marquee import handlers, hints
+from marquee.handlers.errors import BundleError
+from marquee.handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify_files
+from marquee.serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG_ENTRY = "model-config.yaml"
@@ -25,7 +26,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every entry's date: the oldest that a zip can hold. Equal bundles give equal archives."""
 
 MODEL_CONFIG = {
-    # Workers at start; `scripts/models.py scale` changes it while serving.
+    # Workers at start; `marquee models scale` changes it while serving.
     "minWorkers": 1,
     "maxWorkers": 1,
     # While a worker is busy its queue fills anyway: 1 ms of waiting batches under load and costs nothing without.
@@ -59,7 +60,9 @@ def find_bundle(run: Path) -> Path:
     for folder in (Path(run) / BUNDLE_FOLDER, Path(run)):
         if (folder / SPEC_FILE).is_file():
             return folder
-    raise OperationError(f"{run}: no bundle here; finish the training first (python scripts/train.py --out {run})")
+    raise OperationError(
+        f"{run}: no bundle here; finish the training first: {hints.command('train', '--out', run, '--resume')}"
+    )
 
 
 def package(bundle: Path, name: str, version: str, store: Path, variant: str = "auto") -> Path:
@@ -84,19 +87,22 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
     verify_files(bundle, spec.files)
     packed = packed_files(spec, variant)
     code = Path(handlers.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         work = Path(temporary)
         stage = work / "stage"
         for file in (SPEC_FILE, *packed):
             (stage / BUNDLE_FOLDER / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / file, stage / BUNDLE_FOLDER / file)
-        shutil.copytree(code, stage / code.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(code, stage / code.name, ignore=ignored)
+        entry = work / f"image_classifier_{_digest(stage / code.name)[:12]}.py"
+        shutil.copyfile(code / "image_classifier.py", entry)
         config_text = yaml.safe_dump({**MODEL_CONFIG, "variant": variant}, sort_keys=False)
         (work / CONFIG_ENTRY).write_text(config_text, "utf-8")
         (work / "out").mkdir()
         config = ModelArchiverConfig(
             model_name=name,
-            handler=str(code / "image_classifier.py"),
+            handler=str(entry),
             version=version,
             extra_files=str(stage),
             config_file=str(work / CONFIG_ENTRY),
@@ -195,7 +201,7 @@ def check_archive(archive: Path) -> None:
                 damaged = MANIFEST
     except FileNotFoundError as error:
         raise OperationError(
-            f"{archive}: not found; make it with: python scripts/package.py RUN --name {archive.stem}"
+            f"{archive}: not found; make it with: {hints.command('package', 'RUN', '--name', archive.stem)}"
         ) from error
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise OperationError(f"{archive}: not a whole model archive ({error}); package the run again") from error
@@ -224,6 +230,18 @@ def open_archive(archive: Path) -> Iterator[Path]:
         except BundleError as error:
             raise OperationError(f"{archive}: {str(error).replace(f'{folder}/', '')}") from error
         yield folder
+
+
+def _digest(folder: Path) -> str:
+    """Of the code in ``folder``, for the entry file's name.
+
+    TorchServe finds that file by its name on the worker's path, where an inherited PYTHONPATH comes first: a name that
+    says what is in it cannot stand for anything else there.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import requests
 
-from serving.errors import OperationError
-from serving.keys import KeyFile, Kind
-from serving.settings import Addresses
+from marquee import hints
+from marquee.serving.errors import OperationError
+from marquee.serving.keys import KeyFile, Kind
+from marquee.serving.settings import Addresses
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class Client:
         """
         import grpc  # heavy, and only gRPC callers need it
 
-        from serving.grpc_stubs import load_stubs
+        from marquee.serving.grpc_stubs import load_stubs
 
         stubs = load_stubs()
         if self._channel is None:
@@ -202,7 +203,7 @@ class Client:
         if response.status_code == 405:
             raise OperationError(
                 f"the server does not allow {method} {path}; "
-                "start it with: python scripts/serve.py start --enable-model-api"
+                f"start it with: {hints.command('serve', 'start', 'NAME', '--enable-model-api')}"
             )
         if response.status_code >= 400:
             raise OperationError(f"{method} {path}: {_message(response)}")

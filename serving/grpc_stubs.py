@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 _SERVICES = ("inference", "management")
 

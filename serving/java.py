@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 MINIMUM = 17
 """The oldest Java that TorchServe 0.12 starts on."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 Kind = Literal["inference", "management", "API"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from serving.archive import CONFIG_ENTRY, replace_entry
-from serving.errors import OperationError
+from marquee.serving.archive import CONFIG_ENTRY, replace_entry
+from marquee.serving.errors import OperationError
 
 
 def read_model_config(archive: Path) -> dict[str, Any]:

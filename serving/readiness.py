@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.client import Client
-from serving.errors import OperationError
+from marquee.serving.client import Client
+from marquee.serving.errors import OperationError
 
 if TYPE_CHECKING:
-    from serving.server import Server
+    from marquee.serving.server import Server
 
 _POLL_SECONDS = 0.3
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import InputError
-from handlers.golden import GoldenSample, difference, read_golden
-from handlers.spec import ModelSpec, bundle_digest, read_spec
-from serving.archive import open_archive
-from serving.client import Answer, Client
+from marquee.handlers.errors import InputError
+from marquee.handlers.golden import GoldenSample, difference, read_golden
+from marquee.handlers.spec import ModelSpec, bundle_digest, read_spec
+from marquee.serving.archive import open_archive
+from marquee.serving.client import Answer, Client
 
 
 @dataclass

@@ -10,7 +10,6 @@ The server runs in a state folder (default ``.torchserve``), which holds everyth
 """
 
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -23,16 +22,16 @@ from typing import Any
 
 import psutil
 
-from serving.archive import check_archive
-from serving.client import Client
-from serving.errors import OperationError
-from serving.java import java_environment
-from serving.keys import KeyFile
-from serving.readiness import last_line, wait_until_listening, wait_until_ready
-from serving.settings import Addresses, read_addresses, read_properties
+from marquee import hints
+from marquee.serving.archive import check_archive
+from marquee.serving.client import Client
+from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store
+from marquee.serving.errors import OperationError
+from marquee.serving.java import java_environment
+from marquee.serving.keys import KeyFile
+from marquee.serving.readiness import last_line, wait_until_listening, wait_until_ready
+from marquee.serving.settings import Addresses, read_addresses, read_properties
 
-DEFAULT_STATE = Path(".torchserve")
-DEFAULT_CONFIG = Path("config.properties")
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _STATE_FILE = "server.json"
 
@@ -142,13 +141,13 @@ def start(
     """
     folder = Path(folder).absolute()
     names = [name.removesuffix(".mar") for name in models]
+    config = find_config(config)
     properties = read_properties(config) | dict(settings or {})
-    # Relative to the configuration, as the README's plain `torchserve --start` has it.
-    store = Path(store or config.absolute().parent / properties.get("model_store", "model_store")).absolute()
+    store = Path(store).absolute() if store is not None else find_store(config, properties)
     for name in names:
         check_archive(store / f"{name}.mar")
     if running := find(folder):
-        command = f"python scripts/serve.py stop --state {shlex.quote(str(folder))}"
+        command = hints.command("serve", "stop", "--state", folder)
         raise OperationError(f"already running with pid {running.pid}; stop it first: {command}")
     if died := _recorded(folder):
         stop(died)  # ended without cleaning up; nothing runs any more, its temporary files do lie about
@@ -296,7 +295,9 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
     if server := find(folder):
         return server.client(timeout)
     if not Path(config).is_file():
-        raise OperationError(f"no server in {folder}, and no {config} here; start one: python scripts/serve.py start")
+        raise OperationError(
+            f"no server is running from {folder}; start one: {hints.command('serve', 'start', 'NAME')}"
+        )
     properties = read_properties(config)
     authorized = properties.get("disable_token_authorization", "false") != "true"
     return Client(

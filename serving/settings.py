@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 PORT_KEYS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
 

@@ -50,7 +50,7 @@ def script() -> Script:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train/ and test/ of class folders."""
-    from training.data.digits import write_digits
+    from marquee.training.data.digits import write_digits
 
     folder = tmp_path_factory.mktemp("data") / "digits"
     write_digits(folder)
@@ -77,7 +77,7 @@ class Served:
     """A running TorchServe and how to reach it."""
 
     def __init__(self, state: Path, started: dict) -> None:
-        from serving import server
+        from marquee.serving import server
 
         self.state = state
         self.started = started
@@ -94,7 +94,7 @@ class Served:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, store: Path, script: Script) -> Iterator[Served]:
     """digits.mar behind a real TorchServe on free ports, started by scripts/serve.py."""
-    from serving.settings import Addresses
+    from marquee.serving.settings import Addresses
 
     state = tmp_path_factory.mktemp("server")
     port = Addresses.free(20100).base_port
@@ -108,6 +108,6 @@ def served(tmp_path_factory: pytest.TempPathFactory, store: Path, script: Script
 @pytest.fixture
 def free_port() -> int:
     """The first of five free ports."""
-    from serving.settings import Addresses
+    from marquee.serving.settings import Addresses
 
     return Addresses.free(21100).base_port

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from handlers.spec import ImageSpec
-from training.checkpoint import CheckpointStore
-from training.config import RunConfig
-from training.data.augment import Augmentation, crop_source
-from training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
-from training.data.loading import (
+from marquee.handlers.spec import ImageSpec
+from marquee.training.checkpoint import CheckpointStore
+from marquee.training.config import RunConfig
+from marquee.training.data.augment import Augmentation, crop_source
+from marquee.training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
+from marquee.training.data.loading import (
     BatchPlan,
     EvaluationImages,
     TrainingImages,
@@ -18,27 +18,27 @@ from training.data.loading import (
     resolve_workers,
     training_loader,
 )
-from training.data.manifest import Manifest
-from training.data.mixing import Mixing
-from training.data.resizing import ProgressiveResizing
-from training.data.statistics import channel_statistics
-from training.device import resolve_precision
-from training.distributed import World
-from training.ema import WeightAverage
-from training.errors import TrainingError
-from training.loop import Trainer
-from training.losses import create_loss, one_logit
-from training.metrics_log import MetricsLog
-from training.models import (
+from marquee.training.data.manifest import Manifest
+from marquee.training.data.mixing import Mixing
+from marquee.training.data.resizing import ProgressiveResizing
+from marquee.training.data.statistics import channel_statistics
+from marquee.training.device import resolve_precision
+from marquee.training.distributed import World
+from marquee.training.ema import WeightAverage
+from marquee.training.errors import TrainingError
+from marquee.training.loop import Trainer
+from marquee.training.losses import create_loss, one_logit
+from marquee.training.metrics_log import MetricsLog
+from marquee.training.models import (
     Classifier,
     PretrainedInput,
     create_backbone,
     pretrained_channels,
     pretrained_input,
 )
-from training.optim import create_optimizer
-from training.progress import Progress
-from training.seeding import derive_seed
+from marquee.training.optim import create_optimizer
+from marquee.training.progress import Progress
+from marquee.training.seeding import derive_seed
 
 CACHE_FOLDER = "cache"
 

@@ -13,45 +13,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.assemble import build_model
-from training.batch_trial import BatchMeasurement, BatchRefusedError, DoesNotFitError, Trial, measure, measure_in_child
-from training.config import RunConfig
-from training.data.manifest import Manifest
-from training.device import resolve_device, resolve_precision
-from training.errors import TrainingError
-from training.memory import available_bytes
-from training.models import check_model
-from training.optim import check_optimizer
-from training.progress import Progress
-from training.records import read_data
+from marquee.training.assemble import build_model
+from marquee.training.batch_trial import (
+    BatchMeasurement,
+    BatchRefusedError,
+    DoesNotFitError,
+    Trial,
+    measure,
+    measure_in_child,
+)
+from marquee.training.config import RunConfig
+from marquee.training.data.manifest import Manifest
+from marquee.training.device import resolve_device, resolve_precision
+from marquee.training.errors import TrainingError
+from marquee.training.memory import available_bytes
+from marquee.training.memory_limit import MemoryLimit, mib
+from marquee.training.models import check_model
+from marquee.training.optim import check_optimizer
+from marquee.training.progress import Progress
+from marquee.training.records import read_data
 
 _GROWTH = 0.1
 """Measuring ends when memory has grown by this share: more than an allocator's whims."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryLimit:
-    """How much memory a training process may take."""
-
-    fraction: float = 0.8
-    """Share of the memory that is available now. The rest is for loader processes and file caches."""
-    size: int = 0
-    """The limit itself, in bytes; 0: by the fraction."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"memory-fraction: expected more than 0 and at most 1, got {self.fraction:g}")
-        if self.size < 0:
-            raise ValueError(f"memory-bytes: expected at least 0, got {self.size}")
-
-    def resolve(self, device: torch.device) -> int:
-        """The limit in bytes on ``device``."""
-        if self.size:
-            return self.size
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            return int(self.fraction * free)
-        return int(self.fraction * available_bytes())  # a Mac's GPU shares the machine's memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +85,7 @@ def find_batch_size(config: RunConfig, data: Path, start: int, limit: MemoryLimi
     trial = Trial(
         config=_for_trials(config, manifest),
         manifest=_one_image_a_class(manifest),
-        limit=limit.resolve(device),
+        limit=_resolve_limit(limit, device),
         device=str(device),
     )
     progress.say(f"{config.model.arch} on {device}, {mib(trial.limit)} may be used")
@@ -237,6 +220,11 @@ def _line(measured: list[BatchMeasurement]) -> _Line:
     return _Line(max(peak - slope * size for size, peak in zip(sizes, peaks, strict=True)), slope)
 
 
-def mib(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**20:.0f} MiB"
+def _resolve_limit(limit: MemoryLimit, device: torch.device) -> int:
+    """The limit in bytes on ``device``."""
+    if limit.size:
+        return limit.size
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(limit.fraction * free)
+    return int(limit.fraction * available_bytes())  # a Mac's GPU shares the machine's memory

@@ -15,17 +15,17 @@ from pathlib import Path
 import psutil
 import torch
 
-from training.allocator import keep_freed_memory
-from training.assemble import build_model, build_trainer
-from training.checkpoint import CheckpointStore
-from training.config import RunConfig
-from training.data.manifest import Manifest
-from training.device import resolve_device
-from training.distributed import World
-from training.errors import TrainingError
-from training.loop import deferred_signals
-from training.memory import peak_bytes
-from training.progress import Progress
+from marquee.training.allocator import keep_freed_memory
+from marquee.training.assemble import build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore
+from marquee.training.config import RunConfig
+from marquee.training.data.manifest import Manifest
+from marquee.training.device import resolve_device
+from marquee.training.distributed import World
+from marquee.training.errors import TrainingError
+from marquee.training.loop import deferred_signals
+from marquee.training.memory import peak_bytes
+from marquee.training.progress import Progress
 
 _SECONDS = 1.0
 """Steps are timed for at least this long."""

@@ -10,11 +10,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_expit, log_softmax
 
-from handlers.predictor import Outputs, sigmoid, softmax
-from handlers.spec import OutputSpec
-from training.config import ExportConfig
-from training.metrics import confidence_metrics
-from training.multi_label import multi_label_confidence_metrics
+from marquee.handlers.predictor import Outputs, sigmoid, softmax
+from marquee.handlers.spec import OutputSpec
+from marquee.training.config import ExportConfig
+from marquee.training.metrics import confidence_metrics
+from marquee.training.multi_label import multi_label_confidence_metrics
 
 TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for."""

@@ -11,7 +11,7 @@
       last, best                one line each: the name of a folder
 
 A damaged checkpoint is noticed by its digests, and another one is used. No random state is saved: every random number
-derives from the seed and its place (see :mod:`training.seeding`).
+derives from the seed and its place (see :mod:`marquee.training.seeding`).
 """
 
 import hashlib
@@ -26,9 +26,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from handlers.spec import sha256_file
-from training.errors import CheckpointError
-from training.files import atomic_folder, write_atomic
+from marquee.handlers.spec import sha256_file
+from marquee.training.errors import CheckpointError
+from marquee.training.files import atomic_folder, write_atomic
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights.safetensors", "average.safetensors", "optimizer.safetensors"
 _GROUP = "group."
@@ -46,7 +46,7 @@ class TrainingState:
     batch: int = 0
     """Batches of that epoch that are done."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Running sums of that epoch (see :data:`training.loop.SUMS`)."""
+    """Running sums of that epoch (see :data:`marquee.training.loop.SUMS`)."""
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_loss: float = float("inf")

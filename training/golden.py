@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.predictor import Prediction
-from handlers.spec import EXPECTED_FILE, GoldenSpec, sha256_file
-from training.data.manifest import Manifest, Record
-from training.errors import ExportError
-from training.seeding import derive_seed
+from marquee.handlers.predictor import Prediction
+from marquee.handlers.spec import EXPECTED_FILE, GoldenSpec, sha256_file
+from marquee.training.data.manifest import Manifest, Record
+from marquee.training.errors import ExportError
+from marquee.training.seeding import derive_seed
 
 MAX_GOLDEN = 128
 
@@ -58,7 +58,7 @@ def write_golden(folder: Path, records: Sequence[Record], answers: Sequence[Pred
 def write_answers(
     path: Path, inputs: Sequence[tuple[str, str]], answers: Iterable[tuple[np.ndarray, float | None]]
 ) -> str:
-    """Writes one variant's golden answers (see :mod:`handlers.golden`); returns the file's sha256.
+    """Writes one variant's golden answers (see :mod:`marquee.handlers.golden`); returns the file's sha256.
 
     Args:
         path: the file.

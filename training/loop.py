@@ -13,24 +13,24 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.allocator import keep_freed_memory
-from training.checkpoint import CheckpointStore, TrainingState
-from training.config import LoopConfig, RunConfig
-from training.data.loading import BatchPlan, Loader
-from training.data.mixing import Mixing
-from training.data.resizing import ProgressiveResizing, full_size_epoch
-from training.device import autocast
-from training.distributed import World
-from training.ema import WeightAverage
-from training.errors import TrainingError
-from training.losses import count_right, negative_log_likelihood
-from training.metrics_log import MetricsLog
-from training.models import Classifier
-from training.optim import set_learning_rate
-from training.progress import Progress, Task
-from training.schedules import learning_rate
-from training.seeding import seed_step
-from training.unread_taps import UnreadTaps
+from marquee.training.allocator import keep_freed_memory
+from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.config import LoopConfig, RunConfig
+from marquee.training.data.loading import BatchPlan, Loader
+from marquee.training.data.mixing import Mixing
+from marquee.training.data.resizing import ProgressiveResizing, full_size_epoch
+from marquee.training.device import autocast
+from marquee.training.distributed import World
+from marquee.training.ema import WeightAverage
+from marquee.training.errors import TrainingError
+from marquee.training.losses import count_right, negative_log_likelihood
+from marquee.training.metrics_log import MetricsLog
+from marquee.training.models import Classifier
+from marquee.training.optim import set_learning_rate
+from marquee.training.progress import Progress, Task
+from marquee.training.schedules import learning_rate
+from marquee.training.seeding import seed_step
+from marquee.training.unread_taps import UnreadTaps
 
 
 class Interrupted(TrainingError):  # noqa: N818 - a signal is no mistake

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.config import LossConfig
+from marquee.training.config import LossConfig
 
 
 def create_loss(config: LossConfig, multi_label: bool = False) -> nn.Module:

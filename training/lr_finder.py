@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.assemble import build_model, build_trainer
-from training.checkpoint import CheckpointStore
-from training.config import RunConfig
-from training.data.loading import BatchPlan, Loader
-from training.device import resolve_device
-from training.distributed import World
-from training.errors import TrainingError
-from training.files import write_atomic
-from training.loop import NonFiniteLossError, Trainer, deferred_signals
-from training.models import check_model
-from training.optim import check_optimizer
-from training.progress import Progress
-from training.records import read_data
+from marquee.training.assemble import build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore
+from marquee.training.config import RunConfig
+from marquee.training.data.loading import BatchPlan, Loader
+from marquee.training.device import resolve_device
+from marquee.training.distributed import World
+from marquee.training.files import write_atomic
+from marquee.training.loop import NonFiniteLossError, Trainer, deferred_signals
+from marquee.training.models import check_model
+from marquee.training.optim import check_optimizer
+from marquee.training.progress import Progress
+from marquee.training.rate_range import RateRange, check_plot_name
+from marquee.training.records import read_data
 
 SMOOTHING = 0.9
 """Share of the running mean that each step keeps."""
@@ -34,29 +34,6 @@ DIVERGED = 4.0
 """The test ends when the smoothed loss is this many times its lowest value."""
 CLEAR = 5.0
 """Standard errors that the smoothed loss has to fall by before the fall is believed."""
-PLOT_SUFFIXES = (".svg", ".png", ".pdf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RateRange:
-    """Which learning rates are tried."""
-
-    start: float = 1e-6
-    """Rate of the first step."""
-    stop: float = 1.0
-    """Rate of the last step."""
-    steps: int = 100
-    """Training steps, one a rate."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.start < self.stop < float("inf"):
-            raise ValueError(f"expected 0 < from < to, got from {self.start:g} to {self.stop:g}")
-        if self.steps < 20:
-            raise ValueError(f"steps: expected at least 20, got {self.steps}; fewer show no slope")
-
-    def rates(self) -> list[float]:
-        """One rate a step, each the same factor above the one before."""
-        return [float(rate) for rate in np.geomspace(self.start, self.stop, self.steps)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +174,6 @@ def _edge_note(lowest: int, window: int, steps: int, diverged: bool) -> str:
     if not diverged and lowest >= steps - window:
         return "the loss was still falling at the last rate; raise --to"
     return ""
-
-
-def check_plot_name(path: Path) -> None:
-    """Raises TrainingError for a plot that could not be written, before any work is done for it."""
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise TrainingError(f"{path}: expected a name that ends with {', '.join(PLOT_SUFFIXES)}")
 
 
 def plot_curve(curve: RateCurve, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.files import write_atomic
+from marquee.training.files import write_atomic
 
 
 class MetricsLog:

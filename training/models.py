@@ -11,11 +11,11 @@ from timm.data.config import resolve_model_data_config
 from timm.models import adapt_input_conv
 from torch import nn
 
-import training.architectures  # noqa: F401 - registers them
-from handlers.spec import BUNDLE_FOLDER, read_spec
-from training.config import ImageConfig, LoopConfig, ModelConfig
-from training.errors import TrainingError
-from training.pretrained import find_run, load_state_dict
+import marquee.training.architectures  # noqa: F401 - registers them
+from marquee.handlers.spec import BUNDLE_FOLDER, read_spec
+from marquee.training.config import ImageConfig, LoopConfig, ModelConfig
+from marquee.training.errors import TrainingError
+from marquee.training.pretrained import find_run, load_state_dict
 
 
 class Classifier(nn.Module):

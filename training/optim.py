@@ -12,8 +12,8 @@ from timm.optim import (  # type: ignore[attr-defined]
 )
 from torch import nn
 
-from training.config import OptimizerConfig
-from training.errors import TrainingError
+from marquee.training.config import OptimizerConfig
+from marquee.training.errors import TrainingError
 
 _FUSED = ("adam", "adamw", "sgd")
 """torch's own optimisers that can update a tensor in one pass, on CPUs and NVIDIA GPUs."""

@@ -8,10 +8,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from handlers.spec import BUNDLE_FOLDER, SPEC_FILE
-from training.checkpoint import CheckpointStore, served_weights
-from training.config import EFFICIENTNET_LITE0_WHEEL
-from training.errors import TrainingError
+from marquee.handlers.spec import BUNDLE_FOLDER, SPEC_FILE
+from marquee.training.checkpoint import CheckpointStore, served_weights
+from marquee.training.config import EFFICIENTNET_LITE0_WHEEL
+from marquee.training.errors import TrainingError
 
 StateDict = dict[str, torch.Tensor]
 
@@ -34,7 +34,7 @@ def load_state_dict(source: str, arch: str) -> StateDict:
         run = find_run(source)
         best = None if run is None else CheckpointStore(run / "checkpoints").find("best")
         if best is None:
-            raise TrainingError(f"--model.pretrained {source}: a folder, but no finished run of scripts/train.py")
+            raise TrainingError(f"--model.pretrained {source}: a folder, but no finished run of marquee train")
         path = served_weights(best)
     if not path.is_file():
         raise TrainingError(
@@ -83,7 +83,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unwrap(state: StateDict) -> StateDict:
-    """Strips the prefixes of DataParallel and of this project's own :class:`training.models.Classifier`."""
+    """Strips the prefixes of DataParallel and of this project's own :class:`marquee.training.models.Classifier`."""
     for prefix in ("module.", "backbone."):
         if any(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

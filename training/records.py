@@ -4,18 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handlers.schema import to_dict
-from training.checkpoint import CheckpointStore
-from training.config import RunConfig, dump_config, load_run_config
-from training.data.manifest import Manifest, Rejected, read_manifest, write_manifest, write_rejected
-from training.data.scan import scan
-from training.data.split import assign_splits
-from training.distributed import World
-from training.errors import DataError, TrainingError
-from training.files import write_atomic
-from training.progress import Progress
+from marquee.handlers.schema import to_dict
+from marquee.training.checkpoint import CheckpointStore
+from marquee.training.config import CONFIG_FILE, RunConfig, dump_config, load_run_config
+from marquee.training.data.manifest import Manifest, Rejected, read_manifest, write_manifest, write_rejected
+from marquee.training.data.scan import scan
+from marquee.training.data.split import assign_splits
+from marquee.training.distributed import World
+from marquee.training.errors import DataError, TrainingError
+from marquee.training.files import write_atomic
+from marquee.training.progress import Progress
 
-CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.csv"
 SHOWN_REJECTED = 20
 """Files left out that are shown one by one."""

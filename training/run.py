@@ -18,7 +18,6 @@
 
 import math
 import os
-import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -28,33 +27,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from handlers.schema import to_dict
-from handlers.spec import BUNDLE_FOLDER, ImageSpec
-from training.assemble import CACHE_FOLDER, build_caches, build_model, build_trainer
-from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
-from training.config import RunConfig
-from training.data.loading import (
+from marquee import hints
+from marquee.handlers.schema import to_dict
+from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.training.assemble import CACHE_FOLDER, build_caches, build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
+from marquee.training.config import RunConfig
+from marquee.training.data.loading import (
     resolve_workers,
 )
-from training.data.manifest import Manifest, Record
-from training.device import resolve_device, resolve_precision
-from training.distributed import World, joined
-from training.ema import WeightAverage
-from training.environment import describe_environment, library_versions
-from training.errors import CheckpointError, TrainingError
-from training.export import export_bundle
-from training.files import write_atomic, write_json
-from training.loop import Interrupted, NonFiniteLossError, out_of_patience
-from training.metrics_log import MetricsLog
-from training.models import (
+from marquee.training.data.manifest import Manifest, Record
+from marquee.training.device import resolve_device, resolve_precision
+from marquee.training.distributed import World, joined
+from marquee.training.ema import WeightAverage
+from marquee.training.environment import describe_environment, library_versions
+from marquee.training.errors import CheckpointError, TrainingError
+from marquee.training.export import export_bundle
+from marquee.training.files import write_atomic, write_json
+from marquee.training.loop import Interrupted, NonFiniteLossError, out_of_patience
+from marquee.training.metrics_log import MetricsLog
+from marquee.training.models import (
     Classifier,
     check_model,
     check_resizing,
 )
-from training.optim import check_optimizer
-from training.progress import Progress
-from training.records import prepare_folder
-from training.report import write_model_card, write_report
+from marquee.training.optim import check_optimizer
+from marquee.training.progress import Progress
+from marquee.training.records import prepare_folder
+from marquee.training.report import write_model_card, write_report
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -66,13 +66,13 @@ def train(
 
     Args:
         config: the run's configuration.
-        data: a data set (see :mod:`training.data.scan`); None on a resume, which has the run's manifest.
+        data: a data set (see :mod:`marquee.training.data.scan`); None on a resume, which has the run's manifest.
         out: the run's folder; it must be new unless ``resume``.
         resume: go on from the last checkpoint of ``out``.
         manifest: images that were scanned already, with or without splits; used instead of ``data``.
 
     Returns:
-        The bundle's metrics (see :func:`training.export.export_bundle`), ``train_seconds`` and ``best_epoch``.
+        The bundle's metrics (see :func:`marquee.training.export.export_bundle`), ``train_seconds`` and ``best_epoch``.
 
     Raises:
         TrainingError: with what happened and what to do.
@@ -115,7 +115,7 @@ def _train(
         state = trainer.fit(state)
     except Interrupted as error:
         raise TrainingError(
-            f"{error}; saved. Go on with: python scripts/train.py --out {shlex.quote(str(out))} --resume"
+            f"{error}; saved. Go on with: {hints.command('train', '--out', out, '--resume')}"
         ) from error
     except NonFiniteLossError as error:
         raise _explain_non_finite(error, manifest.split("train"), out, world) from error

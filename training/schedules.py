@@ -2,7 +2,7 @@
 
 import math
 
-from training.config import OptimizerConfig
+from marquee.training.config import OptimizerConfig
 
 ONE_CYCLE_START = 1 / 25
 """Share of the peak that one-cycle starts from (Smith and Topin, 2018; as in torch's OneCycleLR)."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.models import Classifier
+from marquee.training.models import Classifier
 
 
 class UnreadTaps:

@@ -11,14 +11,14 @@ import timm
 import torch
 from torch import nn
 
-from handlers.engines import load_engine
-from handlers.predictor import Predictor
-from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, Precision, VariantSpec, sha256_file
-from training.export import export_program, trace_program
-from training.models import Classifier
-from training.optimize.build import LowPrecision
-from training.optimize.material import Images
-from training.optimize.openvino_ir import convert, quantize, save
+from marquee.handlers.engines import load_engine
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, Precision, VariantSpec, sha256_file
+from marquee.training.export import export_program, trace_program
+from marquee.training.models import Classifier
+from marquee.training.optimize.build import LowPrecision
+from marquee.training.optimize.material import Images
+from marquee.training.optimize.openvino_ir import convert, quantize, save
 
 SIDE, CLASSES = 224, 1000
 Call = Callable[[np.ndarray], Any]

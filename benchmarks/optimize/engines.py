@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _cli import run
 from PIL import Image
 
 from benchmarks import ROOT
 from benchmarks.optimize.contenders import CONTENDERS, SIDE, make
 from benchmarks.results import origin, write_result
 from benchmarks.training.photos import write_photos
-from training.errors import TrainingError
+from marquee.commands.cli import run
+from marquee.training.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "optimize" / "results"
 BATCHES = (1, 8)

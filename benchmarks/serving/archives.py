@@ -7,11 +7,11 @@ from pathlib import Path
 from benchmarks import ROOT
 from benchmarks.serving.material import INT8, make_material
 from benchmarks.training.photos import write_photos
-from handlers.golden import read_golden
-from handlers.spec import read_spec
-from serving.archive import open_archive, package
-from training.data.digits import write_digits
-from training.errors import TrainingError
+from marquee.handlers.golden import read_golden
+from marquee.handlers.spec import read_spec
+from marquee.serving.archive import open_archive, package
+from marquee.training.data.digits import write_digits
+from marquee.training.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results" / "server"
 """Folder of the result files."""

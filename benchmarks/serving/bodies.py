@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.functional import center_crop, resize
 
 from benchmarks.serving.photographs import write_photographs
-from training.files import write_atomic
+from marquee.training.files import write_atomic
 
 PHOTOGRAPHS = 8
 """Of each size, sent in turn."""

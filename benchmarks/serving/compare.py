@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.kept import kept
@@ -35,8 +34,9 @@ from benchmarks.serving.references import find_labels
 from benchmarks.serving.targets import OURS, judge, sentence
 from benchmarks.serving.turn import Cell, Plan, take_turn
 from benchmarks.serving.wrk import find_wrk
-from handlers.spec import bundle_digest
-from training.errors import TrainingError
+from marquee.commands.cli import run
+from marquee.handlers.spec import bundle_digest
+from marquee.training.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results"
 _PACKAGES = ("torchserve", "openvino", "fastapi", "uvicorn", "litserve", "bentoml", "ray", "flask", "gunicorn")

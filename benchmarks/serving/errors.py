@@ -1,6 +1,6 @@
 """The one error of this package's contenders."""
 
-from training.errors import TrainingError
+from marquee.training.errors import TrainingError
 
 
 class ContenderError(TrainingError):

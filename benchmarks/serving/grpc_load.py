@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.server import connect
+from marquee.serving.server import connect
 
 
 def main() -> None:

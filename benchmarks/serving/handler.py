@@ -21,19 +21,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from _cli import run
 from PIL import Image
 
 from benchmarks import ROOT
 from benchmarks.optimize.contenders import SIDE, load_files, make
 from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.handler_material import digits_model, imagenet_model, large_digits, photographs
-from handlers.batch import BatchLoader
-from handlers.host import this_host
-from handlers.images import decode, load, open_image, prepare
-from handlers.predictor import Predictor
-from handlers.spec import ImageSpec, Precision
-from training.errors import TrainingError
+from marquee.commands.cli import run
+from marquee.handlers.batch import BatchLoader
+from marquee.handlers.host import this_host
+from marquee.handlers.images import decode, load, open_image, prepare
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import ImageSpec, Precision
+from marquee.training.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results" / "handler"
 SIZES = ((500, 375), (1920, 1080), (4032, 3024))

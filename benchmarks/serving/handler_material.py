@@ -11,14 +11,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks import ROOT
-from handlers.predictor import Predictor
-from training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from training.data.digits import write_digits
-from training.files import atomic_folder
-from training.importing.bundle import import_bundle
-from training.importing.config import ImportConfig
-from training.progress import Progress
-from training.run import train
+from marquee.handlers.predictor import Predictor
+from marquee.training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
+from marquee.training.data.digits import write_digits
+from marquee.training.files import atomic_folder
+from marquee.training.importing.bundle import import_bundle
+from marquee.training.importing.config import ImportConfig
+from marquee.training.progress import Progress
+from marquee.training.run import train
 
 SOURCES = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "retina", "rocket")
 _FOLDER = ROOT / ".benchmarks" / "handler"
@@ -98,7 +98,7 @@ def large_digits(side: int) -> tuple[list[bytes], np.ndarray]:
 
 
 def _held_out(targets: Sequence[int]) -> list[int]:
-    """Every fifth image of a class, as :mod:`training.data.digits` has it."""
+    """Every fifth image of a class, as :mod:`marquee.training.data.digits` has it."""
     seen: dict[int, int] = {}
     chosen = []
     for number, label in enumerate(targets):

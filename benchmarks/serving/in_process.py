@@ -59,7 +59,7 @@ def _answer(workers: Sequence[Connection], command: dict[str, Any]) -> dict[str,
 def _work(connection: Connection, material: Path, variant: str, threads: int) -> None:
     import torch
 
-    from handlers.predictor import Predictor
+    from marquee.handlers.predictor import Predictor
 
     torch.set_num_threads(threads)
     predictor = Predictor.load(material / "bundle", variant=variant, decode_threads=threads)

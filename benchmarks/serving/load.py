@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from benchmarks.serving.errors import ContenderError
-from handlers.schema import from_dict
+from marquee.handlers.schema import from_dict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import tyro
-from _cli import run
 
 from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.archives import RESULTS
-from serving.tuning.load import Endpoint, closed_loop
-from training.errors import TrainingError
+from marquee.commands.cli import run
+from marquee.serving.tuning.load import Endpoint, closed_loop
+from marquee.training.errors import TrainingError
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n" + b"x" * 500
 

@@ -13,12 +13,12 @@ import torch
 from torchvision.models import resnet18
 
 from benchmarks.serving.photographs import write_photographs
-from handlers.engines import load_engine
-from handlers.errors import BundleError
-from handlers.golden import prove
-from handlers.images import load
-from handlers.predictor import Predictor
-from handlers.spec import (
+from marquee.handlers.engines import load_engine
+from marquee.handlers.errors import BundleError
+from marquee.handlers.golden import prove
+from marquee.handlers.images import load
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import (
     SCHEMA_VERSION,
     SPEC_FILE,
     GoldenSpec,
@@ -28,13 +28,13 @@ from handlers.spec import (
     VariantSpec,
     sha256_file,
 )
-from training.data.manifest import Record
-from training.export import export_program, trace_program
-from training.files import atomic_folder
-from training.golden import write_answers, write_golden
-from training.models import Classifier
-from training.optimize.material import Images
-from training.optimize.openvino_ir import convert, quantize, relative, save
+from marquee.training.data.manifest import Record
+from marquee.training.export import export_program, trace_program
+from marquee.training.files import atomic_folder
+from marquee.training.golden import write_answers, write_golden
+from marquee.training.models import Classifier
+from marquee.training.optimize.material import Images
+from marquee.training.optimize.openvino_ir import convert, quantize, relative, save
 
 CLASSES = 1000
 IMAGE = ImageSpec(

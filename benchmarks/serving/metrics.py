@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import ts
 import tyro
-from _cli import run
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from benchmarks import ROOT
 from benchmarks.results import Series, origin, write_result
-from handlers.metrics_emitter import Emitter
-from handlers.predictor import Prediction
-from handlers.service_metrics import STAGES, ServiceMetrics
+from marquee.commands.cli import run
+from marquee.handlers.metrics_emitter import Emitter
+from marquee.handlers.predictor import Prediction
+from marquee.handlers.service_metrics import STAGES, ServiceMetrics
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results" / "handler"
 HEADERS = {"Host": "127.0.0.1:8080", "Content-Length": "1000", "body": {"content-type": "image/jpeg"}}

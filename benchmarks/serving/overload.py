@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.render import table
 from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.archives import RESULTS, digits_archive, photo_bodies
-from serving.tuning.load import Endpoint, Load, closed_loop, open_loop
-from serving.tuning.private import private_server
+from marquee.commands.cli import run
+from marquee.serving.tuning.load import Endpoint, Load, closed_loop, open_loop
+from marquee.serving.tuning.private import private_server
 
 FACTORS = (1.0, 2.0, 5.0, 0.5)
 """Offered rates as multiples of the capacity, in their order: the last one shows the recovery."""

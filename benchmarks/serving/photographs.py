@@ -12,7 +12,7 @@ import skimage.data
 from PIL import Image
 
 from benchmarks.training.photos import QUALITY, SOURCES
-from training.files import write_atomic
+from marquee.training.files import write_atomic
 
 GRAIN = 6.0
 """Standard deviation of the noise in grey levels, 0..255."""

@@ -12,8 +12,8 @@ from benchmarks.serving.bodies import CONTENT_TYPES, Size, encode, write_bodies
 from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load
 from benchmarks.serving.wrk import run_wrk
-from serving.errors import OperationError
-from serving.keys import KeyFile
+from marquee.serving.errors import OperationError
+from marquee.serving.keys import KeyFile
 
 _FIRST_ANSWER_SECONDS = 60
 

@@ -17,15 +17,15 @@ from typing import Literal
 
 import psutil
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.render import table
 from benchmarks.results import Series, origin, write_result
 from benchmarks.serving.archives import RESULTS, digits_archive, digits_bodies, photo_bodies, resnet18_archive
-from serving.settings import read_properties
-from serving.tuning.load import Endpoint, closed_loop
-from serving.tuning.private import PrivateServer, private_server
+from marquee.commands.cli import run
+from marquee.serving.settings import read_properties
+from marquee.serving.tuning.load import Endpoint, closed_loop
+from marquee.serving.tuning.private import PrivateServer, private_server
 
 CONFIG = ROOT / "config.properties"
 AS_IT_IS = "config.properties"

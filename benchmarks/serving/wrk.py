@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load, parse_load
-from training.errors import TrainingError
+from marquee.training.errors import TrainingError
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 _LONGEST_SECONDS = 30

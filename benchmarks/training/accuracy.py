@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.kept import Values, kept
 from benchmarks.results import RESULTS, Series, origin, write_result
 from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
 from benchmarks.training.slices import Name, write_slice
+from marquee.commands.cli import run
 
 BASELINE = "torchvision-style fp32"
 # Images of each class in train, val and test.

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.errors import DataError
-from training.files import atomic_folder
+from marquee.training.errors import DataError
+from marquee.training.files import atomic_folder
 
 
 def write_class_folders(

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.training.class_folders import choose, write_class_folders
-from training.errors import DataError
+from marquee.training.errors import DataError
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import tyro
 import yaml
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.results import RESULTS, origin, write_result
 from benchmarks.training.fashion import SOURCE, write_fashion_mnist, write_tuning_set
 from benchmarks.training.processes import read_epochs, train
-from training.records import CONFIG_FILE
+from marquee.commands.cli import run
+from marquee.training.config import CONFIG_FILE
 
 _CONFIGS = ROOT / "benchmarks" / "training"
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import tyro
 import yaml
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.kept import Values, kept
 from benchmarks.results import RESULTS, Series, origin, write_result
 from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
 from benchmarks.training.slices import Name, write_slice
+from marquee.commands.cli import run
 
 OFF = {
     "augmentation": tuple(supported_flags(NO_AUGMENTATION)),

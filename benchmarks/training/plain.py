@@ -19,13 +19,13 @@ from typing import Any, Literal
 import timm
 import torch
 import tyro
-from _cli import run
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from benchmarks.training.pace import Pace, as_epoch
+from marquee.commands.cli import run
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

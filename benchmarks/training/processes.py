@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from training.config import RunConfig
-from training.errors import TrainingError
+from marquee.training.config import RunConfig
+from marquee.training.errors import TrainingError
 
 
 def run_json(arguments: Sequence[str], show: bool = False) -> dict[str, Any]:

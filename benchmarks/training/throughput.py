@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _cli import run
 
 from benchmarks import ROOT
 from benchmarks.results import RESULTS, Series, origin, write_result
 from benchmarks.training.pace import warm_values
 from benchmarks.training.photos import write_photos
 from benchmarks.training.processes import NO_AUGMENTATION, read_epochs, run_json, supported_flags, train
-from training.errors import TrainingError
+from marquee.commands.cli import run
+from marquee.training.errors import TrainingError
 
 BASELINE = "torchvision-style fp32"
 _BF16 = ("--loop.precision", "bf16", "--loop.channels-last")

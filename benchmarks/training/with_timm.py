@@ -18,13 +18,13 @@ from typing import Any
 import timm
 import torch
 import tyro
-from _cli import run
 from timm.data import create_dataset, create_loader  # type: ignore[attr-defined]
 from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import random_seed  # type: ignore[attr-defined]
 
 from benchmarks.training.pace import Pace, as_epoch
+from marquee.commands.cli import run
 
 
 @dataclass(frozen=True, kw_only=True)

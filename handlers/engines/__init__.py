@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from handlers.errors import BundleError
-from handlers.spec import ModelSpec, VariantSpec
+from ..errors import BundleError
+from ..spec import ModelSpec, VariantSpec
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Registration:
 
 
 ENGINES = {
-    "exported": Registration("handlers.engines.exported"),
-    "compiled": Registration("handlers.engines.compiled"),
-    "openvino": Registration("handlers.engines.openvino", "the extra optimize, or: pip install openvino"),
+    "exported": Registration(".exported"),
+    "compiled": Registration(".compiled"),
+    "openvino": Registration(".openvino", "the extra optimize, or: pip install openvino"),
 }
 """Engine name, as in ``VariantSpec.engine`` -> its registration."""
 
@@ -56,7 +56,7 @@ def load_engine(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str
         raise BundleError(f"variant {variant.name!r} wants engine {variant.engine!r}; known: {', '.join(ENGINES)}")
     registration = ENGINES[variant.engine]
     try:
-        module = importlib.import_module(registration.module)
+        module = importlib.import_module(registration.module, __package__)
     except ImportError as error:
         hint = f"; install {registration.install}" if registration.install else ""
         raise BundleError(f"variant {variant.name!r} needs a library that is not installed: {error}{hint}") from error

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from handlers.engines import Engine
-from handlers.engines.exported import ExportedEngine, load_module
-from handlers.errors import BundleError
-from handlers.spec import ModelSpec, VariantSpec
+from ..engines import Engine
+from ..engines.exported import ExportedEngine, load_module
+from ..errors import BundleError
+from ..spec import ModelSpec, VariantSpec
 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
-    """See :func:`handlers.engines.load_engine`."""
+    """See :func:`marquee.handlers.engines.load_engine`."""
     module = load_module(variant, folder, device)
     # With CUDA graphs each new batch size would be recorded anew; without, dynamic shapes compile once.
     compiled = torch.compile(module, dynamic=True)

@@ -10,16 +10,16 @@ import torch
 from torch.export.passes import move_to_device_pass
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from handlers.engines import Engine
-from handlers.errors import BundleError
-from handlers.spec import ImageSpec, ModelSpec, VariantSpec
+from ..engines import Engine
+from ..errors import BundleError
+from ..spec import ImageSpec, ModelSpec, VariantSpec
 
 _HEAVY = ("conv1d", "conv2d", "conv3d", "convolution", "linear", "matmul", "addmm", "mm", "bmm", "baddbmm")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int8: "int8"}
 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
-    """See :func:`handlers.engines.load_engine`."""
+    """See :func:`marquee.handlers.engines.load_engine`."""
     return ExportedEngine(load_module(variant, folder, device), spec.image, device)
 
 
@@ -82,7 +82,7 @@ class ExportedEngine:
 
     @torch.inference_mode()
     def kernels(self) -> dict[str, int]:
-        """See :class:`handlers.engines.Engine`: what PyTorch is asked for, read while one image goes through.
+        """See :class:`marquee.handlers.engines.Engine`: what PyTorch is asked for, read while one image goes through.
 
         Of the module itself: the compiler keeps the types of convolutions and products.
         """

@@ -7,12 +7,12 @@ import numpy as np
 import openvino as ov
 import torch
 
-from handlers.distance import DISTANCE_FILE, read_distance
-from handlers.engines import Engine
-from handlers.engines.openvino_core import core
-from handlers.errors import BundleError
-from handlers.spec import ModelSpec, VariantSpec
-from handlers.threads import threads_alone
+from ..distance import DISTANCE_FILE, read_distance
+from ..engines import Engine
+from ..engines.openvino_core import core
+from ..errors import BundleError
+from ..spec import ModelSpec, VariantSpec
+from ..threads import threads_alone
 
 _HEAVY = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution")
 # What int8 leaves in floating point runs in fp32: that is what its accuracy was measured with, on every CPU.
@@ -25,7 +25,7 @@ _MAX_STREAMS = 8
 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
-    """See :func:`handlers.engines.load_engine`; the variant's first file is the ``.xml``."""
+    """See :func:`marquee.handlers.engines.load_engine`; the variant's first file is the ``.xml``."""
     if device != "cpu":
         raise BundleError(f"variant {variant.name!r} runs on a CPU, not on {device}")
     path = Path(folder) / next(iter(variant.files))
@@ -88,7 +88,7 @@ class OpenVinoEngine:
         return logits if self._distance is None else np.concatenate([logits, self._distance(features[0])], axis=1)
 
     def kernels(self) -> dict[str, int]:
-        """See :class:`handlers.engines.Engine`: what the compiled graph says about itself."""
+        """See :class:`marquee.handlers.engines.Engine`: what the compiled graph says about itself."""
         found: Counter[str] = Counter()
         for node in self._together.get_runtime_model().get_ordered_ops():
             facts = node.get_rt_info()

@@ -13,8 +13,8 @@
 
 Usable without a server:
 
->>> from handlers.explain.explainer import Explainer
->>> from handlers.explain.request import Ask
+>>> from marquee.handlers.explain.explainer import Explainer
+>>> from marquee.handlers.explain.request import Ask
 >>> explainer = Explainer(predictor)
 >>> explanation = explainer.explain(pixels, prediction, Ask(), seconds=10)
 """

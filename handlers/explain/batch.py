@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from handlers.errors import InputError
-from handlers.explain.config import ExplainConfig
-from handlers.explain.early import answer_early, can_carry
-from handlers.explain.explainer import Explainer, check_captum
-from handlers.explain.request import Ask, may_ask, read_ask
-from handlers.payload import add_to_answer, encode_error
-from handlers.predictor import Prediction
+from ..errors import InputError
+from ..explain.config import ExplainConfig
+from ..explain.early import answer_early, can_carry
+from ..explain.explainer import Explainer, check_captum
+from ..explain.request import Ask, may_ask, read_ask
+from ..payload import add_to_answer, encode_error
+from ..predictor import Prediction
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from handlers.engines.exported import load_module
-from handlers.errors import BundleError, InputError
-from handlers.explain.budget import Budget
-from handlers.explain.picture import grey_map, overlay, png, smoothed
-from handlers.explain.program import OpenProgram
-from handlers.explain.request import AUTO, Ask
-from handlers.predictor import Prediction, Predictor
-from handlers.spec import VariantSpec, verify_files
+from ..engines.exported import load_module
+from ..errors import BundleError, InputError
+from ..explain.budget import Budget
+from ..explain.picture import grey_map, overlay, png, smoothed
+from ..explain.program import OpenProgram
+from ..explain.request import AUTO, Ask
+from ..predictor import Prediction, Predictor
+from ..spec import VariantSpec, verify_files
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Explainer:
 
 def _load_methods() -> ModuleType:
     """Captum is imported when first needed; see :func:`check_captum`."""
-    return importlib.import_module("handlers.explain.methods")
+    return importlib.import_module(".methods", __package__)
 
 
 def check_captum() -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
-from handlers.engines import Engine
-from handlers.errors import InputError
-from handlers.explain.budget import Budget, chunk
-from handlers.explain.program import OpenProgram
-from handlers.explain.request import Ask
+from ..engines import Engine
+from ..errors import InputError
+from ..explain.budget import Budget, chunk
+from ..explain.program import OpenProgram
+from ..explain.request import Ask
 
 MIN_GRID, MAX_GRID = 4, 28
 """Occlusion: squares in a row."""

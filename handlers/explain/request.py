@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from handlers.errors import InputError
+from ..errors import InputError
 
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
 AUTO = "auto"
@@ -51,7 +51,7 @@ def read_ask(request: Mapping[str, Any], is_asked: bool) -> tuple[Ask, dict[str,
     that an explanation is wanted, the field ``explain`` does.
 
     Args:
-        request: as TorchServe hands it over (see :func:`handlers.payload.parse`).
+        request: as TorchServe hands it over (see :func:`marquee.handlers.payload.parse`).
         is_asked: True when it came to ``/explanations``.
 
     Returns:

@@ -9,12 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from handlers.host import this_host
-from handlers.schema import SchemaError, from_dict, to_dict
-from serving.archive import CONFIG_ENTRY
-from serving.errors import OperationError
-from serving.tuning.result import Slice
-from serving.tuning.space import Point, Space
+from marquee.handlers.host import this_host
+from marquee.handlers.schema import SchemaError, from_dict, to_dict
+from marquee.serving.archive import CONFIG_ENTRY
+from marquee.serving.errors import OperationError
+from marquee.serving.tuning.result import Slice
+from marquee.serving.tuning.space import Point, Space
 
 _LIBRARIES = ("torch", "torchserve", "openvino", "numpy", "Pillow")
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from handlers.errors import BundleError
-from serving.errors import OperationError
+from marquee.handlers.errors import BundleError
+from marquee.serving.errors import OperationError
 
 _WARM_BATCHES = 3
 
@@ -95,7 +95,7 @@ def _work(
 ) -> None:
     import torch  # heavy, and only this process needs it
 
-    from handlers.predictor import Predictor
+    from marquee.handlers.predictor import Predictor
 
     torch.set_num_threads(threads)
     images = [bodies[i % len(bodies)] for i in range(max(batch, len(bodies)))]

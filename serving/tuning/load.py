@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 TIMEOUT_SECONDS = 60.0
 """After which an answer counts as lost."""

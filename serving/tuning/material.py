@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.accuracy import accuracy_refusal
-from handlers.choice import choices
-from handlers.errors import InputError
-from handlers.golden import read_golden
-from handlers.host import this_host
-from handlers.images import load as load_image
-from handlers.spec import BUNDLE_FOLDER, ModelSpec, read_spec
-from serving.archive import open_archive
-from serving.errors import OperationError
+from marquee.handlers.accuracy import accuracy_refusal
+from marquee.handlers.choice import choices
+from marquee.handlers.errors import InputError
+from marquee.handlers.golden import read_golden
+from marquee.handlers.host import this_host
+from marquee.handlers.images import load as load_image
+from marquee.handlers.spec import BUNDLE_FOLDER, ModelSpec, read_spec
+from marquee.serving.archive import open_archive
+from marquee.serving.errors import OperationError
 
 MAX_IMAGES = 256
 _SAID = 5

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from serving.archive import open_archive
-from serving.errors import OperationError
-from serving.tuning.limit import InProcess, in_process
-from serving.tuning.load import Endpoint, closed_loop
-from serving.tuning.private import PrivateServer
-from serving.tuning.result import Slice
-from serving.tuning.space import Point, Space
+from marquee.serving.archive import open_archive
+from marquee.serving.errors import OperationError
+from marquee.serving.tuning.limit import InProcess, in_process
+from marquee.serving.tuning.load import Endpoint, closed_loop
+from marquee.serving.tuning.private import PrivateServer
+from marquee.serving.tuning.result import Slice
+from marquee.serving.tuning.space import Point, Space
 
 FINAL_FACTOR = 2
 """A final slice is longer than a short one by this."""

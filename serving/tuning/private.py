@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from serving import server as servers
-from serving.archive import CONFIG_ENTRY, copy_archive
-from serving.client import Client
-from serving.errors import OperationError
-from serving.keys import KeyFile
-from serving.model_config import changed_config
-from serving.readiness import wait_until_ready
-from serving.settings import Addresses
-from serving.tuning.load import Endpoint, closed_loop
-from serving.tuning.space import Value
+from marquee.serving import server as servers
+from marquee.serving.archive import CONFIG_ENTRY, copy_archive
+from marquee.serving.client import Client
+from marquee.serving.errors import OperationError
+from marquee.serving.keys import KeyFile
+from marquee.serving.model_config import changed_config
+from marquee.serving.readiness import wait_until_ready
+from marquee.serving.settings import Addresses
+from marquee.serving.tuning.load import Endpoint, closed_loop
+from marquee.serving.tuning.space import Value
 
 _FIRST_PORT = 24_100
 MAX_WARM_SECONDS = 30.0

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from serving.tuning.journal import Journal
-from serving.tuning.result import Slice
-from serving.tuning.space import Point
+from marquee.serving.tuning.journal import Journal
+from marquee.serving.tuning.result import Slice
+from marquee.serving.tuning.space import Point
 
 
 class Recorder:
-    """What :func:`serving.tuning.search.search` measures with (see :class:`serving.tuning.search.Measure`).
+    """What :func:`~marquee.serving.tuning.search.search` measures with.
 
     A search that begins again asks for the same slices in the same order, and gets from the journal what it measured
     before it was cut short.

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.tuning.load import Load
-from serving.tuning.space import Point
+from marquee.serving.tuning.load import Load
+from marquee.serving.tuning.space import Point
 
 
 @dataclass(frozen=True, kw_only=True)

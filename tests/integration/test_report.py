@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.errors import TrainingError
-from training.metrics import classification_metrics
-from training.report import write_model_card, write_report
-from training.report.measures import coverage_curve
+from marquee.training.errors import TrainingError
+from marquee.training.metrics import classification_metrics
+from marquee.training.report import write_model_card, write_report
+from marquee.training.report.measures import coverage_curve
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(
@@ -265,11 +265,11 @@ def test_images_that_have_gone_are_told_of(copy):
 
 
 def test_galleries_show_what_the_model_is_given(copy, digits):
-    from handlers.spec import read_spec
-    from training.data.augment import Augmentation
-    from training.data.loading import EvaluationImages, TrainingImages
-    from training.report.facts import read_facts
-    from training.report.pictures import augmentation_samples, data_uri, least_sure
+    from marquee.handlers.spec import read_spec
+    from marquee.training.data.augment import Augmentation
+    from marquee.training.data.loading import EvaluationImages, TrainingImages
+    from marquee.training.report.facts import read_facts
+    from marquee.training.report.pictures import augmentation_samples, data_uri, least_sure
 
     facts, spec = read_facts(copy), read_spec(copy / "bundle")
     pictures = least_sure(facts, 5)
@@ -323,7 +323,7 @@ def test_names_are_text_in_the_card(hostile):
 
 
 def test_many_classes_have_a_list_instead_of_a_matrix(copy, monkeypatch):
-    monkeypatch.setattr("training.report.page.MATRIX_CLASSES", 9)
+    monkeypatch.setattr("marquee.training.report.page.MATRIX_CLASSES", 9)
     text = write_report(copy).read_text("utf-8")
     assert '<table class="matrix">' not in text
     assert '<table class="pairs">' in text

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from handlers.golden import replay
-from handlers.predictor import Predictor
+from marquee.handlers.golden import replay
+from marquee.handlers.predictor import Predictor
+from marquee.training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
+from marquee.training.errors import TrainingError
+from marquee.training.models import create_backbone
+from marquee.training.progress import Progress
+from marquee.training.selection.candidates import Candidate, read_ladder
+from marquee.training.selection.config import Rule, SelectionConfig
+from marquee.training.selection.report import Report
+from marquee.training.selection.select import select
 from tests.conftest import ROOT
 from tests.integration.test_training import wait_for, weights
-from training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from training.errors import TrainingError
-from training.models import create_backbone
-from training.progress import Progress
-from training.selection.candidates import Candidate, read_ladder
-from training.selection.decide import Rule
-from training.selection.report import Report
-from training.selection.select import SelectionConfig, select
 
 LADDER = """
 - {name: probe, kind: probe, config: {model: {arch: test_resnet}}}

@@ -21,10 +21,10 @@ import pytest
 import requests
 from PIL import Image
 
-from handlers.spec import bundle_digest
-from serving.errors import OperationError
-from serving.readiness import ready_workers
-from serving.server import find
+from marquee.handlers.spec import bundle_digest
+from marquee.serving.errors import OperationError
+from marquee.serving.readiness import ready_workers
+from marquee.serving.server import find
 from tests.conftest import ROOT
 
 
@@ -301,7 +301,7 @@ class TestAccess:
     def test_grpc_needs_the_token_too(self, served, sample):
         import grpc
 
-        from serving.grpc_stubs import load_stubs
+        from marquee.serving.grpc_stubs import load_stubs
 
         stubs = load_stubs()
         with grpc.insecure_channel(served.server.addresses.grpc_inference) as channel:
@@ -477,6 +477,6 @@ def test_the_model_api_on_request(store, script, tmp_path, free_port, sample, ru
     finally:
         script("serve", "stop", "--state", state)
     with pytest.raises(OperationError):
-        from serving.server import connect
+        from marquee.serving.server import connect
 
         connect(state, tmp_path / "absent.properties")

@@ -18,10 +18,10 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from handlers.images import load
-from handlers.predictor import Predictor
+from marquee.handlers.images import load
+from marquee.handlers.predictor import Predictor
+from marquee.training.config import load_config
 from tests.conftest import QUICK, ROOT
-from training.config import load_config
 
 TINY = [*QUICK, "--loop.epochs", "2"]
 
@@ -136,9 +136,9 @@ def test_odd_colour_data(colours, script, tmp_path):
 
 
 def test_layouts_that_could_be_misread(tmp_path):
-    from training.data.scan import scan
-    from training.errors import DataError
-    from training.progress import Progress
+    from marquee.training.data.scan import scan
+    from marquee.training.errors import DataError
+    from marquee.training.progress import Progress
 
     rng = np.random.default_rng(0)
     quiet = Progress(quiet=True)
@@ -160,9 +160,9 @@ def test_layouts_that_could_be_misread(tmp_path):
 
 
 def test_files_that_cannot_be_named_or_followed(tmp_path):
-    from training.data.manifest import write_rejected
-    from training.data.scan import scan
-    from training.progress import Progress
+    from marquee.training.data.manifest import write_rejected
+    from marquee.training.data.scan import scan
+    from marquee.training.progress import Progress
 
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -215,8 +215,8 @@ def test_a_parquet_table(digits, tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    from training.data.scan import scan
-    from training.progress import Progress
+    from marquee.training.data.scan import scan
+    from marquee.training.progress import Progress
 
     paths = sorted((digits / "test").glob("[01]/*.png"))
     columns = {"path": [str(path) for path in paths], "label": [int(path.parent.name) for path in paths]}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import check_archive
-from serving.keys import KeyFile
-from serving.model_config import read_model_config, update_model_config
-from serving.server import find
-from serving.tuning.load import Endpoint, closed_loop
+from marquee.serving.archive import check_archive
+from marquee.serving.keys import KeyFile
+from marquee.serving.model_config import read_model_config, update_model_config
+from marquee.serving.server import find
+from marquee.serving.tuning.load import Endpoint, closed_loop
 from tests.conftest import ROOT
 
 

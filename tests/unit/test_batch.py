@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import handlers.batch
-from handlers.batch import BatchLoader
-from handlers.errors import InputError
-from handlers.images import from_nested_list, load, open_image
-from handlers.spec import ImageSpec
+from marquee.handlers import batch as batches
+from marquee.handlers.batch import BatchLoader
+from marquee.handlers.errors import InputError
+from marquee.handlers.images import from_nested_list, load, open_image
+from marquee.handlers.spec import ImageSpec
 
 SPEC = ImageSpec(channels=3, resize=36, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3, decode="scaled")
 
@@ -68,14 +68,14 @@ def test_nothing_to_decode(images):
     ("error", "code"), [(MemoryError(), "too_large"), (ZeroDivisionError(), "internal_error")], ids=str
 )
 def test_whatever_an_image_brings_to_light_is_its_own_error(files, monkeypatch, error, code):
-    real = handlers.batch.decode_opened
+    real = batches.decode_opened
 
     def decode_opened(image, spec):
         if image.width == 240:
             raise error
         return real(image, spec)
 
-    monkeypatch.setattr(handlers.batch, "decode_opened", decode_opened)
+    monkeypatch.setattr(batches, "decode_opened", decode_opened)
     batch = BatchLoader(SPEC, 2).load([open_image(data, SPEC) for data in files[:3]])
     assert [error and error.code for error in batch.errors] == [None, code, None]
     assert np.array_equal(batch.pixels, np.stack([load(files[0], SPEC), load(files[2], SPEC)]))
@@ -83,7 +83,7 @@ def test_whatever_an_image_brings_to_light_is_its_own_error(files, monkeypatch, 
 
 def test_images_are_decoded_at_the_same_time_and_one_alone_on_the_callers_thread(files, monkeypatch):
     """Two decoders wait for each other: alone, one would wait in vain."""
-    real, together, seen = handlers.batch.decode_opened, threading.Barrier(2), []
+    real, together, seen = batches.decode_opened, threading.Barrier(2), []
 
     def decode_opened(image, spec):
         seen.append(threading.current_thread())
@@ -91,7 +91,7 @@ def test_images_are_decoded_at_the_same_time_and_one_alone_on_the_callers_thread
             together.wait(timeout=30)
         return real(image, spec)
 
-    monkeypatch.setattr(handlers.batch, "decode_opened", decode_opened)
+    monkeypatch.setattr(batches, "decode_opened", decode_opened)
     loader = BatchLoader(SPEC, 2)
     opened = [open_image(data, SPEC) for data in files]
     assert loader.load(opened).errors == (None,) * 8

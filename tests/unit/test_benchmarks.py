@@ -22,9 +22,9 @@ from benchmarks.training.fashion import NAMES, read_idx, write_fashion_mnist, wr
 from benchmarks.training.overfitting import OFF, VARIANTS, flags_of
 from benchmarks.training.pace import Pace, as_epoch, warm_values
 from benchmarks.training.processes import NO_AUGMENTATION, supported_flags
+from marquee.training.config import AugmentConfig
+from marquee.training.errors import DataError, TrainingError
 from tests.conftest import ROOT
-from training.config import AugmentConfig
-from training.errors import DataError, TrainingError
 
 EACH = 8
 TINY = (

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.images import decode, prepare
-from handlers.spec import ImageSpec, sha256_file
-from training.data.cache import UNLIMITED, ImageCache, build_cache, decoded_bytes
-from training.data.loading import EvaluationImages
-from training.data.manifest import Record
-from training.errors import DataError
-from training.progress import Progress
+from marquee.handlers.images import decode, prepare
+from marquee.handlers.spec import ImageSpec, sha256_file
+from marquee.training.data.cache import UNLIMITED, ImageCache, build_cache, decoded_bytes
+from marquee.training.data.loading import EvaluationImages
+from marquee.training.data.manifest import Record
+from marquee.training.errors import DataError
+from marquee.training.progress import Progress
 
 QUIET = Progress(quiet=True)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from handlers.predictor import Outputs
-from training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
-from training.config import ExportConfig
-from training.familiarity import FeatureDistance
+from marquee.handlers.predictor import Outputs
+from marquee.training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
+from marquee.training.config import ExportConfig
+from marquee.training.familiarity import FeatureDistance
 
 RNG = np.random.default_rng(0)
 TRUE_LOGITS = RNG.normal(0, 2, (4000, 3))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from handlers.engines import load_engine
-from handlers.threads import set_threads
+from marquee.handlers.engines import load_engine
+from marquee.handlers.threads import set_threads
 
 
 @pytest.fixture

@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers.engines import load_engine
-from handlers.errors import InputError
-from handlers.explain import batch as explain_batch
-from handlers.explain import explainer as explain_explainer
-from handlers.explain.budget import Budget
-from handlers.explain.config import ExplainConfig
-from handlers.explain.explainer import Explainer
-from handlers.explain.methods import occlusion
-from handlers.explain.picture import LARGEST_SIDE, grey_map, overlay, png
-from handlers.explain.request import METHODS, Ask, may_ask, read_ask
-from handlers.predictor import Predictor
-from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
-from training.export import export_program, trace_program
-from training.models import Classifier
+from marquee.handlers.engines import load_engine
+from marquee.handlers.errors import InputError
+from marquee.handlers.explain import batch as explain_batch
+from marquee.handlers.explain import explainer as explain_explainer
+from marquee.handlers.explain.budget import Budget
+from marquee.handlers.explain.config import ExplainConfig
+from marquee.handlers.explain.explainer import Explainer
+from marquee.handlers.explain.methods import occlusion
+from marquee.handlers.explain.picture import LARGEST_SIDE, grey_map, overlay, png
+from marquee.handlers.explain.request import METHODS, Ask, may_ask, read_ask
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
+from marquee.training.export import export_program, trace_program
+from marquee.training.models import Classifier
 
 SIDE, PATCH = 48, 12
 LABELS = ("stripes", "checks", "plain")
@@ -374,7 +374,7 @@ class TestBatch:
 
     @pytest.fixture
     def service(self, predictor):
-        from handlers.service import ClassifierService
+        from marquee.handlers.service import ClassifierService
 
         loaded = ClassifierService()
         loaded._predictor, loaded._model = predictor, {"name": "textures"}
@@ -479,7 +479,7 @@ class TestBatch:
         assert message.count(b'"code": "busy"') == 1
 
     def test_what_goes_wrong_stays_with_its_request(self, service, worker, monkeypatch):
-        from handlers.explain.config import ExplainConfig
+        from marquee.handlers.explain.config import ExplainConfig
 
         front, _ = worker
         explain = {"explain": "True"}

@@ -10,7 +10,7 @@ from benchmarks.render import HANDLER_PAGE, fill_page
 from benchmarks.results import read_result
 from benchmarks.serving import handler
 from benchmarks.serving.handler_material import large_digits, photographs
-from handlers.images import load
+from marquee.handlers.images import load
 
 
 def test_every_contender_is_measured_with_every_size(tmp_path, monkeypatch):

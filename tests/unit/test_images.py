@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.errors import InputError
-from handlers.images import SCALED_MARGIN, decode, from_nested_list, load, open_image, prepare, stored_mode
-from handlers.spec import ImageSpec
+from marquee.handlers.errors import InputError
+from marquee.handlers.images import SCALED_MARGIN, decode, from_nested_list, load, open_image, prepare, stored_mode
+from marquee.handlers.spec import ImageSpec
 
 RGB = ImageSpec(channels=3, resize=32, crop=32, mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = ImageSpec(channels=1, resize=32, crop=32)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from handlers.predictor import Outputs, sigmoid
-from training.calibration import calibrate, fit_temperature
-from training.config import AugmentConfig, ExportConfig, LossConfig, ModelConfig, RunConfig
-from training.data.loading import Encoder
-from training.data.manifest import Manifest, Record, names_of
-from training.errors import DataError
-from training.losses import count_right, create_loss, negative_log_likelihood
-from training.multi_label import multi_label_metrics
+from marquee.handlers.predictor import Outputs, sigmoid
+from marquee.training.calibration import calibrate, fit_temperature
+from marquee.training.config import AugmentConfig, ExportConfig, LossConfig, ModelConfig, RunConfig
+from marquee.training.data.loading import Encoder
+from marquee.training.data.manifest import Manifest, Record, names_of
+from marquee.training.errors import DataError
+from marquee.training.losses import count_right, create_loss, negative_log_likelihood
+from marquee.training.multi_label import multi_label_metrics
 
 RECORDS = tuple(Record(f"/{i}", label, "train", f"{i:064d}") for i, label in enumerate(["b|a", "a", "|", " c | a "]))
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handlers.accuracy import can_show, paired_drop
-from handlers.choice import choices
-from handlers.engines import check_precision
-from handlers.errors import BundleError
-from handlers.host import Host, this_host
-from handlers.measurement import Measurement, Ranking
-from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
-from training.optimize.config import OptimizeConfig, PruningConfig
-from training.optimize.judge import frontier, rank, refusal
+from marquee.handlers.accuracy import can_show, paired_drop
+from marquee.handlers.choice import choices
+from marquee.handlers.engines import check_precision
+from marquee.handlers.errors import BundleError
+from marquee.handlers.host import Host, this_host
+from marquee.handlers.measurement import Measurement, Ranking
+from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from marquee.training.optimize.config import OptimizeConfig, PruningConfig
+from marquee.training.optimize.judge import frontier, rank, refusal
 
 DIGEST = "0" * 64
 INTEL = Host(cpu="Xeon", isa=("avx2", "avx512_vnni", "avx512_bf16", "amx_int8"), cores=2)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.batch import BatchLoader
-from handlers.errors import InputError
-from handlers.images import load
-from handlers.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
-from handlers.predictor import Prediction
-from handlers.spec import ImageSpec
+from marquee.handlers.batch import BatchLoader
+from marquee.handlers.errors import InputError
+from marquee.handlers.images import load
+from marquee.handlers.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
+from marquee.handlers.predictor import Prediction
+from marquee.handlers.spec import ImageSpec
 
 SPEC = ImageSpec(channels=1, resize=8, crop=8)
 MODEL = {"name": "m", "version": "1.0", "bundle": "sha256:0", "variant": "fp32"}

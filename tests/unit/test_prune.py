@@ -10,19 +10,27 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from handlers.spec import ImageSpec
-from training.assemble import build_model, build_trainer
-from training.checkpoint import CheckpointStore, TrainingState
-from training.config import AugmentConfig, ImageConfig, LoopConfig, LossConfig, ModelConfig, OptimizerConfig, RunConfig
-from training.data.loading import Loader
-from training.data.manifest import Manifest
-from training.distributed import World
-from training.errors import TrainingError
-from training.export import export_program
-from training.models import Classifier, create_backbone
-from training.optimize import prune
-from training.optimize.distil import DistilConfig, fine_tune, soft_loss
-from training.optimize.prune import (
+from marquee.handlers.spec import ImageSpec
+from marquee.training.assemble import build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.config import (
+    AugmentConfig,
+    ImageConfig,
+    LoopConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+)
+from marquee.training.data.loading import Loader
+from marquee.training.data.manifest import Manifest
+from marquee.training.distributed import World
+from marquee.training.errors import TrainingError
+from marquee.training.export import export_program
+from marquee.training.models import Classifier, create_backbone
+from marquee.training.optimize import prune
+from marquee.training.optimize.distil import DistilConfig, fine_tune, soft_loss
+from marquee.training.optimize.prune import (
     PruneTarget,
     compressed_bytes,
     count_multiplications,
@@ -30,8 +38,8 @@ from training.optimize.prune import (
     prune_weights,
     weights_mb,
 )
-from training.progress import Progress
-from training.records import read_data
+from marquee.training.progress import Progress
+from marquee.training.records import read_data
 
 QUIET = Progress(quiet=True)
 CONFIG = RunConfig(
@@ -238,7 +246,7 @@ class TestDistillation:
     def test_the_weight_of_the_teacher(self, trained, teacher_weight, monkeypatch):
         """A teacher without weight is not asked; one with all of it can make the loss infinite."""
         few = replace(trained, manifest=thinned(trained.manifest))
-        monkeypatch.setattr("training.optimize.distil.soft_loss", lambda student, *_: student.sum() * math.inf)
+        monkeypatch.setattr("marquee.training.optimize.distil.soft_loss", lambda student, *_: student.sum() * math.inf)
         config = replace(DISTIL, lr=1e-4, teacher_weight=teacher_weight)
         if teacher_weight:
             with pytest.raises(TrainingError, match="^fine-tuning diverged: the loss is .* at step 1; lower its"):

@@ -9,16 +9,16 @@ import torch
 from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 
-from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint
-from training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig
-from training.data.mixing import Mixing
-from training.ema import WeightAverage
-from training.errors import CheckpointError, TrainingError
-from training.losses import create_loss, one_logit
-from training.models import Classifier, create_backbone
-from training.optim import create_optimizer, parameter_groups, set_learning_rate
-from training.schedules import learning_rate
-from training.seeding import local_seed
+from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint
+from marquee.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig
+from marquee.training.data.mixing import Mixing
+from marquee.training.ema import WeightAverage
+from marquee.training.errors import CheckpointError, TrainingError
+from marquee.training.losses import create_loss, one_logit
+from marquee.training.models import Classifier, create_backbone
+from marquee.training.optim import create_optimizer, parameter_groups, set_learning_rate
+from marquee.training.schedules import learning_rate
+from marquee.training.seeding import local_seed
 
 
 def rates(steps_per_epoch: int, epochs: int, **fields) -> list[float]:
@@ -113,7 +113,7 @@ class TestLosses:
 
 
 def small():
-    from training.config import ImageConfig
+    from marquee.training.config import ImageConfig
 
     return ImageConfig(size=28)
 

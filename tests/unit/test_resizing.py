@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from training.checkpoint import TrainingState
-from training.config import LoopConfig
-from training.data.resizing import ProgressiveResizing, full_size_epoch
-from training.loop import out_of_patience
+from marquee.training.checkpoint import TrainingState
+from marquee.training.config import LoopConfig
+from marquee.training.data.resizing import ProgressiveResizing, full_size_epoch
+from marquee.training.loop import out_of_patience
 
 
 class TestSide:

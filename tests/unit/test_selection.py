@@ -8,20 +8,21 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from handlers.predictor import softmax
+from marquee.handlers.predictor import softmax
+from marquee.training.config import ModelConfig, RunConfig, SplitConfig
+from marquee.training.data.manifest import Manifest, Record, read_manifest, write_manifest
+from marquee.training.data.scan import scan
+from marquee.training.data.split import assign_splits
+from marquee.training.errors import DataError, TrainingError
+from marquee.training.progress import Progress
+from marquee.training.selection.candidates import missing_weights, read_ladder
+from marquee.training.selection.chart import Point, draw
+from marquee.training.selection.config import Rule
+from marquee.training.selection.decide import FIRST, PAYS, TOO_SMALL, UNCERTAIN, decide
+from marquee.training.selection.folds import make_folds
+from marquee.training.selection.probe import fit_logistic
+from marquee.training.selection.statistics import compare, summarise
 from tests.conftest import ROOT
-from training.config import ModelConfig, RunConfig, SplitConfig
-from training.data.manifest import Manifest, Record, read_manifest, write_manifest
-from training.data.scan import scan
-from training.data.split import assign_splits
-from training.errors import DataError, TrainingError
-from training.progress import Progress
-from training.selection.candidates import missing_weights, read_ladder
-from training.selection.chart import Point, draw
-from training.selection.decide import FIRST, PAYS, TOO_SMALL, UNCERTAIN, Rule, decide
-from training.selection.folds import make_folds
-from training.selection.probe import fit_logistic
-from training.selection.statistics import compare, summarise
 
 
 def records(groups: bool = False, **counts: int) -> list[Record]:

@@ -11,8 +11,9 @@ from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.service import Service
 
-from handlers.images import load as load_image
-from handlers.service import ClassifierService
+from marquee.handlers.images import load as load_image
+from marquee.handlers.service import ClassifierService
+from marquee.handlers.service import _refuse_foreign_code as refuse_foreign_code
 
 
 class Metrics:
@@ -34,9 +35,16 @@ def archive(tmp_path_factory, store) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def code_of_this_project():
+    """The service runs from here, not from the archive, so that tests can reach into it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marquee.handlers.service._refuse_foreign_code", lambda folder: None)
+        yield
+
+
 @pytest.fixture(scope="module")
-def service(archive) -> ClassifierService:
-    pytest.MonkeyPatch().setattr("handlers.service._refuse_foreign_code", lambda folder: None)
+def service(archive, code_of_this_project) -> ClassifierService:
     return load(archive, {})
 
 
@@ -92,7 +100,7 @@ def test_a_bad_item_fails_alone_wherever_it_stands(bad, service, images):
 
 def test_a_mistake_of_ours_fails_one_item(service, images, monkeypatch):
     """Whatever a request brings to light, its batch-mates are answered."""
-    import handlers.service as module
+    import marquee.handlers.service as module
 
     real = module.parse
 
@@ -156,15 +164,15 @@ def test_metrics_that_fail_cost_no_answer(service, images, monkeypatch):
     def fail(*_):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("handlers.metrics.Accumulator.add", fail)
-    monkeypatch.setattr("handlers.metrics.Accumulator.observe", fail)
+    monkeypatch.setattr("marquee.handlers.metrics.Accumulator.add", fail)
+    monkeypatch.setattr("marquee.handlers.metrics.Accumulator.observe", fail)
     answers = handle(service, [{"body": images[0][1]}, {"body": b"text"}])
     assert [status for status, _ in answers] == [200, 400]
 
 
 def test_every_batch_size_is_run_before_the_model_is_ready(archive, service, images, monkeypatch):
     """The first batch of a size is slow, so none is left to a client; the largest comes before the rest."""
-    from handlers.engines.exported import ExportedEngine
+    from marquee.handlers.engines.exported import ExportedEngine
 
     sizes = []
     real = ExportedEngine.__call__
@@ -181,13 +189,13 @@ def test_every_batch_size_is_run_before_the_model_is_ready(archive, service, ima
 
 
 def test_a_slow_network_is_not_warmed_up_for_minutes(service, monkeypatch):
-    monkeypatch.setattr("handlers.predictor.WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr("marquee.handlers.predictor.WARM_UP_SECONDS", 0.0)
     assert service.predictor.warm_up(8) == [1]
     assert service.predictor.warm_up(0) == [1]
 
 
 def test_an_engine_that_fails_with_a_batch_size_is_not_served(archive, service, monkeypatch):
-    from handlers.engines.exported import ExportedEngine
+    from marquee.handlers.engines.exported import ExportedEngine
 
     real = ExportedEngine.__call__
 
@@ -209,7 +217,7 @@ def test_a_strange_number_of_threads_is_refused(archive, service, key, wanted):
 
 
 def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
-    from handlers.service import _decode_threads
+    from marquee.handlers.service import _decode_threads
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert _decode_threads({}) == 8
@@ -219,7 +227,7 @@ def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
 
 
 def test_an_image_that_comes_alone_may_use_a_neighbours_cores(monkeypatch):
-    from handlers.service import _threads_alone
+    from marquee.handlers.service import _threads_alone
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert _threads_alone({}) == 8
@@ -240,10 +248,10 @@ def test_the_pool_changes_no_answer(archive, service, images):
 
 def test_evaluation_and_server_agree_on_large_photographs(archive, service, digits, tmp_path):
     """Both decode them at an eighth, and not one of them in full: the answers would differ by more than this."""
-    from handlers.images import decode
-    from training.data.manifest import Record
-    from training.evaluation import predict_outputs
-    from training.progress import Progress
+    from marquee.handlers.images import decode
+    from marquee.training.data.manifest import Record
+    from marquee.training.evaluation import predict_outputs
+    from marquee.training.progress import Progress
 
     spec = service.predictor.spec.image
     assert spec.decode == "scaled"
@@ -266,3 +274,9 @@ def test_evaluation_and_server_agree_on_large_photographs(archive, service, digi
     in_full = [service.predictor.predict_arrays([load_image(data, replace(spec, decode="full"))]) for data in contents]
     moved = [abs(one.probability - wanted.probability) for (one,), wanted in zip(in_full, expected, strict=True)]
     assert max(moved) > 1e-4  # so the comparison above would notice a server that decodes in full
+
+
+def test_code_from_outside_the_archive_is_refused(tmp_path):
+    """A copy of the same version on the PYTHONPATH has the entry file's name, too, and would decide the answers."""
+    with pytest.raises(RuntimeError, match="not from the archive in .*; remove that folder from PYTHONPATH"):
+        refuse_foreign_code(tmp_path)

@@ -11,13 +11,13 @@ import pytest
 import ts
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from handlers import metrics_emitter, service_metrics
-from handlers.errors import InputError
-from handlers.metrics import Accumulator, Family, zeros
-from handlers.metrics_emitter import Emitter, label_value
-from handlers.predictor import Prediction, Predictor
-from handlers.service_metrics import ServiceMetrics, protocol
-from handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from marquee.handlers import metrics_emitter, service_metrics
+from marquee.handlers.errors import InputError
+from marquee.handlers.metrics import Accumulator, Family, zeros
+from marquee.handlers.metrics_emitter import Emitter, label_value
+from marquee.handlers.predictor import Prediction, Predictor
+from marquee.handlers.service_metrics import ServiceMetrics, protocol
+from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
 from tests.conftest import ROOT
 
 COUNTER = Family(name="things_total", labels=("kind",))

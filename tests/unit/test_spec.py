@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from handlers.errors import BundleError
-from handlers.schema import from_dict, to_dict
-from handlers.spec import ModelSpec, bundle_digest, read_spec, verify_files
+from marquee.handlers.errors import BundleError
+from marquee.handlers.schema import from_dict, to_dict
+from marquee.handlers.spec import ModelSpec, bundle_digest, read_spec, verify_files
 
 DIGEST = "0" * 64
 

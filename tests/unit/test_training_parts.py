@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers.spec import ImageSpec
-from training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
-from training.config import (
+from marquee.handlers.spec import ImageSpec
+from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
+from marquee.training.config import (
     AugmentConfig,
     ImageConfig,
     OptimizerConfig,
@@ -24,15 +24,15 @@ from training.config import (
     load_config,
     load_run_config,
 )
-from training.data.augment import Augmentation, crop_source
-from training.data.loading import BatchPlan, TrainingImages
-from training.data.manifest import Manifest, Record, read_manifest, write_manifest
-from training.data.split import assign_splits
-from training.errors import CheckpointError, DataError, TrainingError
-from training.files import atomic_folder, write_atomic
-from training.golden import choose_golden
-from training.metrics import classification_metrics
-from training.records import check_resumable
+from marquee.training.data.augment import Augmentation, crop_source
+from marquee.training.data.loading import BatchPlan, TrainingImages
+from marquee.training.data.manifest import Manifest, Record, read_manifest, write_manifest
+from marquee.training.data.split import assign_splits
+from marquee.training.errors import CheckpointError, DataError, TrainingError
+from marquee.training.files import atomic_folder, write_atomic
+from marquee.training.golden import choose_golden
+from marquee.training.metrics import classification_metrics
+from marquee.training.records import check_resumable
 
 
 class TestConfig:
@@ -180,7 +180,7 @@ class TestAugmentation:
         return [augment(self.image()).numpy() for _ in range(n)]
 
     def test_off_is_the_served_preprocessing(self):
-        from handlers.images import prepare
+        from marquee.handlers.images import prepare
 
         assert all(np.array_equal(pixels, prepare(self.image(), self.SPEC)) for pixels in self.draws(3))
 
@@ -233,7 +233,7 @@ class TestAugmentation:
             assert abs(edge - 16) <= 16 * math.tan(math.radians(10)) + 1.5
 
     def test_loaders_that_do_not_fork_can_have_it(self, digits):
-        from training.data.loading import BatchPlan, TrainingImages
+        from marquee.training.data.loading import BatchPlan, TrainingImages
 
         paths = sorted((digits / "test" / "3").glob("*.png"))[:8]
         found = [Record(str(path), "3", "train") for path in paths]

@@ -8,20 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from handlers.host import this_host
-from handlers.measurement import Measurement, Ranking
-from handlers.spec import read_spec
-from serving.archive import open_archive, replace_spec
-from serving.errors import OperationError
-from serving.model_config import read_model_config, update_model_config
-from serving.tuning.journal import Journal, journal_key
-from serving.tuning.load import Endpoint, closed_loop, open_loop
-from serving.tuning.material import read_material
-from serving.tuning.recorder import Recorder
-from serving.tuning.result import Goal, Measured, Slice, frontier
-from serving.tuning.search import FINALISTS, ROUNDS, search
-from serving.tuning.space import Point, space_of
-from serving.tuning.tune import TuneConfig, queue_size, tune
+from marquee.handlers.host import this_host
+from marquee.handlers.measurement import Measurement, Ranking
+from marquee.handlers.spec import read_spec
+from marquee.serving.archive import open_archive, replace_spec
+from marquee.serving.errors import OperationError
+from marquee.serving.model_config import read_model_config, update_model_config
+from marquee.serving.tuning.config import TuneConfig
+from marquee.serving.tuning.journal import Journal, journal_key
+from marquee.serving.tuning.load import Endpoint, closed_loop, open_loop
+from marquee.serving.tuning.material import read_material
+from marquee.serving.tuning.recorder import Recorder
+from marquee.serving.tuning.result import Goal, Measured, Slice, frontier
+from marquee.serving.tuning.search import FINALISTS, ROUNDS, search
+from marquee.serving.tuning.space import Point, space_of
+from marquee.serving.tuning.tune import queue_size, tune
 
 CONFIG = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 1, "threads": 0, "variant": "auto"}
 

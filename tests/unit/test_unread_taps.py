@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import ImageConfig, ModelConfig
-from training.models import Classifier, create_backbone
-from training.unread_taps import UnreadTaps, unread_taps
+from marquee.training.config import ImageConfig, ModelConfig
+from marquee.training.models import Classifier, create_backbone
+from marquee.training.unread_taps import UnreadTaps, unread_taps
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (5, 5), (3, 1)])

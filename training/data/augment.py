@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from handlers.images import prepare
-from handlers.spec import ImageSpec
-from training.config import AugmentConfig
+from marquee.handlers.images import prepare
+from marquee.handlers.spec import ImageSpec
+from marquee.training.config import AugmentConfig
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
@@ -33,7 +33,7 @@ class Augmentation:
         self._vary = v2.Compose(_variations(config, spec, fill) or [v2.Identity()])
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """A Pillow image, as :func:`handlers.images.decode` gives -> uint8 (crop, crop, channels)."""
+        """A Pillow image, as :func:`marquee.handlers.images.decode` gives -> uint8 (crop, crop, channels)."""
         # A random crop works on the Pillow image: its filter is the one that serving resizes with.
         pixels = v2.functional.pil_to_tensor(self._crop(image)) if self._crop else self._as_served(image)
         varied: torch.Tensor = self._vary(pixels)

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from handlers.images import prepare, shrink
-from handlers.schema import to_dict
-from handlers.spec import ImageSpec
-from training.data.loading import init_worker, read_image
-from training.data.manifest import Record
-from training.files import atomic_folder
-from training.progress import Progress
+from marquee.handlers.images import prepare, shrink
+from marquee.handlers.schema import to_dict
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.loading import init_worker, read_image
+from marquee.training.data.manifest import Record
+from marquee.training.files import atomic_folder
+from marquee.training.progress import Progress
 
 AUTO_BYTES = 4_000_000_000
 """Decoded images up to this size are cached when nobody says otherwise."""

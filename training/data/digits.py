@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from training.files import atomic_folder
+from marquee.training.files import atomic_folder
 
 TEST_EVERY = 5
 """Every fifth image of a class is held out."""

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from handlers.errors import InputError
-from handlers.host import usable_cores
-from handlers.images import decode, prepare
-from handlers.spec import ImageSpec
-from training.data.manifest import Record, names_of
-from training.errors import DataError
-from training.seeding import derive_seed, local_seed
+from marquee.handlers.errors import InputError
+from marquee.handlers.host import usable_cores
+from marquee.handlers.images import decode, prepare
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.manifest import Record, names_of
+from marquee.training.errors import DataError
+from marquee.training.seeding import derive_seed, local_seed
 
 _SECONDS_TO_SAVE = 60
 """How long a loader outlives a SIGTERM, so that the trainer can finish its step and save."""
@@ -30,7 +30,12 @@ Target = int | torch.Tensor
 
 
 def read_image(record: Record, spec: ImageSpec, short_side: int | None = None) -> Image.Image:
-    """Decodes one image of a manifest with the served decoder; ``short_side`` as in :func:`handlers.images.decode`.
+    """Decodes one image of a manifest with the served decoder.
+
+    Args:
+        record: the image.
+        spec: how it is decoded.
+        short_side: as in :func:`marquee.handlers.images.decode`.
 
     Raises:
         DataError: the file has changed since the manifest was made.
@@ -75,7 +80,7 @@ class Encoder:
 
 
 class Decoded(Protocol):
-    """Images that were decoded before (see :mod:`training.data.cache`)."""
+    """Images that were decoded before (see :mod:`marquee.training.data.cache`)."""
 
     def array(self, record: Record) -> np.ndarray:
         """uint8 (H, W, C)."""
@@ -132,7 +137,7 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
         cache: holds the decoded images; None: every image is read and decoded.
         multi_label: an image may have several labels.
         short_side: what images may be shrunk to before they are varied (see
-            :func:`training.data.augment.crop_source`); None: as served.
+            :func:`marquee.training.data.augment.crop_source`); None: as served.
     """
 
     def __init__(

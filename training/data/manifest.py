@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.errors import DataError
-from training.files import write_atomic
+from marquee.training.errors import DataError
+from marquee.training.files import write_atomic
 
 SEPARATOR = "|"
 """Between the labels of one image, where it may have several."""
@@ -24,7 +24,7 @@ class Record:
     """Absolute, so that a run can be resumed from any folder."""
     label: str
     split: str
-    """train, val or test; empty before :func:`training.data.split.assign_splits`."""
+    """train, val or test; empty before :func:`marquee.training.data.split.assign_splits`."""
     sha256: str = ""
     width: int = 0
     height: int = 0

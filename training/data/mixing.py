@@ -3,7 +3,7 @@
 import torch
 from torchvision.transforms import v2
 
-from training.config import AugmentConfig
+from marquee.training.config import AugmentConfig
 
 
 class Mixing:

@@ -9,7 +9,7 @@ import math
 import torch
 from torchvision.transforms.v2 import functional
 
-from training.config import LoopConfig
+from marquee.training.config import LoopConfig
 
 SMALL_SHARE, FULL_SHARE = 0.5, 0.2
 """Shares of all steps at the smallest and at the full size."""

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import InputError
-from handlers.images import decode, stored_mode
-from handlers.spec import ImageSpec
-from training.data.manifest import SPLITS, Manifest, Record, Rejected
-from training.errors import DataError
-from training.progress import Progress
+from marquee.handlers.errors import InputError
+from marquee.handlers.images import decode, stored_mode
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.manifest import SPLITS, Manifest, Record, Rejected
+from marquee.training.errors import DataError
+from marquee.training.progress import Progress
 
 _SPLIT_ALIASES = {
     **{name: name for name in SPLITS},

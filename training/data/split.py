@@ -4,9 +4,9 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-from training.config import SplitConfig
-from training.data.manifest import Manifest, Record, names_of
-from training.errors import DataError
+from marquee.training.config import SplitConfig
+from marquee.training.data.manifest import Manifest, Record, names_of
+from marquee.training.errors import DataError
 
 
 def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[Manifest, list[str]]:
@@ -17,7 +17,7 @@ def assign_splits(manifest: Manifest, config: SplitConfig, seed: int) -> tuple[M
     Images of one group go to one split; the fractions of each class are then met as closely as whole groups allow.
 
     Args:
-        manifest: from :func:`training.data.scan.scan`.
+        manifest: from :func:`marquee.training.data.scan.scan`.
         config: the fractions.
         seed: equal seeds and equal contents give equal splits, wherever the files lie.
 

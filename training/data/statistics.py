@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.images import prepare
-from handlers.spec import ImageSpec
-from training.data.loading import read_image
-from training.data.manifest import Record
+from marquee.handlers.images import prepare
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.loading import read_image
+from marquee.training.data.manifest import Record
 
 SAMPLE = 2000
 """Images that are read: the statistics of more differ in the third digit."""

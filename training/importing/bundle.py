@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from handlers.engines import load_engine
-from handlers.golden import replay
-from handlers.images import load as load_image
-from handlers.predictor import Prediction, Predictor
-from handlers.spec import (
+from marquee.handlers.engines import load_engine
+from marquee.handlers.golden import replay
+from marquee.handlers.images import load as load_image
+from marquee.handlers.predictor import Prediction, Predictor
+from marquee.handlers.spec import (
     BUNDLE_FOLDER,
     SCHEMA_VERSION,
     SPEC_FILE,
@@ -24,18 +24,18 @@ from handlers.spec import (
     VariantSpec,
     sha256_file,
 )
-from training.data.manifest import Manifest, Record, Rejected, write_rejected
-from training.environment import library_versions
-from training.errors import ExportError, TrainingError
-from training.files import atomic_folder
-from training.golden import MAX_GOLDEN, choose_golden, copy_files, write_golden
-from training.importing import converted, keras_file, torch_weights
-from training.importing.checks import check_batches, check_output
-from training.importing.config import ImportConfig
-from training.importing.images import find_images
-from training.importing.labels import read_labels
-from training.importing.ready import ReadyModel
-from training.progress import Progress
+from marquee.training.data.manifest import Manifest, Record, Rejected, write_rejected
+from marquee.training.environment import library_versions
+from marquee.training.errors import ExportError, TrainingError
+from marquee.training.files import atomic_folder
+from marquee.training.golden import MAX_GOLDEN, choose_golden, copy_files, write_golden
+from marquee.training.importing import converted, keras_file, torch_weights
+from marquee.training.importing.checks import check_batches, check_output
+from marquee.training.importing.config import ImportConfig
+from marquee.training.importing.images import find_images
+from marquee.training.importing.labels import read_labels
+from marquee.training.importing.ready import ReadyModel
+from marquee.training.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from handlers.predictor import Predictor
-from training.errors import ExportError, TrainingError
+from marquee.handlers.predictor import Predictor
+from marquee.training.errors import ExportError, TrainingError
 
 _BATCH = 8
 _SUM_SLACK = 1e-3

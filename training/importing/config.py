@@ -1,12 +1,12 @@
-"""What is known about a model that comes from elsewhere; the fields are the command line of scripts/import_model.py."""
+"""What is known about a model that comes from elsewhere; the fields are the command line of marquee import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
-from handlers.spec import ImageSpec
-from training.errors import TrainingError
+from marquee.handlers.spec import ImageSpec
+from marquee.training.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +20,20 @@ class ImportConfig:
     """Class names in the order of the model's outputs: one a line, or a JSON list."""
     images: Path
     """Real images: class folders, or a folder of files whose classes are not known. They become golden samples."""
-    arch: str | None = None
+    arch: Optional[str] = None
     """Architecture that weights belong to, such as resnet50."""
     library: Literal["timm", "torchvision"] = "timm"
     """Where the architecture comes from."""
-    size: int | None = None
+    size: Optional[int] = None
     """Side of the model's square input; None: the architecture's or the file's own, else 224."""
-    resize: int | None = None
+    resize: Optional[int] = None
     """Length of the image's short side before the centre crop; None: as the architecture's authors have it, else
     size / 0.875."""
-    mean: tuple[float, ...] | None = None
+    mean: Optional[tuple[float, ...]] = None
     """Subtracted from each channel, in the units of --input-range; None: the architecture's, else 0."""
-    std: tuple[float, ...] | None = None
+    std: Optional[tuple[float, ...]] = None
     """What each channel is then divided by; None: the architecture's, else 1."""
-    interpolation: Literal["bicubic", "bilinear"] | None = None
+    interpolation: Optional[Literal["bicubic", "bilinear"]] = None
     """Filter of the resize; None: the architecture's, else bilinear."""
     channels: Literal[1, 3] = 3
     """1: grey, 3: RGB."""

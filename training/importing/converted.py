@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import TrainingError
-from training.importing.config import ImportConfig, InputDefaults, image_spec
-from training.importing.labels import check_count
-from training.importing.openvino_graph import dynamic_batch, logits_of, pixels_in
-from training.importing.ready import ReadyModel
+from marquee.training.errors import TrainingError
+from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
+from marquee.training.importing.labels import check_count
+from marquee.training.importing.openvino_graph import dynamic_batch, logits_of, pixels_in
+from marquee.training.importing.ready import ReadyModel
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -71,7 +71,7 @@ def read_model(path: Path) -> "ov.Model":
         TrainingError: see :func:`prepare`.
     """
     try:
-        from handlers.engines.openvino_core import core  # an extra: training alone does not need it
+        from marquee.handlers.engines.openvino_core import core  # an extra: training alone does not need it
     except ImportError as error:
         raise TrainingError(f"{path}: needs OpenVINO; pip install 'marquee[optimize]'") from error
     with said_of(path):

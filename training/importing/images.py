@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from handlers.spec import ImageSpec
-from training.data.manifest import Record, Rejected
-from training.data.scan import inspect_images, list_images
-from training.errors import DataError
-from training.progress import Progress
+from marquee.handlers.spec import ImageSpec
+from marquee.training.data.manifest import Record, Rejected
+from marquee.training.data.scan import inspect_images, list_images
+from marquee.training.errors import DataError
+from marquee.training.progress import Progress
 
 MAX_IMAGES = 300
 """As many as calibrating an int8 variant takes; of more, an even sample is read."""

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from training.errors import TrainingError
-from training.importing.config import ImportConfig
-from training.importing.converted import prepare
-from training.importing.ready import ReadyModel
+from marquee.training.errors import TrainingError
+from marquee.training.importing.config import ImportConfig
+from marquee.training.importing.converted import prepare
+from marquee.training.importing.ready import ReadyModel
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 SAFE_SINCE = (3, 12)
@@ -23,7 +23,7 @@ def prepared(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyMod
 
     Raises:
         TrainingError: Keras is not installed or too old, or it cannot load or export the file; or as
-            :func:`training.importing.converted.prepare`.
+            :func:`marquee.training.importing.converted.prepare`.
     """
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         exported, version = _export(config.model, Path(temporary))

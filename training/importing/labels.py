@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.errors import TrainingError
+from marquee.training.errors import TrainingError
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handlers.spec import ImageSpec
-from training.errors import TrainingError
-from training.importing.config import ImportConfig
+from marquee.handlers.spec import ImageSpec
+from marquee.training.errors import TrainingError
+from marquee.training.importing.config import ImportConfig
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from handlers.predictor import Predictor
-from handlers.spec import ImageSpec
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import ImageSpec
 
 
 def nothing_to_compare(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class ReadyModel:
     image: ImageSpec
     """The preprocessing."""
     engine: str
-    """A name known to :mod:`handlers.engines`."""
+    """A name known to :mod:`marquee.handlers.engines`."""
     device: Literal["any", "cpu"]
     """Where that engine runs it."""
     write: Callable[[Path], list[str]]

@@ -11,15 +11,15 @@ import timm
 import torch
 from torch import nn
 
-import training.architectures  # noqa: F401 - registers them with timm
-from handlers.predictor import Predictor
-from training.errors import TrainingError
-from training.export import MODEL_FILE, compare_with_eager, export_program
-from training.importing.config import ImportConfig, InputDefaults, image_spec
-from training.importing.labels import check_count
-from training.importing.ready import ReadyModel
-from training.models import Classifier
-from training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
+import marquee.training.architectures  # noqa: F401 - registers them with timm
+from marquee.handlers.predictor import Predictor
+from marquee.training.errors import TrainingError
+from marquee.training.export import MODEL_FILE, compare_with_eager, export_program
+from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
+from marquee.training.importing.labels import check_count
+from marquee.training.importing.ready import ReadyModel
+from marquee.training.models import Classifier
+from marquee.training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _TORCHVISION = InputDefaults(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

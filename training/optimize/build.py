@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from handlers.distance import DISTANCE_FILE, Distance, write_distance
-from handlers.spec import Precision, VariantSpec, sha256_file
-from training.errors import OptimizeError
-from training.export import export_program, trace_program
-from training.familiarity import FeatureDistance, WithDistance
-from training.models import Classifier
-from training.optimize.config import OptimizeConfig
-from training.optimize.material import Material
-from training.optimize.openvino_ir import LogitsAndFeatures, convert, quantize, read, relative, save
-from training.progress import Progress
+from marquee.handlers.distance import DISTANCE_FILE, Distance, write_distance
+from marquee.handlers.spec import Precision, VariantSpec, sha256_file
+from marquee.training.errors import OptimizeError
+from marquee.training.export import export_program, trace_program
+from marquee.training.familiarity import FeatureDistance, WithDistance
+from marquee.training.models import Classifier
+from marquee.training.optimize.config import OptimizeConfig
+from marquee.training.optimize.material import Material
+from marquee.training.optimize.openvino_ir import LogitsAndFeatures, convert, quantize, read, relative, save
+from marquee.training.progress import Progress
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
 """By which probabilities of one variant may differ between machines: low precision rounds sums in another order."""
@@ -58,7 +58,7 @@ class Builder:
         """Writes the files of one variant and returns its entry.
 
         Args:
-            kind: one of :data:`training.optimize.config.KINDS`, or ``fp32``.
+            kind: one of :data:`marquee.training.optimize.config.KINDS`, or ``fp32``.
 
         Raises:
             OptimizeError: it cannot be built; nothing of it is left behind.
@@ -189,7 +189,7 @@ class LowPrecision(nn.Module):
         return logits.float()
 
     def logits_and_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`training.models.Classifier.logits_and_features`; both float32."""
+        """See :meth:`marquee.training.models.Classifier.logits_and_features`; both float32."""
         logits, features = self.classifier.logits_and_features(pixels)
         return logits.float(), features.float()
 

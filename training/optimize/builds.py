@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from handlers.choice import lacks
-from handlers.distance import Distance
-from handlers.host import this_host
-from handlers.spec import ModelSpec, VariantSpec
-from training.data.loading import resolve_workers
-from training.errors import OptimizeError, TrainingError
-from training.familiarity import fit_distance
-from training.models import Classifier
-from training.optimize.build import Builder, Network
-from training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
-from training.optimize.distil import DistilConfig, fine_tune
-from training.optimize.material import Material, Run
-from training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
-from training.progress import Progress
+from marquee.handlers.choice import lacks
+from marquee.handlers.distance import Distance
+from marquee.handlers.host import this_host
+from marquee.handlers.spec import ModelSpec, VariantSpec
+from marquee.training.data.loading import resolve_workers
+from marquee.training.errors import OptimizeError, TrainingError
+from marquee.training.familiarity import fit_distance
+from marquee.training.models import Classifier
+from marquee.training.optimize.build import Builder, Network
+from marquee.training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
+from marquee.training.optimize.distil import DistilConfig, fine_tune
+from marquee.training.optimize.material import Material, Run
+from marquee.training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
+from marquee.training.progress import Progress
 
 
 def kinds_for(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:

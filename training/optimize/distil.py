@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from handlers.spec import ImageSpec
-from training.assemble import build_caches, build_trainer
-from training.checkpoint import CheckpointStore, TrainingState, load_weights
-from training.config import CheckpointConfig, RunConfig
-from training.data.loading import resolve_workers
-from training.data.manifest import Manifest, names_of
-from training.device import autocast, resolve_device
-from training.distributed import World
-from training.errors import TrainingError
-from training.loop import Interrupted, NonFiniteLossError, Trainer
-from training.models import Classifier
-from training.progress import Progress
-from training.seeding import derive_seed
+from marquee.handlers.spec import ImageSpec
+from marquee.training.assemble import build_caches, build_trainer
+from marquee.training.checkpoint import CheckpointStore, TrainingState, load_weights
+from marquee.training.config import CheckpointConfig, RunConfig
+from marquee.training.data.loading import resolve_workers
+from marquee.training.data.manifest import Manifest, names_of
+from marquee.training.device import autocast, resolve_device
+from marquee.training.distributed import World
+from marquee.training.errors import TrainingError
+from marquee.training.loop import Interrupted, NonFiniteLossError, Trainer
+from marquee.training.models import Classifier
+from marquee.training.progress import Progress
+from marquee.training.seeding import derive_seed
 
 DEFAULT_LR_SHARE = 0.2
 """Of the run's own learning rate: the weights are near where they shall be."""

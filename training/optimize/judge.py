@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from handlers.accuracy import accuracy_refusal
-from handlers.measurement import Measurement
-from training.optimize.config import RANKED_BATCH
+from marquee.handlers.accuracy import accuracy_refusal
+from marquee.handlers.measurement import Measurement
+from marquee.training.optimize.config import RANKED_BATCH
 
 
 def refusal(measured: Measurement, max_drop: float, p99_ms: float) -> str | None:

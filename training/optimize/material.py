@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from handlers.distance import Distance
-from handlers.errors import InputError
-from handlers.images import load
-from handlers.spec import ModelSpec
-from training.checkpoint import CheckpointStore, load_weights
-from training.config import RunConfig, load_run_config
-from training.data.loading import Encoder, EvaluationImages, evaluation_loader, resolve_workers
-from training.data.manifest import Manifest, Record, read_manifest
-from training.errors import OptimizeError
-from training.losses import one_logit
-from training.models import Classifier, create_backbone
-from training.optimize.config import OptimizeConfig
-from training.progress import Progress
-from training.records import CONFIG_FILE, MANIFEST_FILE
+from marquee.handlers.distance import Distance
+from marquee.handlers.errors import InputError
+from marquee.handlers.images import load
+from marquee.handlers.spec import ModelSpec
+from marquee.training.checkpoint import CheckpointStore, load_weights
+from marquee.training.config import CONFIG_FILE, RunConfig, load_run_config
+from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader, resolve_workers
+from marquee.training.data.manifest import Manifest, Record, read_manifest
+from marquee.training.errors import OptimizeError
+from marquee.training.losses import one_logit
+from marquee.training.models import Classifier, create_backbone
+from marquee.training.optimize.config import OptimizeConfig
+from marquee.training.progress import Progress
+from marquee.training.records import MANIFEST_FILE
 
 LEAST_CALIBRATION = 10
 """With fewer images the quantizer would fit its ranges to accidents."""
@@ -41,7 +41,7 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of train.py, as far as its folder still tells."""
+    """A run of marquee train, as far as its folder still tells."""
 
     config: RunConfig
     manifest: Manifest
@@ -72,7 +72,7 @@ class Material:
 
 
 def read_run(folder: Path, spec: ModelSpec) -> Run | None:
-    """The run that the bundle came from; None where ``folder`` is no run of train.py.
+    """The run that the bundle came from; None where ``folder`` is no run of marquee train.
 
     Raises:
         OptimizeError: it is one, but its weights are gone.

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.accuracy import paired_drop
-from handlers.golden import read_golden
-from handlers.host import this_host
-from handlers.images import load
-from handlers.measurement import Measurement
-from handlers.predictor import Outputs, sigmoid, softmax
-from handlers.spec import GoldenSpec, ModelSpec, OutputSpec
-from training.calibration import calibrate
-from training.errors import OptimizeError
-from training.golden import write_answers
-from training.metrics import confidence_metrics
-from training.multi_label import multi_label_confidence_metrics
-from training.optimize.config import OptimizeConfig
-from training.optimize.material import Material
-from training.optimize.process import VariantProcess
-from training.optimize.timing import Timing, time_variants
-from training.progress import Progress
+from marquee.handlers.accuracy import paired_drop
+from marquee.handlers.golden import read_golden
+from marquee.handlers.host import this_host
+from marquee.handlers.images import load
+from marquee.handlers.measurement import Measurement
+from marquee.handlers.predictor import Outputs, sigmoid, softmax
+from marquee.handlers.spec import GoldenSpec, ModelSpec, OutputSpec
+from marquee.training.calibration import calibrate
+from marquee.training.errors import OptimizeError
+from marquee.training.golden import write_answers
+from marquee.training.metrics import confidence_metrics
+from marquee.training.multi_label import multi_label_confidence_metrics
+from marquee.training.optimize.config import OptimizeConfig
+from marquee.training.optimize.material import Material
+from marquee.training.optimize.process import VariantProcess
+from marquee.training.optimize.timing import Timing, time_variants
+from marquee.training.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from handlers.choice import lacks
-from handlers.errors import BundleError
-from handlers.golden import prove
-from handlers.host import this_host
-from handlers.measurement import Measurement
-from handlers.predictor import Predictor
-from handlers.spec import SPEC_FILE, ModelSpec, VariantSpec, read_spec
-from training.errors import OptimizeError
-from training.optimize.config import OptimizeConfig
-from training.optimize.material import read_material
-from training.optimize.measure import measure_variants
-from training.optimize.optimize import Optimized, rank_variants
-from training.optimize.process import variant_process
-from training.progress import Progress
+from marquee.handlers.choice import lacks
+from marquee.handlers.errors import BundleError
+from marquee.handlers.golden import prove
+from marquee.handlers.host import this_host
+from marquee.handlers.measurement import Measurement
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.spec import SPEC_FILE, ModelSpec, VariantSpec, read_spec
+from marquee.training.errors import OptimizeError
+from marquee.training.optimize.config import OptimizeConfig
+from marquee.training.optimize.material import read_material
+from marquee.training.optimize.measure import measure_variants
+from marquee.training.optimize.optimize import Optimized, rank_variants
+from marquee.training.optimize.process import variant_process
+from marquee.training.progress import Progress
 
 
 def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress: Progress) -> Optimized:

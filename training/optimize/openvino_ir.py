@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlers.spec import ImageSpec
-from training.errors import OptimizeError
-from training.models import Classifier
-from training.optimize.material import LEAST_CALIBRATION, Images
-from training.optimize.signal_stack import kept_signal_stack
+from marquee.handlers.spec import ImageSpec
+from marquee.training.errors import OptimizeError
+from marquee.training.models import Classifier
+from marquee.training.optimize.material import LEAST_CALIBRATION, Images
+from marquee.training.optimize.signal_stack import kept_signal_stack
 
 _INSTALL = 'install the extra: pip install "marquee[optimize]"'
 
@@ -153,9 +153,9 @@ def shorten(error: Exception) -> str:
 
 
 def import_core() -> Any:
-    """:func:`handlers.engines.openvino_core.core`, or an error that names the extra."""
+    """:func:`marquee.handlers.engines.openvino_core.core`, or an error that names the extra."""
     import_openvino()
-    from handlers.engines.openvino_core import core
+    from marquee.handlers.engines.openvino_core import core
 
     return core()
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from handlers.golden import prove
-from handlers.host import this_host
-from handlers.measurement import Ranking
-from handlers.predictor import Predictor
-from handlers.schema import to_dict
-from handlers.spec import (
+from marquee.handlers.golden import prove
+from marquee.handlers.host import this_host
+from marquee.handlers.measurement import Ranking
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.schema import to_dict
+from marquee.handlers.spec import (
     BUNDLE_FOLDER,
     SCHEMA_VERSION,
     SPEC_FILE,
@@ -20,17 +20,17 @@ from handlers.spec import (
     read_spec,
     verify_files,
 )
-from training.errors import OptimizeError
-from training.files import atomic_folder, write_json
-from training.golden import copy_files
-from training.optimize.build import Network
-from training.optimize.builds import Builds, build_pruned, kinds_for
-from training.optimize.config import OptimizeConfig, PruningConfig
-from training.optimize.judge import frontier, rank, refusal
-from training.optimize.material import Material, even_sample, read_material, read_run
-from training.optimize.measure import measure_variants, now, write_golden_answers
-from training.optimize.process import variant_process
-from training.progress import Progress
+from marquee.training.errors import OptimizeError
+from marquee.training.files import atomic_folder, write_json
+from marquee.training.golden import copy_files
+from marquee.training.optimize.build import Network
+from marquee.training.optimize.builds import Builds, build_pruned, kinds_for
+from marquee.training.optimize.config import OptimizeConfig, PruningConfig
+from marquee.training.optimize.judge import frontier, rank, refusal
+from marquee.training.optimize.material import Material, even_sample, read_material, read_run
+from marquee.training.optimize.measure import measure_variants, now, write_golden_answers
+from marquee.training.optimize.process import variant_process
+from marquee.training.progress import Progress
 
 RESULT_FILE = "optimization.json"
 
@@ -77,7 +77,7 @@ def optimize(
     """Builds, measures and ranks variants of the bundle in the run ``folder``; earlier variants are made anew.
 
     Args:
-        folder: a run of train.py, or what import_model.py wrote.
+        folder: a run of marquee train, or what marquee import wrote.
         config: what to build and what may be lost.
         pruning: of the network, before the same is built of it once more.
         device: where it will be served: ``cpu`` or ``cuda``.
@@ -96,7 +96,7 @@ def optimize(
     if run is not None:
         spec = replace(spec, samples={})  # of an earlier time; they are chosen anew
     if run is None and (pruning.channels or pruning.weights):
-        raise OptimizeError(f"{folder}: pruning fine-tunes on the training images, and this is no run of train.py")
+        raise OptimizeError(f"{folder}: pruning fine-tunes on the training images, and this is no run of marquee train")
     with atomic_folder(bundle) as staging:
         _copy(bundle, staging, spec)
         material = read_material(staging, run, bundle, spec, config, progress)

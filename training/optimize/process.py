@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from handlers.errors import BundleError
-from handlers.predictor import Outputs, Predictor
-from training.errors import OptimizeError
-from training.memory import peak_bytes
+from marquee.handlers.errors import BundleError
+from marquee.handlers.predictor import Outputs, Predictor
+from marquee.training.errors import OptimizeError
+from marquee.training.memory import peak_bytes
 
 _ENGINE_BATCH = 32
 
@@ -27,7 +27,7 @@ class Loaded:
     seconds: float
     """From the files to the first answer."""
     kernels: dict[str, int]
-    """See :meth:`handlers.engines.Engine.kernels`."""
+    """See :meth:`marquee.handlers.engines.Engine.kernels`."""
 
 
 class VariantProcess:

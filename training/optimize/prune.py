@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from handlers.spec import ImageSpec
-from training.errors import TrainingError
-from training.models import Classifier
-from training.progress import Progress
+from marquee.handlers.spec import ImageSpec
+from marquee.training.errors import TrainingError
+from marquee.training.models import Classifier
+from marquee.training.progress import Progress
 
 ROUND_TO = 8
 """Channels are kept in multiples of this, which is what fast kernels are written for."""
@@ -60,7 +60,8 @@ def prune_channels(
     """Takes out the channels with the smallest weights until the network is as small as wished.
 
     Channels that depend on each other, such as those that a residual connection adds up, are ranked and go together
-    (Fang et al., "DepGraph", 2023). The answers get worse: :func:`training.optimize.distil.fine_tune` repairs them.
+    (Fang et al., "DepGraph", 2023). The answers get worse: :func:`marquee.training.optimize.distil.fine_tune` repairs
+    them.
 
     Args:
         model: trained; it is left as it is.

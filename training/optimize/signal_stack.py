@@ -17,8 +17,8 @@ class _Stack(ctypes.Structure):
 def kept_signal_stack() -> Iterator[None]:
     """Gives the calling thread the signal stack again that it has now.
 
-    NNCF makes several OpenVINO Cores and frees them in any order; see :mod:`handlers.engines.openvino_core` for what
-    that leaves behind. Only Linux is concerned.
+    NNCF makes several OpenVINO Cores and frees them in any order; see :mod:`marquee.handlers.engines.openvino_core` for
+    what that leaves behind. Only Linux is concerned.
     """
     if sys.platform != "linux":
         yield

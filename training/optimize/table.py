@@ -1,6 +1,6 @@
 """The measurements of all variants as text."""
 
-from training.optimize.optimize import Optimized
+from marquee.training.optimize.optimize import Optimized
 
 _HEADINGS = (
     "variant",

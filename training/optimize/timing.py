@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.optimize.config import BATCHES, OptimizeConfig
-from training.optimize.process import VariantProcess
-from training.progress import Progress
+from marquee.training.optimize.config import BATCHES, OptimizeConfig
+from marquee.training.optimize.process import VariantProcess
+from marquee.training.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training.data.manifest import SPLITS
-from training.errors import TrainingError
-from training.files import write_atomic
-from training.report import measures
-from training.report.facts import RunFacts, read_facts
-from training.report.text import environment
+from marquee.training.data.manifest import SPLITS
+from marquee.training.errors import TrainingError
+from marquee.training.files import write_atomic
+from marquee.training.report import measures
+from marquee.training.report.facts import RunFacts, read_facts
+from marquee.training.report.text import environment
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 _OWNED = re.compile(r"<!-- owner: ([\w-]+) -->\n(.*?)\n<!-- end of owner's text -->", re.S)

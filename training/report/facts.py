@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from handlers.errors import BundleError
-from handlers.spec import BUNDLE_FOLDER, ModelSpec, bundle_digest, read_spec
-from training.config import RunConfig, load_run_config
-from training.data.manifest import Manifest, Record, Rejected, read_manifest
-from training.errors import TrainingError
+from marquee import hints
+from marquee.handlers.errors import BundleError
+from marquee.handlers.spec import BUNDLE_FOLDER, ModelSpec, bundle_digest, read_spec
+from marquee.training.config import RunConfig, load_run_config
+from marquee.training.data.manifest import Manifest, Record, Rejected, read_manifest
+from marquee.training.errors import TrainingError
 
 _MEASURES = (
     "split",
@@ -26,7 +27,8 @@ _MEASURES = (
     "reliability",
     "per_class",
 )
-"""What every evaluation holds (see :func:`training.evaluation.measure`); ``abstain`` and ``ood`` it may hold."""
+"""What every evaluation holds (see :func:`marquee.training.evaluation.measure`); ``abstain`` and ``ood`` it may
+hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class RunFacts:
     predictions: Predictions
     environment: dict[str, Any]
     optimization: dict[str, Any] | None
-    """What scripts/optimize.py found; None before it ran."""
+    """What marquee optimize found; None before it ran."""
 
     @property
     def name(self) -> str:
@@ -115,7 +117,8 @@ def _read_text(path: Path) -> str:
         return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise TrainingError(
-            f"{path}: not found; a report needs a finished run, scripts/train.py --resume finishes one"
+            f"{path}: not found; a report needs a finished run; finish it: "
+            f"{hints.command('train', '--out', path.parent, '--resume')}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: not readable: {error}") from error

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from training.report.facts import RunFacts
+from marquee.training.report.facts import RunFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from handlers.schema import to_dict
-from training.data.manifest import SPLITS, names_of
-from training.files import write_atomic
-from training.metrics import reliability
-from training.report import measures, plots
-from training.report.facts import RunFacts, read_facts
-from training.report.pictures import augmentation_samples, least_sure, worst_mistakes
-from training.report.text import environment
+from marquee.handlers.schema import to_dict
+from marquee.training.data.manifest import SPLITS, names_of
+from marquee.training.files import write_atomic
+from marquee.training.metrics import reliability
+from marquee.training.report import measures, plots
+from marquee.training.report.facts import RunFacts, read_facts
+from marquee.training.report.pictures import augmentation_samples, least_sure, worst_mistakes
+from marquee.training.report.text import environment
 
 REPORT_FILE = "report.html"
 MATRIX_CLASSES = 40

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from training.data.augment import Augmentation
-from training.data.loading import EvaluationImages, TrainingImages
-from training.data.manifest import Record
-from training.errors import DataError
-from training.report.facts import RunFacts
+from marquee.training.data.augment import Augmentation
+from marquee.training.data.loading import EvaluationImages, TrainingImages
+from marquee.training.data.manifest import Record
+from marquee.training.errors import DataError
+from marquee.training.report.facts import RunFacts
 
 _LOSSLESS_SIDE = 64
 """Pixels of side up to which an image is stored without loss: it is shown enlarged, and artefacts would show."""

@@ -79,7 +79,7 @@ def curve(
 
 
 Bins = Sequence[dict[str, float]]
-"""From :func:`training.metrics.reliability`."""
+"""From :func:`marquee.training.metrics.reliability`."""
 
 
 def reliability_diagram(name: str, served: Bins, before: Bins | None) -> Markup:

@@ -15,7 +15,7 @@ def environment(html: bool) -> jinja2.Environment:
     Undefined names are errors: a misspelt one would silently leave a fact out.
     """
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("training.report", "."),
+        loader=jinja2.PackageLoader("marquee.training.report", "."),
         autoescape=html,  # noqa: S701 - the other template is Markdown, which has its own filter `plain`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import yaml
 
-from handlers.schema import SchemaError, from_dict, to_dict
-from training.config import RunConfig
-from training.errors import TrainingError
-from training.models import check_model, create_backbone
+from marquee.handlers.schema import SchemaError, from_dict, to_dict
+from marquee.training.config import RunConfig
+from marquee.training.errors import TrainingError
+from marquee.training.models import check_model, create_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Candidate:
     kind: Literal["probe", "train"] = "train"
     """probe: logistic regression on the features of a frozen backbone; train: all weights are trained."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`training.config.RunConfig`, nested, that this candidate sets."""
+    """Fields of :class:`marquee.training.config.RunConfig`, nested, that this candidate sets."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from training.data.manifest import Manifest, Record
-from training.errors import DataError
+from marquee.training.data.manifest import Manifest, Record
+from marquee.training.errors import DataError
 
 
 def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
@@ -17,7 +17,7 @@ def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
     Equal contents and equal seeds give equal folds wherever the files lie. Copies of one image count as a group.
 
     Args:
-        manifest: from :func:`training.data.scan.scan`.
+        manifest: from :func:`marquee.training.data.scan.scan`.
         folds: at least 2.
         seed: another seed gives other folds.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from handlers.predictor import Predictor
-from training.data.loading import EvaluationImages
-from training.data.manifest import Record
-from training.export import MODEL_FILE
+from marquee.handlers.predictor import Predictor
+from marquee.training.data.loading import EvaluationImages
+from marquee.training.data.manifest import Record
+from marquee.training.export import MODEL_FILE
 
 WARM_UP = 5
 REPEATS = 30

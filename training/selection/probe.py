@@ -13,24 +13,24 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from handlers.schema import to_dict
-from handlers.spec import BUNDLE_FOLDER, ImageSpec
-from training.assemble import build_model
-from training.checkpoint import CheckpointStore, TrainingState
-from training.config import RunConfig, dump_config
-from training.data.loading import EvaluationImages, evaluation_loader, resolve_workers
-from training.data.manifest import Manifest, Record, write_manifest, write_rejected
-from training.data.split import assign_splits
-from training.device import resolve_device
-from training.environment import describe_environment, library_versions
-from training.errors import TrainingError
-from training.export import export_bundle
-from training.files import write_atomic, write_json
-from training.models import Classifier
-from training.optim import create_optimizer
-from training.progress import Progress
-from training.records import CONFIG_FILE, MANIFEST_FILE
-from training.run import EVALUATION_FILE
+from marquee.handlers.schema import to_dict
+from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.training.assemble import build_model
+from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.config import CONFIG_FILE, RunConfig, dump_config
+from marquee.training.data.loading import EvaluationImages, evaluation_loader, resolve_workers
+from marquee.training.data.manifest import Manifest, Record, write_manifest, write_rejected
+from marquee.training.data.split import assign_splits
+from marquee.training.device import resolve_device
+from marquee.training.environment import describe_environment, library_versions
+from marquee.training.errors import TrainingError
+from marquee.training.export import export_bundle
+from marquee.training.files import write_atomic, write_json
+from marquee.training.models import Classifier
+from marquee.training.optim import create_optimizer
+from marquee.training.progress import Progress
+from marquee.training.records import MANIFEST_FILE
+from marquee.training.run import EVALUATION_FILE
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """Values of scikit-learn's ``C``, the strongest regularisation first."""
@@ -91,7 +91,7 @@ def train_probe(probe: Probe, manifest: Manifest, out: Path, progress: Progress)
         progress: told about it.
 
     Returns:
-        As :func:`training.run.train`, with ``C``, the chosen strength, in place of ``best_epoch``.
+        As :func:`marquee.training.run.train`, with ``C``, the chosen strength, in place of ``best_epoch``.
 
     Raises:
         TrainingError: with what happened and what to do.

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from handlers.schema import to_dict
-from training.files import write_atomic, write_json
-from training.selection.chart import Point, draw
-from training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
-from training.selection.statistics import Summary, summarise
-from training.selection.store import FoldResult
+from marquee.handlers.schema import to_dict
+from marquee.training.files import write_atomic, write_json
+from marquee.training.selection.chart import Point, draw
+from marquee.training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
+from marquee.training.selection.statistics import Summary, summarise
+from marquee.training.selection.store import FoldResult
 
 
 @dataclass(kw_only=True)
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The outcome of :func:`training.selection.select.select`."""
+    """The outcome of :func:`marquee.training.selection.select.select`."""
 
     entries: tuple[Entry, ...]
     decision: Decision

@@ -3,48 +3,33 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handlers.spec import BUNDLE_FOLDER
-from training.checkpoint import CheckpointStore
-from training.config import RunConfig
-from training.data.manifest import Manifest, write_rejected
-from training.data.scan import scan
-from training.data.split import assign_splits
-from training.errors import DataError, TrainingError
-from training.loop import Interrupted
-from training.progress import Progress
-from training.records import MANIFEST_FILE
-from training.run import train
-from training.selection.candidates import Candidate, missing_weights
-from training.selection.decide import Decision, Rule, decide
-from training.selection.folds import make_folds
-from training.selection.footprint import measure_footprint
-from training.selection.probe import Probe, train_probe
-from training.selection.report import Entry, Report
-from training.selection.store import FoldResult, SelectionStore
+from marquee.handlers.spec import BUNDLE_FOLDER
+from marquee.training.checkpoint import CheckpointStore
+from marquee.training.config import RunConfig
+from marquee.training.data.manifest import Manifest, write_rejected
+from marquee.training.data.scan import scan
+from marquee.training.data.split import assign_splits
+from marquee.training.errors import DataError, TrainingError
+from marquee.training.loop import Interrupted
+from marquee.training.progress import Progress
+from marquee.training.records import MANIFEST_FILE
+from marquee.training.run import train
+from marquee.training.selection.candidates import Candidate, missing_weights
+from marquee.training.selection.config import Rule, SelectionConfig
+from marquee.training.selection.decide import Decision, decide
+from marquee.training.selection.folds import make_folds
+from marquee.training.selection.footprint import measure_footprint
+from marquee.training.selection.probe import Probe, train_probe
+from marquee.training.selection.report import Entry, Report
+from marquee.training.selection.store import FoldResult, SelectionStore
 
 
 class BudgetSpent(Exception):  # noqa: N818 - the end of the time is no mistake
     """The next fold would end after the time that was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """How candidates are measured."""
-
-    folds: int = 5
-    """Parts that the images are divided into; each is held out once."""
-    minutes: float = 0.0
-    """Time for the folds of this call, the winner's refit not included; 0: no limit."""
-
-    def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ValueError(f"folds: expected at least 2, got {self.folds}")
-        if self.minutes < 0:
-            raise ValueError(f"minutes: expected at least 0, got {self.minutes}")
 
 
 def select(
@@ -61,9 +46,9 @@ def select(
     Called again with the same arguments it goes on: finished folds are not repeated, an unfinished one is resumed.
 
     Args:
-        data: see :mod:`training.data.scan`. Images with a named ``test`` split are kept out of everything, and
+        data: see :mod:`marquee.training.data.scan`. Images with a named ``test`` split are kept out of everything, and
             measured once, by the winner.
-        out: the folder of the selection (see :mod:`training.selection.store`).
+        out: the folder of the selection (see :mod:`marquee.training.selection.store`).
         ladder: candidates, simple ones first.
         base: configuration underneath each candidate's own; its seed decides the folds.
         config: how they are measured.
@@ -80,7 +65,9 @@ def select(
         raise TrainingError("a selection is one process; start it without torchrun")
     resolved = {candidate.name: (candidate, candidate.resolve(base)) for candidate in ladder}
     if any(config.model.multi_label for _, config in resolved.values()):
-        raise TrainingError("--model.multi-label: folds of images with several labels are not supported; use train.py")
+        raise TrainingError(
+            "--model.multi-label: folds of images with several labels are not supported; train one instead"
+        )
     manifest, rejected = scan(data, base.image.max_pixels, progress)
     for item in rejected[:20]:
         progress.say(f"left out: {item.path}: {item.reason}")

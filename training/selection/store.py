@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.schema import SchemaError, from_dict, to_dict
-from training.config import RunConfig
-from training.data.manifest import Manifest
-from training.errors import TrainingError
-from training.files import write_json
-from training.selection.candidates import Candidate
-from training.selection.footprint import Footprint
+from marquee.handlers.schema import SchemaError, from_dict, to_dict
+from marquee.training.config import RunConfig
+from marquee.training.data.manifest import Manifest
+from marquee.training.errors import TrainingError
+from marquee.training.files import write_json
+from marquee.training.selection.candidates import Candidate
+from marquee.training.selection.footprint import Footprint
 
 REQUEST_FILE = "request.json"
 WINNER = "winner"

@@ -21,7 +21,7 @@ from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import INT8
 from benchmarks.serving.peers.place import MAX_BATCH
 from benchmarks.serving.process_tree import stop
-from handlers.host import usable_cores
+from marquee.handlers.host import usable_cores
 
 ONE_PROCESS, MANY_PROCESSES = "in-process-threads", "in-process-processes"
 

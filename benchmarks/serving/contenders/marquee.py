@@ -17,13 +17,13 @@ from benchmarks.serving.errors import ContenderError
 from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import FP32, INT8
 from benchmarks.serving.servers import RestServer, bearer, likeliest
-from handlers.host import usable_cores
-from serving import server
-from serving.archive import package
-from serving.errors import OperationError
-from serving.keys import KeyFile
-from serving.model_config import update_model_config
-from serving.settings import Addresses
+from marquee.handlers.host import usable_cores
+from marquee.serving import server
+from marquee.serving.archive import package
+from marquee.serving.errors import OperationError
+from marquee.serving.keys import KeyFile
+from marquee.serving.model_config import update_model_config
+from marquee.serving.settings import Addresses
 
 MARQUEE, WORKER_A_CORE = "marquee-int8", "marquee-int8-workers"
 

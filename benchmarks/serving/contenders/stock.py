@@ -14,10 +14,10 @@ from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.material import WEIGHTS
 from benchmarks.serving.process_tree import started
 from benchmarks.serving.servers import RestServer, bearer
-from serving.java import java_environment
-from serving.keys import KeyFile
-from serving.settings import Addresses
-from training.errors import TrainingError
+from marquee.serving.java import java_environment
+from marquee.serving.keys import KeyFile
+from marquee.serving.settings import Addresses
+from marquee.training.errors import TrainingError
 
 STOCK = "torchserve-stock"
 _MODEL = "resnet18"

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from handlers.errors import InputError
-from handlers.predictor import Predictor, as_json
+from marquee.handlers.errors import InputError
+from marquee.handlers.predictor import Predictor, as_json
 
 
 class Ours:

@@ -1,0 +1,181 @@
+"""The whole way: from scikit-learn's digits to a scaled endpoint, every answer compared with evaluation's.
+
+Example: marquee demo --work .demo
+
+Shows its steps on stderr; the last line of stdout is one JSON object.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from marquee import hints
+from marquee.commands.cli import parse_arguments
+from marquee.commands.main import interruptible
+from marquee.serving.defaults import PACKAGED_CONFIG
+from marquee.serving.errors import OperationError
+
+if TYPE_CHECKING:
+    from marquee.serving.client import Client
+
+NAME = "digits"
+TOLERANCE = 1e-4
+MINIMUM_ACCURACY = 0.97
+WORKERS = 2
+# Tiny images: a small input, few epochs, and no flip, since a mirrored digit is another sign.
+TRAINING = {
+    "image.size": 32,
+    "model.arch": "resnet10t",
+    "loop.epochs": 6,
+    "loop.batch-size": 64,
+    "optimizer.lr": 2e-3,
+    "augment.horizontal-flip": 0,
+    "augment.crop-scale": 0.8,
+    "augment.rotation": 8,
+}
+
+
+def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
+    """Runs all steps.
+
+    Args:
+        work: Folder for data, run, archive and logs; emptied first.
+        started: Start, in seconds since the epoch; scripts/demo counts the installation too.
+    """
+    started = started or time.time()
+    with interruptible():
+        from marquee.serving import server as servers
+        from marquee.serving.readiness import ready_workers
+        from marquee.serving.settings import Addresses
+        from marquee.training.data.digits import write_digits
+    shown, work = work, work.absolute()
+    data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
+    _empty(work, state)
+    _say(f"1/7 data: scikit-learn's handwritten digits as PNG files in {data}")
+    tests = write_digits(data)
+    _say(f"2/7 training, {tests} test images held out")
+    flags = [f"--{name}={value}" for name, value in TRAINING.items()]
+    trained = json.loads(_command("train", work, "--data", data, "--out", run_folder, "--json", *flags))
+    _check(trained["accuracy"] >= MINIMUM_ACCURACY, f"accuracy {trained['accuracy']:.4f} < {MINIMUM_ACCURACY}")
+    _say(f"    test accuracy {trained['accuracy']:.4f}")
+    _command("evaluate", work, run_folder, "--data", data, "--predictions", work / "predictions.csv", "--json")
+    _say("3/7 packaging")
+    _command("package", work, run_folder, "--name", NAME, "--store", store)
+    _say("4/7 starting TorchServe and replaying the golden samples over REST and gRPC")
+    serve = ("--config", PACKAGED_CONFIG, "--store", store, "--state", state)
+    port = Addresses.free().base_port
+    try:
+        golden = json.loads(_command("serve", work, "start", NAME, *serve, "--port", port, "--json"))
+        client = servers.connect(state)
+        _say(f"5/7 predicting {tests} test images over REST and gRPC")
+        equal = {protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")}
+        for protocol, count in equal.items():
+            _say(f"    {protocol}: {count} of {tests} answers equal evaluation's")
+            _check(count == tests, f"{tests - count} answers over {protocol} differ from evaluation's")
+        _say(f"6/7 scaling to {WORKERS} workers through the management API")
+        _command("models", work, "scale", NAME, "--workers", WORKERS, "--state", state)
+        ready = ready_workers(client, NAME)
+        _check(ready == WORKERS, f"{ready} of {WORKERS} workers are READY; see {state / 'logs'}")
+    finally:
+        _say("7/7 stopping")
+        if server := servers.find(state):
+            servers.stop(server)
+    result = {
+        "accuracy": trained["accuracy"],
+        "test_images": tests,
+        "rest_equal": equal["REST"],
+        "grpc_equal": equal["gRPC"],
+        "golden_checked": golden["checked"],
+        "golden_equal": golden["checked"] - len(golden["differences"]),
+        "workers_ready": ready,
+        "train_seconds": trained["train_seconds"],
+        "seconds": round(time.time() - started, 1),
+    }
+    _say_what_next(shown)
+    print(json.dumps(result))
+    return 0
+
+
+def _say_what_next(work: Path) -> None:
+    """What a person does with what is there now."""
+    image = sorted((work / "data" / "test").glob("*/*.png"))[0]
+    _say("what next:")
+    _say(f"    how good it is, in a browser: {work / 'run' / 'report.html'}")
+    _say(f"    start it again: {hints.command('serve', 'start', NAME, '--store', work / 'model_store')}")
+    _say(f"    then ask it:    {hints.command('predict', NAME, image)}")
+
+
+def _command(name: str, work: Path, *arguments: object) -> str:
+    """Runs ``marquee NAME`` as a user would and returns its stdout; its stderr goes to the terminal and a log."""
+    import signal
+    import subprocess
+
+    command = [sys.executable, "-m", "marquee", name, *map(str, arguments)]
+    log = work / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True) as step:
+        try:
+            output, _ = step.communicate()
+        except KeyboardInterrupt:
+            # Ctrl-C in a terminal reached the step, too; a signal to this process alone did not.
+            try:
+                step.wait(5)
+            except subprocess.TimeoutExpired:
+                step.send_signal(signal.SIGINT)
+                step.wait(60)
+            raise
+    if step.returncode != 0:
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        raise OperationError(f"step {name} failed: {lines[-1] if lines else 'no output'}; log: {log}")
+    return output
+
+
+def _empty(work: Path, state: Path) -> None:
+    """Removes what an earlier demo left, and nothing of anybody else's."""
+    import shutil
+
+    from marquee.serving import server as servers
+
+    marker = work / ".marquee-demo"
+    if work.exists() and any(work.iterdir()) and not marker.exists():
+        raise OperationError(f"{work}: exists and is no demo's folder; choose another --work")
+    if server := servers.find(state):
+        servers.stop(server)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    marker.touch()
+
+
+def _count_equal(client: "Client", protocol: str, predictions: Path) -> int:
+    """Answers with evaluation's label and with probabilities within the tolerance of evaluation's."""
+    import csv
+
+    from marquee.serving.replay import served_ranking
+
+    ask = client.predict if protocol == "REST" else client.predict_grpc
+    equal = 0
+    with open(predictions, newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            ranking = served_ranking(ask(NAME, Path(row["path"]).read_bytes()))
+            equal += (
+                isinstance(ranking, dict)
+                and next(iter(ranking)) == row["predicted"]
+                and all(abs(probability - float(row[label])) < TOLERANCE for label, probability in ranking.items())
+            )
+    return equal
+
+
+def _check(condition: bool, failure: str) -> None:
+    if not condition:
+        raise OperationError(failure)
+
+
+def _say(line: str) -> None:
+    print(f"== {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Entry point."""
+    return parse_arguments("demo", demo, __doc__)

@@ -1,0 +1,92 @@
+"""Find a learning rate: a short training with a growing rate shows where the loss falls fastest.
+
+Model, optimiser, loss, augmentation and batch size are set as for marquee train. Nothing is written but the files that
+--out and --plot name.
+
+Example: marquee find-lr --data photos --model.arch resnet18 --plot lr.svg
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import tyro
+
+from marquee.commands.cli import config_file, parse_arguments
+from marquee.commands.main import interruptible
+from marquee.training.config import RunConfig
+from marquee.training.files import write_json
+from marquee.training.rate_range import RateRange, check_plot_name
+
+if TYPE_CHECKING:
+    from marquee.training.lr_finder import RateCurve
+
+_ROWS = 25
+"""Lines of the table, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    data: Path
+    """Folder or table of labelled images."""
+    out: Optional[Path] = None
+    """Write the curve and the suggestion to this JSON file."""
+    plot: Optional[Path] = None
+    """Draw the curve into this .svg, .png or .pdf file."""
+    config: Optional[Path] = None
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
+    line wins over it."""
+    start: Annotated[float, tyro.conf.arg(name="from")] = RateRange.start
+    """Learning rate of the first step."""
+    stop: Annotated[float, tyro.conf.arg(name="to")] = RateRange.stop
+    """Learning rate of the last step."""
+    steps: int = RateRange.steps
+    """Training steps."""
+    json: bool = False
+    """Print the curve and the suggestion as one JSON object."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        self.rates()
+
+    def rates(self) -> RateRange:
+        """The rates to try."""
+        return RateRange(start=self.start, stop=self.stop, steps=self.steps)
+
+
+def main() -> None:
+    """Entry point."""
+    default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
+    arguments = parse_arguments("find-lr", Arguments, __doc__, default)
+    if arguments.plot is not None:
+        check_plot_name(arguments.plot)
+    with interruptible():
+        from marquee.training.lr_finder import find_learning_rate, plot_curve
+        from marquee.training.progress import Progress
+    curve = find_learning_rate(arguments.run, arguments.data, arguments.rates(), Progress())
+    if arguments.out is not None:
+        write_json(arguments.out, dataclasses.asdict(curve))
+    if arguments.plot is not None:
+        plot_curve(curve, arguments.plot)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(curve)))
+    else:
+        _print(curve)
+
+
+def _print(curve: "RateCurve") -> None:
+    print(f"{'rate':>10s} {'loss':>10s} {'smoothed':>10s}")
+    every = max(1, len(curve.rates) // _ROWS)
+    for rate, loss, smoothed in list(zip(curve.rates, curve.losses, curve.smoothed, strict=True))[::every]:
+        print(f"{rate:10.2e} {loss:10.4f} {smoothed:10.4f}")
+    if curve.diverged:
+        print(f"stopped after {len(curve.rates)} steps: the loss diverged")
+    if curve.note:
+        print(curve.note)
+    if curve.suggestion is not None and curve.tenth_of_lowest is not None:
+        print(f"a tenth of the rate at the lowest loss: {curve.tenth_of_lowest:.2e}")
+        print(f"steepest descent begins at {curve.suggestion:.2e}; next: --optimizer.lr {curve.suggestion:.1e}")

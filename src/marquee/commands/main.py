@@ -1,0 +1,149 @@
+"""The ``marquee`` command: finds the verb, and imports nothing else."""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb."""
+
+    module: str
+    """In this package."""
+    summary: str
+    """What it does, for the map."""
+
+
+VERBS = {
+    "demo": Verb("demo", "the whole way below on a small data set, in about a minute"),
+    "select": Verb("select_model", "which architecture? compares candidates by cross-validation"),
+    "find-lr": Verb("find_lr", "which learning rate?"),
+    "find-batch-size": Verb("find_batch_size", "which batch size?"),
+    "train": Verb("train", "train an image classifier; writes a run folder with a bundle and a report"),
+    "import": Verb("import_model", "or: make a bundle of a model that was trained elsewhere"),
+    "evaluate": Verb("evaluate", "measure a run on other images"),
+    "report": Verb("report", "write the run's report and model card again"),
+    "optimize": Verb("optimize", "add smaller and faster variants, measured on the test images"),
+    "package": Verb("package", "bundle -> model_store/NAME.mar"),
+    "serve": Verb("serve", "start TorchServe and verify its answers; status, stop"),
+    "predict": Verb("predict", "ask the server about image files"),
+    "models": Verb("models", "list, register, scale and remove models of the server"),
+    "tune": Verb("tune", "find the server settings that answer the most requests here"),
+    "completion": Verb("completion", "print the completion script of a shell"),
+}
+
+MAP = (
+    ("First", ("demo",)),
+    ("Choose", ("select", "find-lr", "find-batch-size")),
+    ("Train", ("train", "import")),
+    ("Look", ("evaluate", "report")),
+    ("Make it fast", ("optimize",)),
+    ("Serve", ("package", "serve", "predict", "models", "tune")),
+    ("Shell", ("completion",)),
+)
+"""The order in which people need them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs ``marquee VERB ...`` and ends the process with its exit code.
+
+    Args:
+        arguments: the command line without the program's name; None: this process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(overview())
+        sys.exit(0 if given else 2)
+    if given[0] in ("-V", "--version"):
+        print(version())
+        sys.exit(0)
+    if given[0] not in VERBS:
+        print(f"error: {_unknown(given[0])}", file=sys.stderr)
+        sys.exit(2)
+    run_verb(given[0], given[1:])
+
+
+def run_verb(verb: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one verb and ends the process; what the scripts in ``scripts/`` call.
+
+    Args:
+        verb: of :data:`VERBS`.
+        arguments: its own; None: this process's.
+    """
+    from importlib import import_module
+
+    # Until the arguments are read nothing is thrown away that is worth a search for it, a sixth of the time; whatever
+    # is imported or begun after that switches it on again.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["--version"], ["-V"]):
+        print(version())
+        sys.exit(0)
+    sys.argv[1:] = given
+    with interruptible():
+        gc.disable()
+        module = import_module(f"marquee.commands.{VERBS[verb].module}")
+        from marquee.commands.cli import run
+    run(module.main)
+
+
+def overview() -> str:
+    """The map of the way: every verb, in the order in which people need them."""
+    lines = [
+        "From labelled images to a TorchServe endpoint, served exactly as trained.",
+        "",
+        "  marquee train --data photos --out runs/photos    # photos/cat/1.jpg, photos/dog/2.jpg, ...",
+        "  marquee package runs/photos --name photos",
+        "  marquee serve start photos",
+        "  marquee predict photos cat.jpg",
+        "",
+    ]
+    width = max(map(len, VERBS))
+    for title, verbs in MAP:
+        for i, verb in enumerate(verbs):
+            lines.append(f"{title if not i else '':14s}{verb:{width}s}  {VERBS[verb].summary}")
+    lines += ["", "marquee VERB --help has an example and every option; marquee --version says which one this is."]
+    return "\n".join(lines)
+
+
+def version() -> str:
+    """``marquee 0.1.0``."""
+    from importlib.metadata import version as read
+
+    return f"marquee {read('marquee')}"
+
+
+@contextmanager
+def interruptible() -> "Iterator[None]":
+    """Lets Ctrl-C end the process with one line while libraries are imported.
+
+    A KeyboardInterrupt in the middle of an import leaves dozens of lines of a trace, and some extension modules turn it
+    into an ImportError. Nothing has been started or written yet, so the process simply ends.
+    """
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(1)
+
+    gc.enable()
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unknown(verb: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, VERBS, 1)
+    return f"{verb}: no such command{f'; did you mean {near[0]}?' if near else ''}; marquee --help lists them"

@@ -1,0 +1,80 @@
+"""Give a run's bundle smaller and faster variants, measure each, and rank those that lose no accuracy.
+
+Example: marquee optimize runs/photos --max-accuracy-drop 0.005 --p99-ms 20
+
+On the machine that serves, without the data set: marquee optimize --on-host model_store/photos.mar
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import parse_arguments
+from marquee.commands.main import interruptible
+from marquee.handlers.spec import SPEC_FILE
+from marquee.training.optimize.config import OptimizeConfig, PruningConfig
+
+if TYPE_CHECKING:
+    from marquee.training.optimize.optimize import Optimized
+
+_EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    run_folder: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(name="RUN")] = None
+    """A run of marquee train, or what marquee import wrote."""
+    on_host: Optional[Path] = None
+    """Instead: an archive whose variants are measured and ranked for this machine."""
+    device: str = "auto"
+    """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object."""
+    optimize: Annotated[OptimizeConfig, tyro.conf.arg(name="")] = field(default_factory=OptimizeConfig)
+    prune: PruningConfig = field(default_factory=PruningConfig)
+
+    def __post_init__(self) -> None:
+        if (self.run_folder is None) == (self.on_host is None):
+            raise ValueError("on-host: give either a RUN or --on-host ARCHIVE")
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = parse_arguments("optimize", Arguments, __doc__)
+    with interruptible():
+        from marquee.training.device import resolve_device
+        from marquee.training.optimize.optimize import optimize
+        from marquee.training.optimize.table import table
+        from marquee.training.progress import Progress
+        from marquee.training.report import write_model_card, write_report
+    device = resolve_device(arguments.device).type
+    if arguments.on_host is not None:
+        result = _on_host(arguments.on_host, arguments.optimize, device)
+        following = f"restart the server to use it: {hints.command('serve', 'start', arguments.on_host.stem)}"
+    elif arguments.run_folder is not None:
+        result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
+        if (arguments.run_folder / _EVALUATION).is_file():
+            write_report(arguments.run_folder)
+            write_model_card(arguments.run_folder)
+        following = f"next: {hints.command('package', arguments.run_folder, '--name', 'NAME')}"
+    if arguments.json:
+        print(json.dumps(result.to_dict()))
+    else:
+        print(f"{table(result)}\nchosen here: {result.chosen}; {following}")
+
+
+def _on_host(archive: Path, config: OptimizeConfig, device: str) -> "Optimized":
+    from marquee.serving.archive import open_archive, replace_spec
+    from marquee.training.optimize.on_host import measure_on_host
+    from marquee.training.progress import Progress
+
+    with open_archive(archive) as folder:
+        result = measure_on_host(folder, config, device, Progress())
+        replace_spec(archive, (folder / SPEC_FILE).read_bytes())
+    return result

@@ -1,0 +1,157 @@
+"""Ask the running server about image files, or for the reason of one answer as a picture.
+
+Example: marquee predict photos cat.jpg dog.png --grpc
+Example: marquee predict photos cat.jpg --explain reason.png --method occlusion
+"""
+
+import base64
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import parse_arguments
+from marquee.commands.main import interruptible
+from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE
+from marquee.training.files import write_atomic
+
+if TYPE_CHECKING:
+    from marquee.serving.client import Answer, Client
+
+Files = Annotated[
+    # Not list[Path]: of that tyro would check the value, with a library that takes 0.1 seconds to import.
+    list,
+    tyro.conf.Positional,
+    tyro.constructors.PrimitiveConstructorSpec[list[Path]](
+        nargs="*",
+        metavar="FILE",
+        instance_from_str=lambda given: [Path(text) for text in given],
+        is_instance=lambda value: isinstance(value, list),
+        str_from_instance=lambda files: [str(file) for file in files],
+    ),
+]
+Method = Literal["auto", "gradcam", "integrated_gradients", "occlusion"]
+
+
+def predict(
+    name: Annotated[str, tyro.conf.Positional],
+    files: Files,  # type: ignore[type-arg]
+    version: Optional[str] = None,
+    grpc: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    explain: Optional[Path] = None,
+    method: Method = "auto",
+    label: Optional[str] = None,
+    state: Path = DEFAULT_STATE,
+    config: Path = DEFAULT_CONFIG,
+) -> int:
+    """Prints one line a file; exit 1 when any of them failed, after all others were asked.
+
+    Args:
+        name: The model's name on the server.
+        files: Image files; a .json file is sent as a JSON body.
+        version: The model's version; the server's default when left out.
+        grpc: Ask over gRPC instead of REST.
+        json: Print one JSON object a file, with the whole answer.
+        explain: PNG file to write: the image with what speaks for the answer, and against it. For one file only.
+        method: How it is explained; auto: by Grad-CAM where the model has a last feature map, else by occlusion.
+        label: Whose evidence is shown; None: the answer's.
+        state: Folder given to marquee serve start.
+        config: TorchServe settings that tell the addresses when marquee serve did not start the server.
+    """
+    if not files:
+        print(f"error: no files named; example: {hints.command('predict', name, 'cat.jpg')}", file=sys.stderr)
+        return 2
+    if wrong := _explain_usage(files, explain, method, label):
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    with interruptible():
+        from marquee.serving.server import connect
+    client = connect(state, config)
+    if explain is not None:
+        return _explain(client, name, files[0], explain, version, grpc, json, method, label)
+    failed = 0
+    for file in files:
+        answer = _ask(client, name, file, version, grpc)
+        failed += answer.error is not None
+        if json:
+            print(jsonlib.dumps({"file": str(file), "status": answer.status, **answer.body}, ensure_ascii=False))
+        elif answer.error:
+            print(f"{file}: {answer.error}", file=sys.stderr)
+        else:
+            print(f"{file}: {_summary(answer)}")
+    return 1 if failed else 0
+
+
+def _explain_usage(files: list[Path], explain: Path | None, method: Method, label: str | None) -> str | None:
+    """What is wrong with the arguments of an explanation."""
+    if explain is None:
+        return "--method and --label need --explain OUT.png" if method != "auto" or label is not None else None
+    if len(files) != 1:
+        return f"--explain writes the picture of one file, and {len(files)} are named; call it once a file"
+    if explain.suffix.lower() != ".png":
+        return f"--explain {explain}: expected a file that ends with .png"
+    return None
+
+
+def _explain(
+    client: "Client",
+    name: str,
+    file: Path,
+    out: Path,
+    version: str | None,
+    grpc: bool,
+    json: bool,
+    method: Method,
+    label: str | None,
+) -> int:
+    data = _read(file)
+    answer = client.explain(name, data, method, label, version, grpc) if isinstance(data, bytes) else data
+    body = dict(answer.body)
+    reason = dict(body.get("explanation", {}))
+    if answer.error is None:
+        write_atomic(out, base64.b64decode(reason.pop("heatmap")))
+        reason.pop("map", None)
+        body["explanation"] = {**reason, "file": str(out)}
+    if json:
+        print(jsonlib.dumps({"file": str(file), "status": answer.status, **body}, ensure_ascii=False))
+    elif answer.error:
+        print(f"{file}: {answer.error}", file=sys.stderr)
+    else:
+        note = f" ({reason['note']})" if "note" in reason else ""
+        print(f"{file}: {_summary(answer)}\n{out}: {reason['method']} for {reason['label']}{note}")
+    return 0 if answer.error is None else 1
+
+
+def _read(file: Path) -> "bytes | Answer":
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        return Answer(0, {"error": {"code": "unreadable", "message": error.strerror or str(error)}})
+
+
+def _ask(client: "Client", name: str, file: Path, version: str | None, grpc: bool) -> "Answer":
+    data = _read(file)
+    if isinstance(data, Answer):
+        return data
+    if grpc:
+        return client.predict_grpc(name, data, version)
+    content_type = "application/json" if file.suffix.lower() == ".json" else "application/octet-stream"
+    return client.predict(name, data, content_type, version)
+
+
+def _summary(answer: "Answer") -> str:
+    if "ranking" in answer.body:
+        ranking = ", ".join(f"{entry['label']} {entry['probability']:.4f}" for entry in answer.body["ranking"])
+        if "labels" in answer.body:
+            ranking = f"[{', '.join(answer.body['labels'])}] {ranking}"
+        return f"{ranking} (abstained: {answer.body['reason']})" if answer.body.get("abstained") else ranking
+    return jsonlib.dumps(answer.body.get("predictions", answer.body), ensure_ascii=False)
+
+
+def main() -> int:
+    """Entry point."""
+    return parse_arguments("predict", predict, __doc__)

@@ -1,0 +1,66 @@
+"""Choose a model by cross-validation, from simple to complex, and train the winner on everything.
+
+DATA has the layouts of marquee train; a table may have a column `group` (patient, scene, video), whose images stay
+together. Images with a named test split are kept for the winner.
+
+Example: marquee select photos --out runs/choice --folds 5 --minutes 120
+
+The same command again goes on where it was stopped; finished folds are not repeated.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import RECIPES, config_file, parse_arguments
+from marquee.commands.main import interruptible
+from marquee.training.config import RunConfig
+from marquee.training.selection.config import Rule, SelectionConfig
+
+LADDER = RECIPES / "ladder.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder or table of labelled images."""
+    out: Path
+    """Folder of the selection; one that was begun with the same data and settings is gone on with."""
+    candidates: Path = LADDER
+    """YAML list of candidates, simple ones first: name, kind (probe or train), config."""
+    config: Optional[Path] = None
+    """YAML file with any of a run's fields, or a recipe, underneath each candidate's own; the command line wins
+    over it."""
+    selection: Annotated[SelectionConfig, tyro.conf.arg(name="")] = field(default_factory=SelectionConfig)
+    rule: Annotated[tyro.conf.FlagCreatePairsOff[Rule], tyro.conf.arg(name="")] = field(default_factory=Rule)
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+
+def main() -> int:
+    """Entry point."""
+    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=config_file() or RunConfig())
+    arguments = parse_arguments("select", Arguments, __doc__, default)
+    with interruptible():
+        from marquee.training.progress import Progress
+        from marquee.training.selection.candidates import read_ladder
+        from marquee.training.selection.select import select
+    ladder = read_ladder(arguments.candidates)
+    report = select(
+        arguments.data, arguments.out, ladder, arguments.run, arguments.selection, arguments.rule, Progress()
+    )
+    report.write(arguments.out)
+    if arguments.json:
+        print(json.dumps(report.to_json()))
+        return 0
+    command = hints.command("package", arguments.out / "winner", "--name", "NAME")
+    notes = "".join(f"{line}\n" for line in report.notes())
+    print(f"{report.table()}\n{notes}\n{report.summary()}\nPicture: {arguments.out / 'selection.svg'}; next: {command}")
+    return 0

@@ -1,0 +1,138 @@
+"""Start TorchServe with models of the store and prove that it answers as evaluation did; stop it; look at it.
+
+Example: marquee serve start photos
+"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import parse_subcommand
+from marquee.commands.main import interruptible
+from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE
+
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def start(
+    names: Annotated[list[str], tyro.conf.Positional],
+    /,
+    config: Path = DEFAULT_CONFIG,
+    store: Optional[Path] = None,
+    state: Path = DEFAULT_STATE,
+    port: Optional[int] = None,
+    enable_model_api: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    timeout: float = 300,
+    json: Json = False,
+) -> int:
+    """Start the server, wait for READY, and replay the golden samples over REST and gRPC.
+
+    Example: marquee serve start photos --port 9080
+
+    Exit 1, with the server stopped, when a model is refused or an answer differs.
+
+    Args:
+        names: Archives of the store, such as "photos" for photos.mar.
+        config: TorchServe settings.
+        store: Folder of archives (default: model_store of --config).
+        state: Folder for process, tokens and logs.
+        port: First of five consecutive ports, instead of those of --config.
+        enable_model_api: Allow marquee models register and unregister while serving.
+        timeout: Seconds until the models must be READY.
+        json: Print one JSON object.
+    """
+    if not names:
+        print(f"error: no model named; example: {hints.command('serve', 'start', 'photos')}", file=sys.stderr)
+        return 2
+    if port is not None and not 1 <= port <= 65_531:
+        print(f"error: --port {port}: expected 1 to 65531, the first of five ports", file=sys.stderr)
+        return 2
+    with interruptible():
+        from marquee.serving import server as servers
+        from marquee.serving.replay import replay_over_wire
+    server = servers.start(
+        names,
+        config=config,
+        store=store,
+        folder=state,
+        port=port,
+        enable_model_api=enable_model_api,
+        timeout=timeout,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    try:
+        client = server.client()
+        replays = [replay_over_wire(client, name, server.store / f"{name}.mar") for name in server.models]
+    except BaseException:
+        servers.stop(server)
+        raise
+    differences = [line for replay in replays for line in replay.differences]
+    checked = sum(replay.checked for replay in replays)
+    if differences:
+        servers.stop(server)
+    if json:
+        document = {"pid": server.pid, "checked": checked, "differences": differences, "running": not differences}
+        print(jsonlib.dumps(document))
+    if differences:
+        for line in differences:
+            print(f"differs: {line}", file=sys.stderr)
+        print(f"error: {len(differences)} of {checked} golden answers differ; the server is stopped", file=sys.stderr)
+        return 1
+    if not json:
+        print(f"serving {', '.join(server.models)} at {server.addresses.inference}: {checked} golden answers equal")
+    return 0
+
+
+def stop(state: Path = DEFAULT_STATE) -> int:
+    """Stop the server that start started.
+
+    Example: marquee serve stop
+
+    Args:
+        state: Folder given to start.
+    """
+    with interruptible():
+        from marquee.serving import server as servers
+    server = servers.find(state)
+    if server is None:
+        print(f"error: no server is running from {state}", file=sys.stderr)
+        return 1
+    servers.stop(server)
+    print(f"stopped pid {server.pid}")
+    return 0
+
+
+def status(state: Path = DEFAULT_STATE, json: Json = False) -> int:
+    """Show the server, its models and their workers; exit 1 when none is running.
+
+    Example: marquee serve status --json
+
+    Args:
+        state: Folder given to start.
+        json: Print one JSON object.
+    """
+    with interruptible():
+        from marquee.serving import server as servers
+    server = servers.find(state)
+    if server is None:
+        print(jsonlib.dumps({"running": False}) if json else f"no server is running from {state}")
+        return 1
+    described = servers.describe(server)
+    if json:
+        print(jsonlib.dumps(described))
+        return 0
+    print(f"pid {server.pid}, inference {server.addresses.inference}, management {server.addresses.management}")
+    for model in described["models"]:
+        print(f"{model['name']} {model['version']}: workers {', '.join(model['workers']) or 'none'}")
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    commands: dict[str, Callable[..., int]] = {"start": start, "stop": stop, "status": status}
+    return parse_subcommand("serve", commands, __doc__ or "")

@@ -1,0 +1,76 @@
+"""Train an image classifier and export it as a bundle.
+
+DATA is a folder of class folders, or of train/, val/, test/ with class folders, or a CSV or Parquet table with the
+columns path,label[,split][,group]; images of one group stay in one split.
+
+Example: marquee train --data photos --out runs/photos --model.arch resnet18 --loop.epochs 20
+
+On many GPUs: torchrun --nproc-per-node 4 -m marquee train --data photos --out runs/photos
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import config_file, parse_arguments
+from marquee.commands.main import interruptible
+from marquee.training.config import CONFIG_FILE, RunConfig, load_run_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    data: Optional[Path] = None
+    """Folder or table of labelled images; needed unless --resume."""
+    out: Path
+    """Folder of the run; it must be new unless --resume."""
+    config: Optional[Path] = None
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
+    line wins over it."""
+    resume: bool = False
+    """Go on from the last checkpoint of --out, with the run's own configuration."""
+    json: bool = False
+    """Print the final metrics as one JSON object."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+
+def _defaults() -> RunConfig:
+    """The configuration that the command line starts from: --config, else the resumed run's own, else the defaults."""
+    if (config := config_file()) is not None:
+        return config
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, _ = parser.parse_known_args()
+    if known.resume and known.out is not None and (known.out / CONFIG_FILE).is_file():
+        return load_run_config(known.out / CONFIG_FILE)
+    return RunConfig()
+
+
+def main() -> int:
+    """Entry point."""
+    arguments = parse_arguments("train", Arguments, __doc__, Arguments(out=tyro.MISSING, run=_defaults()))
+    if arguments.data is None and not arguments.resume:
+        print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)
+        return 2
+    with interruptible():
+        from marquee.training.run import train
+    metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume)
+    if not metrics:
+        return 0  # not the main process
+    if arguments.json:
+        print(json.dumps(metrics))
+    else:
+        command = hints.command("package", arguments.out, "--name", "NAME")
+        print(
+            f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, "
+            f"bundle in {arguments.out / 'bundle'}; next: {command}"
+        )
+    return 0

@@ -1,0 +1,92 @@
+"""Find the workers, threads, batches and variant of an archive that answer the most requests on this machine.
+
+Measures with real requests on a private server, and writes the best settings into the archive. Stopped in the middle,
+the same command goes on.
+
+Example: marquee tune photos --p99-ms 200
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Optional
+
+import tyro
+
+from marquee import hints
+from marquee.commands.cli import parse_arguments
+from marquee.commands.main import interruptible
+from marquee.serving.defaults import DEFAULT_CONFIG, find_config, find_store
+from marquee.serving.errors import OperationError
+from marquee.serving.settings import read_properties
+from marquee.serving.tuning.config import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of this command."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="NAME")]
+    """An archive of the store, such as "photos" for photos.mar."""
+    tune: Annotated[TuneConfig, tyro.conf.arg(name="")] = field(default_factory=TuneConfig)
+    images: Optional[Path] = None
+    """A folder of image files to ask about, like those that clients will send; without it, those in the archive."""
+    store: Optional[Path] = None
+    """Folder of archives (default: model_store of --config)."""
+    config: Path = DEFAULT_CONFIG
+    """TorchServe settings."""
+    out: Optional[Path] = None
+    """Folder of the journal, NAME.tuning.jsonl (default: the store)."""
+    device: str = "auto"
+    """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure, and write nothing into the archive."""
+    fresh: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure anew what earlier calls have measured."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object."""
+
+
+def main() -> int:
+    """Entry point."""
+    arguments = parse_arguments("tune", Arguments, __doc__)
+    with interruptible():
+        from marquee.serving.tuning.table import refusal, summary, table, to_document
+        from marquee.serving.tuning.tune import tune
+        from marquee.training.device import resolve_device
+    name = arguments.name.removesuffix(".mar")
+    config = find_config(arguments.config)
+    store = arguments.store or find_store(config, read_properties(config))
+    device = "cuda:0" if resolve_device(arguments.device).type == "cuda" else "cpu"
+    try:
+        tuned = tune(
+            store / f"{name}.mar",
+            arguments.tune,
+            server_config=config,
+            out=arguments.out or store,
+            images=arguments.images,
+            device=device,
+            write=not arguments.dry_run,
+            fresh=arguments.fresh,
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what was measured is kept; the same command goes on")
+        raise
+    print(json.dumps(to_document(tuned)) if arguments.json else table(tuned))
+    if not tuned.met:
+        raise OperationError(refusal(tuned))
+    if not arguments.json:
+        print("\n".join(summary(tuned)))
+        changes = ", ".join(f"{key}: {value}" for key, value in tuned.changes.items())
+        where = f"{tuned.archive}: model-config.yaml: {changes}"
+        print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
+        if tuned.written:
+            given = () if arguments.store is None else ("--store", arguments.store)
+            print(f"next: {hints.command('serve', 'start', name, *given)}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
