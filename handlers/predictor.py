@@ -2,7 +2,7 @@
 
 >>> from marquee.handlers.predictor import Predictor
 >>> predictor = Predictor.load("runs/digits/bundle")
->>> predictor.predict([open("three.png", "rb").read()])[0].label
+>>> predictor.predict(["three.png"])[0].label
 '3'
 """
 
@@ -150,11 +150,19 @@ class Predictor:
         reason = f"{choice.reason}; {', '.join(refused)} could not be used" if refused else choice.reason
         return cls(spec, choice.variant, engine, bundle_digest(folder), folder, reason, decode_threads)
 
-    def predict(self, images: Sequence[bytes]) -> list[Prediction | InputError]:
-        """Answers for encoded images, in their order; a bad one yields its error and leaves the others alone."""
+    def predict(self, images: Sequence[bytes | str | Path]) -> list[Prediction | InputError]:
+        """Answers for image files, in their order; a bad one yields its error and leaves the others alone.
+
+        Args:
+            images: the files' contents, or their paths.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         return self.predict_batch(self.prepare([self._open(data) for data in images]))
 
-    def _open(self, data: bytes) -> Image.Image | InputError:
+    def _open(self, data: bytes | str | Path) -> Image.Image | InputError:
+        data = Path(data).read_bytes() if isinstance(data, (str, Path)) else data
         try:
             return open_image(data, self.spec.image)
         except InputError as error:

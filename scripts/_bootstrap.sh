@@ -1,5 +1,15 @@
-# Sourced by scripts/demo and scripts/test: makes .venv and installs the project with the given extra, once for each
-# state of pyproject.toml and constraints.txt.
+# Sourced by scripts/demo, scripts/test and scripts/lint: makes .venv and installs the project with the given extra, once
+# for each state of pyproject.toml and constraints.txt.
+
+# help_if_asked "$@": prints the comment at the top of the script that sources this, where --help comes first.
+help_if_asked() {
+  case ${1:-} in
+    -h | --help)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+  esac
+}
 
 bootstrap() {
   extra=$1
@@ -13,10 +23,39 @@ bootstrap() {
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $("$python" --version) is too old; set PYTHON to Python 3.10 or newer" >&2; exit 1; }
   [ -x .venv/bin/python ] || { echo "== making .venv" >&2; "$python" -m venv .venv; }
+  constraints > .venv/constraints.txt
   log=.venv/install.log
-  echo "== installing (log: $log)" >&2
-  .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$extra]" > "$log" 2>&1 || {
-    tail -n 5 "$log" >&2; echo "error: the installation failed; see $log" >&2; exit 1; }
+  echo "== installing into .venv, a few minutes the first time (log: $log)" >&2
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -c .venv/constraints.txt \
+    -e ".[$extra]" > "$log" 2>&1 &
+  wait_for $! || {
+    grep -i '^error' "$log" | tail -n 3 >&2
+    echo "error: the installation failed; see $log" >&2; exit 1; }
   rm -f .venv/.installed-*
   touch ".venv/.installed-$extra-$state"
+}
+
+# The pinned versions; without those of torch and torchvision where .venv has a build of its own, such as the small one
+# for CPUs, whose version ends with +cpu: that one is kept.
+constraints() {
+  if ls -d .venv/lib/python*/site-packages/torch-*+*.dist-info > /dev/null 2>&1; then
+    grep -v -E '^torch(vision)?==' constraints.txt
+  else
+    cat constraints.txt
+  fi
+}
+
+# Waits for the process, shows every ten seconds what pip is at, and ends it when this script is ended.
+wait_for() {
+  trap 'kill "$1" 2> /dev/null; wait "$1" 2> /dev/null; echo "interrupted" >&2; exit 1' INT TERM
+  seconds=0
+  while kill -0 "$1" 2> /dev/null; do
+    sleep 1
+    seconds=$((seconds + 1))
+    [ $((seconds % 10)) -eq 0 ] || continue
+    step=$(grep -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing)' "$log" | tail -n 1 | cut -c 1-70)
+    echo "==   $seconds s: ${step#"${step%%[! ]*}"}" >&2
+  done
+  trap - INT TERM
+  wait "$1"
 }

@@ -210,13 +210,18 @@ def check_archive(archive: Path) -> None:
 
 
 @contextmanager
-def open_archive(archive: Path) -> Iterator[Path]:
-    """Unpacks the bundle of a ``.mar`` into a temporary folder for the length of the block.
+def open_archive(archive: Path, into: Path | None = None) -> Iterator[Path]:
+    """Unpacks the bundle of a ``.mar``.
+
+    Args:
+        archive: the ``.mar``.
+        into: a folder to keep it in; None: a temporary one, for the length of the block.
 
     Raises:
         OperationError: the file is missing, no archive, or not one of ours.
     """
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
+        temporary = temporary if into is None else str(into)
         try:
             with zipfile.ZipFile(archive) as archived:
                 names = [name for name in archived.namelist() if name.startswith(f"{BUNDLE_FOLDER}/")]

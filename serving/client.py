@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ import requests
 
 from marquee import hints
 from marquee.serving.errors import OperationError
-from marquee.serving.keys import KeyFile, Kind
+from marquee.serving.keys import GivenToken, Keys, Kind
 from marquee.serving.settings import Addresses
 
 T = TypeVar("T")
@@ -38,15 +39,41 @@ class Answer:
 
 
 class Client:
-    """One server.
+    """One server, wherever it is.
+
+    >>> client = Client("http://127.0.0.1:8080", token="abcd1234")
+    >>> client.addresses.management, client.addresses.grpc_inference
+    ('http://127.0.0.1:8081', '127.0.0.1:7070')
 
     Args:
-        addresses: where it listens.
-        keys: its access tokens.
+        url: of its inference API.
+        token: of ``key_file.json`` where the server was started: that of ``inference`` for predictions, that of
+            ``management`` for everything about models; None for a server that wants none.
+        management: URL of its management API; None: as TorchServe has it by default beside port 8080, and the next
+            port beside any other, as ``marquee serve start --port`` has it.
+        grpc: ``HOST:PORT`` of its gRPC inference API; None: likewise.
         timeout: seconds that one request may take.
     """
 
-    def __init__(self, addresses: Addresses, keys: KeyFile, timeout: float = 120) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        token: str | None = None,
+        *,
+        management: str | None = None,
+        grpc: str | None = None,
+        timeout: float = 120,
+    ) -> None:
+        self._set_up(Addresses.beside(url, management, grpc), GivenToken(token), timeout)
+
+    @classmethod
+    def of(cls, addresses: Addresses, keys: Keys, timeout: float = 120) -> "Client":
+        """A client for a server whose addresses and tokens are known, such as one on this machine."""
+        client = cls.__new__(cls)
+        client._set_up(addresses, keys, timeout)
+        return client
+
+    def _set_up(self, addresses: Addresses, keys: Keys, timeout: float) -> None:
         self.addresses = addresses
         self._keys = keys
         self._timeout = timeout
@@ -56,16 +83,29 @@ class Client:
         self._channel: Any = None
 
     def predict(
-        self, name: str, data: bytes, content_type: str = "application/octet-stream", version: str | None = None
+        self,
+        name: str,
+        data: bytes | str | Path,
+        content_type: str = "application/octet-stream",
+        version: str | None = None,
     ) -> Answer:
         """Sends one body to ``POST /predictions/NAME[/VERSION]``.
 
+        Args:
+            name: of the model.
+            data: the content of an image file, or its path; or JSON, with its content type.
+            content_type: of ``data``.
+            version: of the model; None: the server's default one.
+
         Raises:
             OperationError: no server answers.
+            OSError: the file cannot be read.
         """
         path = f"/predictions/{quote(name, safe='')}" + (f"/{version}" if version else "")
         headers = {"Content-Type": content_type}
-        response = self._request("POST", self.addresses.inference + path, "inference", data=data, headers=headers)
+        response = self._request(
+            "POST", self.addresses.inference + path, "inference", data=_content(data), headers=headers
+        )
         return Answer(response.status_code, _json(response))
 
     def explain(
@@ -110,7 +150,11 @@ class Client:
         return answer
 
     def predict_grpc(
-        self, name: str, data: bytes, version: str | None = None, inputs: Mapping[str, bytes] | None = None
+        self,
+        name: str,
+        data: bytes | str | Path,
+        version: str | None = None,
+        inputs: Mapping[str, bytes] | None = None,
     ) -> Answer:
         """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``, beside other ``inputs``.
 
@@ -127,7 +171,7 @@ class Client:
                 self.addresses.grpc_inference, options=[("grpc.enable_http_proxy", 0)]
             )
         stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
-        fields = {**(inputs or {}), "data": data}
+        fields = {**(inputs or {}), "data": _content(data)}
         request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input=fields)
 
         def call() -> Answer:
@@ -221,14 +265,14 @@ class Client:
         try:
             return self._with_renewal(call, kind, lambda error: isinstance(error, _TokenRefusedError))
         except _TokenRefusedError as error:
-            raise OperationError(f"the server refuses the token of {self._keys.path}: {error}") from error
+            raise OperationError(f"the server refuses {self._keys}: {error}") from error
 
     def _with_renewal(self, call: Callable[[], T], kind: Kind, refused: Callable[[Exception], bool]) -> T:
         """Calls, and once more with a new token when the server refuses the one that the key file holds."""
         try:
             return call()
         except Exception as error:
-            if self._keys.path is None or not refused(error):
+            if not self._keys.renewable or not refused(error):
                 raise
             self.new_token(kind)
             return call()
@@ -247,6 +291,10 @@ class Client:
 
 class _TokenRefusedError(Exception):
     """The server's answer to a token that is wrong or has expired."""
+
+
+def _content(data: bytes | str | Path) -> bytes:
+    return Path(data).read_bytes() if isinstance(data, (str, Path)) else data
 
 
 def _json(response: requests.Response) -> dict[str, Any]:

@@ -2,31 +2,64 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from marquee.serving.errors import OperationError
 
 Kind = Literal["inference", "management", "API"]
 
 
+class Keys(Protocol):
+    """Where access tokens come from."""
+
+    renewable: bool
+    """Whether a token that was refused can be had anew."""
+
+    def token(self, kind: Kind) -> str | None:
+        """The token for inference, for management, or (``API``) for making new tokens; None: none is needed."""
+
+
+class GivenToken:
+    """A token that somebody has handed over, for whatever it is good for.
+
+    Args:
+        token: None for a server with ``disable_token_authorization=true``.
+    """
+
+    renewable = False
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __str__(self) -> str:
+        return "the token that was given"
+
+    def token(self, kind: Kind) -> str | None:
+        """The token."""
+        return self._token
+
+
 class KeyFile:
     """Reads tokens; they may be renewed at any time, so nothing is kept.
 
     Args:
-        path: the key file; None for a server with ``disable_token_authorization=true``.
+        path: the key file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    renewable = True
+
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def token(self, kind: Kind) -> str | None:
+    def __str__(self) -> str:
+        return f"the token of {self.path}"
+
+    def token(self, kind: Kind) -> str:
         """The token for inference, for management, or (``API``) for making new tokens.
 
         Raises:
             OperationError: the file is missing or unreadable.
         """
-        if self.path is None:
-            return None
         try:
             value: str = json.loads(self.path.read_text("utf-8"))[kind]["key"]
             return value

@@ -28,12 +28,14 @@ from marquee.serving.client import Client
 from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store
 from marquee.serving.errors import OperationError
 from marquee.serving.java import java_environment
-from marquee.serving.keys import KeyFile
+from marquee.serving.keys import GivenToken, KeyFile
+from marquee.serving.processes import CONFIG_NAME, front_end, occupied
 from marquee.serving.readiness import last_line, wait_until_listening, wait_until_ready
 from marquee.serving.settings import Addresses, read_addresses, read_properties
 
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _STATE_FILE = "server.json"
+_TEMPORARY = "ts-"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Server:
 
     def client(self, timeout: float = 120) -> Client:
         """A client with this server's addresses and tokens."""
-        return Client(self.addresses, KeyFile(self.folder / "key_file.json" if self.authorized else None), timeout)
+        keys = KeyFile(self.folder / "key_file.json") if self.authorized else GivenToken(None)
+        return Client.of(self.addresses, keys, timeout)
 
     def save(self) -> None:
         """Writes ``server.json``."""
@@ -154,7 +157,7 @@ def start(
     addresses = read_addresses(properties)
     addresses = addresses if port is None else addresses.shifted(port)
     if taken := addresses.taken():
-        raise OperationError(f"something listens on {', '.join(taken)} already; stop it, or choose ports with --port")
+        raise OperationError(occupied(taken))
     overrides = {
         **(settings or {}),
         **addresses.as_properties(),
@@ -178,19 +181,40 @@ def start(
     return server
 
 
+def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
+    """Ends a server whose state folder was deleted while it ran.
+
+    Returns:
+        Its pid; None when there is no such server.
+    """
+    process = front_end(folder)
+    if process is None:
+        return None
+    temporary = process.environ().get("TMPDIR", "")
+    _end(process, timeout)
+    if Path(temporary).name.startswith(_TEMPORARY):
+        shutil.rmtree(temporary, ignore_errors=True)
+    return process.pid
+
+
 def stop(server: Server, timeout: float = 30) -> None:
     """Ends the server and its workers, and removes its temporary files and tokens; the logs stay."""
     process = server._process()
     if process is not None:
-        family = [process, *_children(process)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout)
-        for member in alive:
-            member.kill()
-        psutil.wait_procs(alive, 10)
+        _end(process, timeout)
     shutil.rmtree(server.temporary, ignore_errors=True)
     for name in (_STATE_FILE, "key_file.json"):
         (server.folder / name).unlink(missing_ok=True)
+
+
+def _end(process: psutil.Process, timeout: float) -> None:
+    """Ends a front end and its workers, with force when they take longer than ``timeout`` seconds."""
+    family = [process, *_children(process)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout)
+    for member in alive:
+        member.kill()
+    psutil.wait_procs(alive, 10)
 
 
 def _launch(
@@ -209,10 +233,10 @@ def _launch(
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir()
     changed = "\n".join(f"{key}={value}" for key, value in overrides.items())
-    effective = folder / "config.properties"
+    effective = folder / CONFIG_NAME
     effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{changed}\n", "utf-8")
     # Short on purpose: worker sockets lie in it, and a socket's path has at most 107 bytes.
-    temporary = Path(tempfile.mkdtemp(prefix="ts-"))
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     environment |= {
         "TMPDIR": str(temporary),
         "TEMP": str(temporary),
@@ -294,12 +318,10 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
     """
     if server := find(folder):
         return server.client(timeout)
-    if not Path(config).is_file():
-        raise OperationError(
-            f"no server is running from {folder}; start one: {hints.command('serve', 'start', 'NAME')}"
-        )
-    properties = read_properties(config)
+    key_file = Path("key_file.json").absolute()
+    properties = read_properties(config) if Path(config).is_file() else {}
     authorized = properties.get("disable_token_authorization", "false") != "true"
-    return Client(
-        read_addresses(properties), KeyFile(Path("key_file.json").absolute() if authorized else None), timeout
-    )
+    if not properties or (authorized and not key_file.is_file()):
+        start_one = hints.command("serve", "start", "NAME")
+        raise OperationError(f"no server is running from {folder}; start one: {start_one}, or name its --state")
+    return Client.of(read_addresses(properties), KeyFile(key_file) if authorized else GivenToken(None), timeout)

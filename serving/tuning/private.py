@@ -92,7 +92,8 @@ class PrivateServer:
                 client.unregister(name)
 
     def _endpoint(self, client: Client, name: str) -> Endpoint:
-        token = KeyFile(self._server.folder / "key_file.json").token("inference") if self._server.authorized else None
+        keys = KeyFile(self._server.folder / "key_file.json")
+        token = keys.token("inference") if self._server.authorized else None
         return Endpoint.of_model(client.addresses.inference, name, token)
 
     def _warm(self, endpoint: Endpoint) -> None:

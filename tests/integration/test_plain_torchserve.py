@@ -5,10 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 import time
-import venv
 from pathlib import Path
 
 import psutil
@@ -20,17 +17,14 @@ from marquee.serving.readiness import ready_workers
 from marquee.serving.server import connect
 from marquee.serving.settings import Addresses
 from tests.conftest import ROOT
+from tests.environments import bare_environment
 
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory) -> Path:
     """A venv that has the libraries of this one, but not the project."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
-    venv.create(folder, with_pip=False)
-    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    # A path in a .pth is added without reading the .pth files inside it, so an editable install stays out.
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    python = folder / "bin" / "python"
+    python = bare_environment(folder)
     found = subprocess.run([python, "-c", "import torch, ts, marquee"], cwd=folder, capture_output=True, text=True)
     assert "No module named 'marquee'" in found.stderr
     return python

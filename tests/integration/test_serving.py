@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -70,7 +71,8 @@ class TestStart:
         port = served.server.addresses.base_port
         result = script("serve", "start", "digits", "--store", store, "--state", tmp_path, "--port", port, check=False)
         assert result.returncode == 1
-        assert f"something listens on http://127.0.0.1:{port}" in result.stderr
+        assert f"a TorchServe with pid {served.server.pid} listens on http://127.0.0.1:{port}" in result.stderr
+        assert f"serve.py stop --state {served.state}" in result.stderr
         assert served.server.is_running()
 
     def test_an_absent_archive(self, script, tmp_path):
@@ -280,10 +282,14 @@ class TestPredictScript:
         for extra in ([], ["--grpc"]):
             script("predict", "digits", sample["path"], "--state", served.state, *extra, **proxies)
 
-    def test_no_server(self, sample, script, tmp_path):
+    @pytest.mark.parametrize("has_settings", [False, True])
+    def test_no_server(self, sample, script, tmp_path, has_settings):
+        if has_settings:
+            shutil.copyfile(ROOT / "config.properties", tmp_path / "config.properties")
         result = script("predict", "digits", sample["path"], check=False, cwd=tmp_path)
         assert result.returncode == 1
-        assert "start one: python scripts/serve.py start" in result.stderr
+        assert "no server is running from .torchserve; start one:" in result.stderr
+        assert "serve.py start NAME" in result.stderr
 
     def test_absent_model(self, served, sample, script):
         result = script("predict", "absent", sample["path"], "--state", served.state, check=False)
@@ -456,6 +462,19 @@ def assert_a_killed_front_end_is_cleaned_up(script, store, state, port):
     assert not [worker for worker in workers if worker.is_running()]
 
 
+def assert_a_server_without_its_folder_is_found(script, store, state, port):
+    """The state folder is deleted while the server runs: a start names the process, and a stop ends it."""
+    before = find(state)
+    shutil.rmtree(state)
+    again = script("serve", "start", "digits", "--store", store, "--state", state, "--port", port, check=False)
+    assert again.returncode == 1
+    assert f"a TorchServe with pid {before.pid} listens on" in again.stderr
+    stopped = script("serve", "stop", "--state", state)
+    assert stopped.stdout == f"stopped pid {before.pid}, whose state folder had been deleted\n"
+    assert not psutil.pid_exists(before.pid)
+    assert not before.temporary.exists()
+
+
 def test_the_model_api_on_request(store, script, tmp_path, free_port, sample, run):
     state = tmp_path / "server"
     script("package", run, "--name", "digits", "--version", "2.0", "--store", tmp_path)
@@ -474,8 +493,9 @@ def test_the_model_api_on_request(store, script, tmp_path, free_port, sample, ru
         script("models", "unregister", "second", "--state", state)
         assert "second" not in script("models", "list", "--state", state).stdout
         assert_a_killed_front_end_is_cleaned_up(script, tmp_path, state, free_port)
+        assert_a_server_without_its_folder_is_found(script, tmp_path, state, free_port)
     finally:
-        script("serve", "stop", "--state", state)
+        script("serve", "stop", "--state", state, check=False)
     with pytest.raises(OperationError):
         from marquee.serving.server import connect
 

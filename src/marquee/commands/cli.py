@@ -16,13 +16,10 @@ import tyro
 from marquee import hints
 from marquee.handlers.errors import ServingError
 from marquee.serving.errors import OperationError
-from marquee.training.config import RunConfig, load_config
+from marquee.training.config import RunConfig, named_config
 from marquee.training.errors import TrainingError
 
 T = TypeVar("T")
-
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-"""Configurations that can be given by name."""
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -109,12 +106,4 @@ def config_file() -> RunConfig | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     known, _ = parser.parse_known_args()
-    if known.config is None:
-        return None
-    if known.config.exists():
-        return load_config(known.config)
-    # The ladder is a list of candidates for `marquee select`, no configuration.
-    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "ladder"}
-    if str(known.config) not in recipes:
-        raise TrainingError(f"--config {known.config}: no such file, and no recipe of that name ({', '.join(recipes)})")
-    return load_config(recipes[str(known.config)])
+    return None if known.config is None else named_config(known.config)

@@ -31,7 +31,7 @@ _SHOWN = (
 
 
 def evaluate(
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     data: Path,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     predictions: Optional[Path] = None,

@@ -16,6 +16,7 @@ import tyro
 
 from marquee.commands.cli import config_file, parse_arguments
 from marquee.commands.main import interruptible
+from marquee.commands.run_help import show_help_if_asked
 from marquee.training.config import RunConfig
 from marquee.training.memory_limit import MemoryLimit, mib
 
@@ -54,6 +55,7 @@ class Arguments:
 
 def main() -> None:
     """Entry point."""
+    show_help_if_asked("find-batch-size", Arguments, __doc__)
     default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
     arguments = parse_arguments("find-batch-size", Arguments, __doc__, default)
     with interruptible():

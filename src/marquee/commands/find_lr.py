@@ -16,6 +16,7 @@ import tyro
 
 from marquee.commands.cli import config_file, parse_arguments
 from marquee.commands.main import interruptible
+from marquee.commands.run_help import show_help_if_asked
 from marquee.training.config import RunConfig
 from marquee.training.files import write_json
 from marquee.training.rate_range import RateRange, check_plot_name
@@ -60,6 +61,7 @@ class Arguments:
 
 def main() -> None:
     """Entry point."""
+    show_help_if_asked("find-lr", Arguments, __doc__)
     default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
     arguments = parse_arguments("find-lr", Arguments, __doc__, default)
     if arguments.plot is not None:

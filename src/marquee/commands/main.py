@@ -28,7 +28,7 @@ VERBS = {
     "select": Verb("select_model", "which architecture? compares candidates by cross-validation"),
     "find-lr": Verb("find_lr", "which learning rate?"),
     "find-batch-size": Verb("find_batch_size", "which batch size?"),
-    "train": Verb("train", "train an image classifier; writes a run folder with a bundle and a report"),
+    "train": Verb("train", "train an image classifier: a run folder with a bundle and a report"),
     "import": Verb("import_model", "or: make a bundle of a model that was trained elsewhere"),
     "evaluate": Verb("evaluate", "measure a run on other images"),
     "report": Verb("report", "write the run's report and model card again"),

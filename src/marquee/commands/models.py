@@ -18,7 +18,7 @@ from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE
 if TYPE_CHECKING:
     from marquee.serving.client import Client
 
-Name = Annotated[str, tyro.conf.Positional]
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 State = Annotated[Path, tyro.conf.arg(help="Folder given to marquee serve start.")]
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
 Config = Annotated[Path, tyro.conf.arg(help="TorchServe settings, for a server that marquee serve did not start.")]

@@ -28,7 +28,7 @@ _EVALUATION = "evaluation.json"
 class Arguments:
     """Arguments of this command."""
 
-    run_folder: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(name="RUN")] = None
+    run_folder: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="RUN")] = None
     """A run of marquee train, or what marquee import wrote."""
     on_host: Optional[Path] = None
     """Instead: an archive whose variants are measured and ranked for this machine."""

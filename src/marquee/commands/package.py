@@ -17,7 +17,7 @@ DEFAULT_STORE = Path("model_store")
 
 
 def package_run(
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     name: str,
     version: str = "1.0",
     store: Path = DEFAULT_STORE,

@@ -16,7 +16,7 @@ from marquee.commands.main import interruptible
 
 
 def report(
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN")],
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Prints the paths of both files.

@@ -16,9 +16,10 @@ from typing import Annotated, Optional
 import tyro
 
 from marquee import hints
-from marquee.commands.cli import RECIPES, config_file, parse_arguments
+from marquee.commands.cli import config_file, parse_arguments
 from marquee.commands.main import interruptible
-from marquee.training.config import RunConfig
+from marquee.commands.run_help import show_help_if_asked
+from marquee.training.config import RECIPES, RunConfig
 from marquee.training.selection.config import Rule, SelectionConfig
 
 LADDER = RECIPES / "ladder.yaml"
@@ -32,8 +33,9 @@ class Arguments:
     """Folder or table of labelled images."""
     out: Path
     """Folder of the selection; one that was begun with the same data and settings is gone on with."""
-    candidates: Path = LADDER
-    """YAML list of candidates, simple ones first: name, kind (probe or train), config."""
+    candidates: Optional[Path] = None
+    """YAML list of candidates, simple ones first: name, kind (probe or train), config; without it, Marquee's
+    own list."""
     config: Optional[Path] = None
     """YAML file with any of a run's fields, or a recipe, underneath each candidate's own; the command line wins
     over it."""
@@ -46,13 +48,14 @@ class Arguments:
 
 def main() -> int:
     """Entry point."""
+    show_help_if_asked("select", Arguments, __doc__)
     default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=config_file() or RunConfig())
     arguments = parse_arguments("select", Arguments, __doc__, default)
     with interruptible():
         from marquee.training.progress import Progress
         from marquee.training.selection.candidates import read_ladder
         from marquee.training.selection.select import select
-    ladder = read_ladder(arguments.candidates)
+    ladder = read_ladder(arguments.candidates or LADDER)
     report = select(
         arguments.data, arguments.out, ladder, arguments.run, arguments.selection, arguments.rule, Progress()
     )

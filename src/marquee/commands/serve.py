@@ -53,38 +53,30 @@ def start(
         print(f"error: --port {port}: expected 1 to 65531, the first of five ports", file=sys.stderr)
         return 2
     with interruptible():
-        from marquee.serving import server as servers
-        from marquee.serving.replay import replay_over_wire
-    server = servers.start(
-        names,
-        config=config,
-        store=store,
-        folder=state,
-        port=port,
-        enable_model_api=enable_model_api,
-        timeout=timeout,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+        from marquee.serving.verified import AnswersDifferError, start_verified
     try:
-        client = server.client()
-        replays = [replay_over_wire(client, name, server.store / f"{name}.mar") for name in server.models]
-    except BaseException:
-        servers.stop(server)
-        raise
-    differences = [line for replay in replays for line in replay.differences]
-    checked = sum(replay.checked for replay in replays)
-    if differences:
-        servers.stop(server)
-    if json:
-        document = {"pid": server.pid, "checked": checked, "differences": differences, "running": not differences}
-        print(jsonlib.dumps(document))
-    if differences:
-        for line in differences:
+        service = start_verified(
+            names,
+            config=config,
+            store=store,
+            folder=state,
+            port=port,
+            enable_model_api=enable_model_api,
+            timeout=timeout,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except AnswersDifferError as error:
+        if json:
+            facts = {"pid": error.server.pid, "checked": error.checked, "differences": error.differences}
+            print(jsonlib.dumps({**facts, "running": False}))
+        for line in error.differences:
             print(f"differs: {line}", file=sys.stderr)
-        print(f"error: {len(differences)} of {checked} golden answers differ; the server is stopped", file=sys.stderr)
-        return 1
-    if not json:
-        print(f"serving {', '.join(server.models)} at {server.addresses.inference}: {checked} golden answers equal")
+        raise
+    if json:
+        facts = {"pid": service.server.pid, "checked": service.checked, "differences": []}
+        print(jsonlib.dumps({**facts, "running": True}))
+    else:
+        print(f"serving {', '.join(service.server.models)} at {service.url}: {service.checked} golden answers equal")
     return 0
 
 
@@ -100,6 +92,9 @@ def stop(state: Path = DEFAULT_STATE) -> int:
         from marquee.serving import server as servers
     server = servers.find(state)
     if server is None:
+        if pid := servers.stop_unrecorded(state):
+            print(f"stopped pid {pid}, whose state folder had been deleted")
+            return 0
         print(f"error: no server is running from {state}", file=sys.stderr)
         return 1
     servers.stop(server)

@@ -20,6 +20,7 @@ import tyro
 from marquee import hints
 from marquee.commands.cli import config_file, parse_arguments
 from marquee.commands.main import interruptible
+from marquee.commands.run_help import show_help_if_asked
 from marquee.training.config import CONFIG_FILE, RunConfig, load_run_config
 
 
@@ -56,6 +57,7 @@ def _defaults() -> RunConfig:
 
 def main() -> int:
     """Entry point."""
+    show_help_if_asked("train", Arguments, __doc__)
     arguments = parse_arguments("train", Arguments, __doc__, Arguments(out=tyro.MISSING, run=_defaults()))
     if arguments.data is None and not arguments.resume:
         print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)

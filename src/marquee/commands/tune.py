@@ -27,7 +27,7 @@ from marquee.serving.tuning.config import TuneConfig
 class Arguments:
     """Arguments of this command."""
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="NAME")]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """An archive of the store, such as "photos" for photos.mar."""
     tune: Annotated[TuneConfig, tyro.conf.arg(name="")] = field(default_factory=TuneConfig)
     images: Optional[Path] = None

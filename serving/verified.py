@@ -1,0 +1,79 @@
+"""A server is started, and every golden sample is sent to it over REST and gRPC, before it counts as started."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from marquee.serving.client import Client
+from marquee.serving.errors import OperationError
+from marquee.serving.replay import replay_over_wire
+from marquee.serving.server import Server, start, stop
+
+
+class AnswersDifferError(OperationError):
+    """The server answers differently from evaluation; it has been stopped.
+
+    Args:
+        server: what was started.
+        checked: answers that were compared.
+        differences: one line each.
+    """
+
+    def __init__(self, server: Server, checked: int, differences: list[str]) -> None:
+        super().__init__(f"{len(differences)} of {checked} golden answers differ; the server is stopped")
+        self.server, self.checked, self.differences = server, checked, differences
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running server that answers as evaluation did; it is stopped at the end of a ``with`` block."""
+
+    server: Server
+    checked: int
+    """Golden answers that were compared, over REST and over gRPC; all of them are equal."""
+
+    @property
+    def url(self) -> str:
+        """Of the inference API."""
+        return self.server.addresses.inference
+
+    def client(self, timeout: float = 120) -> Client:
+        """A client with its addresses and tokens."""
+        return self.server.client(timeout)
+
+    def stop(self) -> None:
+        """Ends the server and its workers."""
+        stop(self.server)
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start_verified(models: Sequence[str], **options: Any) -> Service:
+    """Starts TorchServe as :func:`marquee.serving.server.start` does, and replays the golden samples of each model.
+
+    Args:
+        models: names of archives in the store.
+        options: of :func:`marquee.serving.server.start`.
+
+    Raises:
+        AnswersDifferError: an answer differs; nothing is left running.
+        OperationError: the server cannot start, or a model is refused; nothing is left running.
+    """
+    server = start(models, **options)
+    try:
+        client = server.client()
+        replays = [replay_over_wire(client, name, server.store / f"{name}.mar") for name in server.models]
+        checked = sum(replay.checked for replay in replays)
+        if differences := [line for replay in replays for line in replay.differences]:
+            raise AnswersDifferError(server, checked, differences)
+    except BaseException:
+        stop(server)
+        raise
+    return Service(server, checked)

@@ -1,0 +1,145 @@
+"""What ``import marquee`` offers; each function imports what it needs when it is called."""
+
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marquee.training.config import RunConfig, merge_config, named_config
+
+if TYPE_CHECKING:
+    from marquee.handlers.predictor import Predictor
+    from marquee.serving.verified import Service
+
+
+def train(
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    config: "RunConfig | str | Path | None" = None,
+    resume: bool = False,
+    **settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Trains an image classifier into the run folder ``out``: checkpoints, a bundle and a report.
+
+    >>> metrics = marquee.train(
+    ...     "digits", "runs/small", image={"size": 32}, model={"arch": "test_resnet"}, loop={"epochs": 1, "workers": 0}
+    ... )
+    >>> metrics["images"], 0 <= metrics["accuracy"] <= 1
+    (355, True)
+
+    Args:
+        data: folder of class folders, or of ``train/``, ``val/``, ``test/`` with class folders; or a CSV or Parquet
+            table with the columns ``path,label[,split][,group]``. None on a resume.
+        out: folder of the run; it must be new unless ``resume``.
+        config: what to start from: the name of a recipe (``quick``, ``finetune``, ``scratch-small``, ``strong``), a
+            YAML file, or a :class:`marquee.RunConfig`.
+        resume: go on from the last checkpoint of ``out``, with the run's own configuration.
+        settings: parts of the configuration with the fields to change, such as ``optimizer={"lr": 1e-3}``; ``marquee
+            train --help all`` lists them.
+
+    Returns:
+        The metrics of the exported bundle on the test images, as in ``RUN/evaluation.json``.
+
+    Raises:
+        TrainingError: the data or the configuration cannot be used, or the training failed.
+    """
+    from marquee.training import run
+    from marquee.training.config import CONFIG_FILE, load_run_config
+
+    if resume and config is None and (Path(out) / CONFIG_FILE).is_file():
+        config = load_run_config(Path(out) / CONFIG_FILE)
+    base = config if isinstance(config, RunConfig) else RunConfig() if config is None else named_config(config)
+    chosen = merge_config(base, settings)
+    return run.train(chosen, None if data is None else Path(data), Path(out), resume)
+
+
+def load(source: str | Path, *, device: str = "cpu", variant: str | None = None) -> "Predictor":
+    """The predictor that a server would use, without a server.
+
+    >>> predictor = marquee.load("runs/digits")
+    >>> predictor.predict(["seven.png"])[0].label
+    '7'
+
+    Args:
+        source: a run folder, a bundle, or a ``.mar``.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        variant: the only variant to load; None: the best for this machine.
+
+    Returns:
+        It answers image files: ``predict([path_or_bytes, ...])`` gives a
+        :class:`marquee.handlers.predictor.Prediction` for each, or the error of that image.
+
+    Raises:
+        OperationError: there is no bundle in ``source``.
+        ServingError: the bundle is damaged.
+    """
+    from marquee.handlers.predictor import Predictor
+    from marquee.serving.archive import find_bundle, open_archive
+
+    if Path(source).suffix != ".mar":
+        return Predictor.load(find_bundle(Path(source)), device, variant)
+    # Engines may read their files later than at load, so the unpacked bundle lives as long as its predictor.
+    folder = tempfile.TemporaryDirectory(prefix="marquee-")
+    with open_archive(Path(source), Path(folder.name)) as bundle:
+        predictor = Predictor.load(bundle, device, variant)
+    weakref.finalize(predictor, folder.cleanup)
+    return predictor
+
+
+def package(
+    run: str | Path, name: str, *, version: str = "1.0", store: str | Path = "model_store", variant: str = "auto"
+) -> Path:
+    """Writes ``STORE/NAME.mar``, which a plain TorchServe serves as well.
+
+    >>> marquee.package("runs/digits", "digits").as_posix()
+    'model_store/digits.mar'
+
+    Args:
+        run: a run folder, or a bundle.
+        name: of the model on the server.
+        version: of the model on the server.
+        store: folder of archives; made when missing.
+        variant: the only variant to serve; ``auto``: the fastest that was measured and runs on the server.
+
+    Returns:
+        The path of the archive.
+
+    Raises:
+        OperationError: the name is not allowed, or the archive cannot be written.
+        ServingError: the bundle is damaged.
+    """
+    from marquee.serving.archive import find_bundle
+    from marquee.serving.archive import package as write_archive
+
+    return write_archive(find_bundle(Path(run)), name, version, Path(store), variant)
+
+
+def serve(*names: str, store: str | Path = "model_store", port: int = 8080, **options: Any) -> "Service":
+    """Starts TorchServe with models of the store and verifies every golden answer over REST and gRPC.
+
+    >>> with marquee.serve("digits", port=0) as service:
+    ...     answer = service.client().predict("digits", "seven.png")
+    >>> answer.status, answer.body["label"]
+    (200, '7')
+
+    Args:
+        names: archives of the store, such as ``photos`` for ``photos.mar``.
+        store: folder of archives.
+        port: first of five consecutive ports, on the loopback interface; 0: free ones.
+        options: of :func:`marquee.serving.server.start`, such as ``folder`` for process, tokens and logs.
+
+    Returns:
+        The running server; ``with`` or :meth:`~marquee.serving.verified.Service.stop` ends it. It outlives this
+        process otherwise, and ``marquee serve stop`` ends it.
+
+    Raises:
+        OperationError: the server cannot start, a model is refused, or an answer differs; nothing is left running.
+    """
+    from marquee.serving.settings import Addresses
+    from marquee.serving.verified import start_verified
+
+    first = port or Addresses.free().base_port
+    # Port 8080 has TorchServe's default ports beside it, which are those of the configuration.
+    return start_verified(names, store=Path(store), port=None if first == 8080 else first, **options)

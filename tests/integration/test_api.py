@@ -1,0 +1,82 @@
+"""``import marquee``: its examples are run as they stand, in a folder that has what they name."""
+
+import doctest
+import importlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import marquee
+import marquee.api
+from marquee.serving import client
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, digits, run, store):
+    """Where a user is who has trained and packaged the digits."""
+    (tmp_path / "digits").symlink_to(digits)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(run)
+    shutil.copytree(store, tmp_path / "model_store")
+    shutil.copyfile(sorted((digits / "test" / "7").glob("*.png"))[0], tmp_path / "seven.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("module", [marquee, marquee.api, client], ids=lambda module: module.__name__)
+def test_the_examples_run(module, folder):
+    result = doctest.testmod(module, extraglobs={"marquee": marquee}, verbose=False)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in marquee.__all__:
+        assert getattr(marquee, name).__doc__, name
+    assert set(marquee.__all__) <= set(dir(marquee))
+    assert sorted(name for names in marquee._HOMES.values() for name in names) == marquee.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        importlib.import_module("marquee").nothing  # noqa: B018
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = "import marquee, sys; print(sorted({'torch', 'numpy', 'tyro', 'requests'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_an_archive_answers_as_its_run(folder):
+    of_archive, of_run = marquee.load("model_store/digits.mar"), marquee.load("runs/digits")
+    assert of_archive.digest == of_run.digest
+    (first,), (second,) = of_archive.predict(["seven.png"]), of_run.predict([(folder / "seven.png").read_bytes()])
+    assert np.array_equal(first.probabilities, second.probabilities)
+
+
+def test_a_client_needs_the_url_and_the_token_only(served, folder):
+    token = served.headers()["Authorization"].removeprefix("Bearer ")
+    client = marquee.Client(served.url, token=token)
+    assert client.predict("digits", "seven.png").body["label"] == "7"
+    assert client.predict_grpc("digits", "seven.png").body["label"] == "7"
+    assert client.explain("digits", (folder / "seven.png").read_bytes()).status == 200
+    with pytest.raises(marquee.OperationError, match="the server refuses the token that was given"):
+        marquee.Client(served.url, token="wrong").predict("digits", "seven.png")
+    management = served.headers("management")["Authorization"].removeprefix("Bearer ")
+    assert [entry["modelName"] for entry in marquee.Client(served.url, token=management).list_models()] == ["digits"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loop": {"epoch": 1}}, "epoch"),
+        ({"lop": {"epochs": 1}}, "lop"),
+        ({"loop": {"epochs": 0}}, "loop.epochs: expected at least 1, got 0"),
+        ({"config": "fine"}, "no recipe of that name"),
+    ],
+    ids=["field", "part", "value", "recipe"],
+)
+def test_wrong_settings_are_named(settings, message, folder):
+    with pytest.raises(marquee.TrainingError, match=message):
+        marquee.train("digits", "runs/new", **settings)
+    assert not (folder / "runs" / "new").exists()
