@@ -46,8 +46,8 @@ def _listeners() -> list[tuple[int, int]]:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # macOS, without root
         return []
-    listening = (one for one in connections if one.status == psutil.CONN_LISTEN and one.pid and one.laddr)
-    return [(one.pid or 0, one.laddr[1]) for one in listening]
+    listening = (one for one in connections if one.status == psutil.CONN_LISTEN and one.pid)
+    return [(one.pid or 0, one.laddr.port) for one in listening if one.laddr]
 
 
 def _running(pid: int) -> psutil.Process | None:

@@ -244,8 +244,6 @@ def _launch(
         "METRICS_LOCATION": str(logs),
     }
     environment.pop("TS_CONFIG_FILE", None)  # it would win over --ts-config
-    # Threads that spin while they wait make an answer 40 times slower as soon as another process wants the core.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
     command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
     (folder / "key_file.json").unlink(missing_ok=True)

@@ -12,6 +12,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from marquee.openmp import limit_spinning
+
 if TYPE_CHECKING:
     from marquee.api import load, package, serve, train
     from marquee.handlers.errors import BundleError, InputError, ServingError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from marquee.serving.verified import Service
     from marquee.training.config import RunConfig
     from marquee.training.errors import TrainingError
+
+limit_spinning()
 
 _HOMES = {
     "marquee.api": ("load", "package", "serve", "train"),

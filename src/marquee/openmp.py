@@ -1,0 +1,21 @@
+"""How long OpenMP's threads spin before they sleep: decided once, before any library with OpenMP is loaded.
+
+PyTorch on Linux comes with GNU's OpenMP. Its threads wait for each other by spinning, for milliseconds unless told
+otherwise. Where another process wants one of the cores, such as a loader, a second training or a browser, a thread that
+has to run waits for one that spins, and everything becomes several times slower (docs/training.md has the figures).
+"""
+
+import os
+
+SPINS = "1000"
+"""Rounds of spinning, some microseconds, before a thread sleeps."""
+
+
+def limit_spinning() -> None:
+    """Sets ``GOMP_SPINCOUNT`` for this process and those that it starts, unless the environment decides already.
+
+    It takes effect when OpenMP is loaded: with the import of torch, for instance. In a notebook that has imported torch
+    before, nothing changes.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
