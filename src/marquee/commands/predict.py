@@ -130,12 +130,14 @@ def _read(file: Path) -> "bytes | Answer":
     try:
         return file.read_bytes()
     except OSError as error:
+        from marquee.serving.client import Answer
+
         return Answer(0, {"error": {"code": "unreadable", "message": error.strerror or str(error)}})
 
 
 def _ask(client: "Client", name: str, file: Path, version: str | None, grpc: bool) -> "Answer":
     data = _read(file)
-    if isinstance(data, Answer):
+    if not isinstance(data, bytes):
         return data
     if grpc:
         return client.predict_grpc(name, data, version)
