@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,10 @@ def test_commands_and_flags_that_are_named_exist(script):
                 offenders.append(f"{name}: marquee {verb}")
                 continue
             if (verb, subcommand) not in help_of:
-                door = SCRIPTS.get(verb, verb)
-                result = script(door, *filter(None, [subcommand]), "--help", check=False, COLUMNS="200")
-                help_of[verb, subcommand] = result.stdout if result.returncode == 0 else ""
+                ask = partial(script, SCRIPTS.get(verb, verb), *filter(None, [subcommand]), "--help", COLUMNS="200")
+                text = ask().stdout
+                # Commands that take a run's whole configuration list most of it on request only.
+                help_of[verb, subcommand] = text + (ask("all").stdout if "--help all" in text else "")
             known = set(re.findall(r"--[\w.-]+", help_of[verb, subcommand]))
             offenders += [f"{name}: marquee {verb} {subcommand} {flag}" for flag in {"--help", *flags} - known]
     known = {flag for text in help_of.values() for flag in re.findall(r"--[\w.-]+", text)}
