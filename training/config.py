@@ -123,7 +123,7 @@ class ModelConfig:
     ``tf_efficientnet_lite0``); the folder of another run; or a .safetensors or weights-only .pth file in timm's names
     and with timm's normalisation."""
     multi_label: bool = False
-    """An image may have several labels, written with | between them (a lone | is none); wants --loss.name bce."""
+    """An image may have several labels, separated by |; a single | means no label. Requires --loss.name bce."""
     dropout: float = 0.1
     """Dropout before the classifier."""
     drop_path: float = 0.0

@@ -26,7 +26,7 @@ class Dimension:
     """What is tried: numbers in rising order, where the best may be next to a good one; names in any order."""
 
     def paths(self, value: Value) -> list[list[Value]]:
-        """The other values, in lists along which they lead away from ``value``: numbers up and down, names one each."""
+        """Neighbours of ``value``, nearest first: numbers in one list upwards and one downwards, names each alone."""
         if isinstance(value, str):
             return [[name] for name in self.values if name != value]
         numbers = [number for number in self.values if isinstance(number, int)]

@@ -1,18 +1,54 @@
-"""README's commands are run, in their order, by a shell, in a copy of the project."""
+"""The pages name what exists, and README's commands are run, in their order, by a shell, in a copy of the project."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from marquee.commands.main import VERBS
+from marquee.hints import SCRIPTS
 from marquee.serving.settings import Addresses
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+WITH_SUBCOMMANDS = {"serve", "models"}
+# Of torchserve, torchrun, pytest, curl and the benchmarks, where the text names them without their program.
+FOREIGN_FLAGS = {
+    *("--models", "--ncs", "--ts-config", "--extra-files", "--max-restarts", "--rdzv-conf", "--quick", "--long"),
+    *("--data-binary", "--noproxy"),
+}
+
+
+def shell_lines(page: str) -> Iterator[str]:
+    """What a page gives to type: the lines of its shell blocks, and what it writes as code within the text."""
+    for block in re.findall(r"```sh\n(.*?)```", page, re.S):
+        yield from (re.sub(r"\s#.*", "", line) for line in block.replace("\\\n", " ").splitlines())
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page, flags=re.S))
+
+
+def commands(page: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Verb, subcommand or nothing, and flags of each ``marquee`` command of a page."""
+    for line in shell_lines(page):
+        if command := re.search(r"(?<!\S)marquee ([a-z][\w-]*)(.*)", line):
+            verb, words = command[1], command[2].split()
+            subcommand = words[0] if verb in WITH_SUBCOMMANDS and words and words[0].isalpha() else ""
+            yield verb, subcommand, [word.partition("=")[0] for word in words if word.startswith("--")]
+
+
+def anchors(page: str) -> set[str]:
+    """The fragments that a page's headings have on GitHub."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_command_is_run_or_says_why_not():
@@ -22,19 +58,67 @@ def test_every_command_is_run_or_says_why_not():
         assert re.fullmatch(r"<!-- run -->|<!-- not run: .+ -->", marker), marker
 
 
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    offenders = []
+    for name, page in PAGES.items():
+        for target, fragment in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page):
+            file = ((ROOT / name).parent / target) if target else ROOT / name
+            if "://" not in target and not (file.exists() and (not fragment or fragment in anchors(file.read_text()))):
+                offenders.append(f"{name}: {target}#{fragment}")
+    assert offenders == []
 
 
 def test_files_that_are_named_exist():
-    for page in ("README.md", "docs/architecture.md", "docs/serving.md", "CONTRIBUTING.md"):
-        for name in re.findall(
-            r"(?:scripts|tests|serving|handlers|training)/[\w/]+\.(?:py|xml)", (ROOT / page).read_text()
-        ):
-            assert (ROOT / name).exists(), f"{page}: {name}"
+    folders = "benchmarks|docs|handlers|recipes|scripts|serving|src|tests|training"
+    offenders = [
+        f"{name}: {file}"
+        for name, page in PAGES.items()
+        for file in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]*\w", page)
+        if not (ROOT / file).exists()
+    ]
+    assert offenders == []
+
+
+def test_the_layout_names_what_exists():
+    layout = re.search(r"## Layout.*?```\n(.*?)```", PAGES["docs/architecture.md"], re.S)
+    assert layout is not None
+    room, offenders = "", []
+    for line in layout[1].splitlines():
+        names = re.findall(r"[\w.-]+/?", re.split(r"  |:", line.strip())[0])
+        if line and not line.startswith(" "):
+            room = names[0] if len(names) == 1 else "".join(names)
+            names = [""]
+        if line.startswith("   "):
+            continue  # the rest of a description
+        offenders += [f"{room}{name}" for name in names if not (ROOT / room / name).exists()]
+    assert offenders == []
+
+
+def test_commands_and_flags_that_are_named_exist(script):
+    help_of: dict[tuple[str, str], str] = {}
+    offenders = []
+    for name, page in PAGES.items():
+        for verb, subcommand, flags in commands(page):
+            if verb not in VERBS:
+                offenders.append(f"{name}: marquee {verb}")
+                continue
+            if (verb, subcommand) not in help_of:
+                ask = partial(script, SCRIPTS.get(verb, verb), *filter(None, [subcommand]), "--help", COLUMNS="200")
+                text = ask().stdout
+                # Commands that take a run's whole configuration list most of it on request only.
+                help_of[verb, subcommand] = text + (ask("all").stdout if "--help all" in text else "")
+            known = set(re.findall(r"--[\w.-]+", help_of[verb, subcommand]))
+            offenders += [f"{name}: marquee {verb} {subcommand} {flag}" for flag in {"--help", *flags} - known]
+    known = {flag for text in help_of.values() for flag in re.findall(r"--[\w.-]+", text)}
+    for name, page in PAGES.items():
+        named = {line.split()[0].partition("=")[0] for line in shell_lines(page) if line.startswith("--")}
+        offenders += [f"{name}: {flag}" for flag in named - known - FOREIGN_FLAGS if not flag.endswith("*")]
+    assert offenders == []
+    assert len(help_of) > 12
 
 
 @pytest.mark.slow
@@ -43,7 +127,7 @@ def test_the_commands_work(tmp_path, digits):
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, copy / name)
+        shutil.copyfile(ROOT / name, copy / name, follow_symlinks=False)
     shutil.copytree(digits, copy / ".demo" / "data")
     base = Addresses.free(23100).base_port
     ports = {"8080": base, "8081": base + 1, "8082": base + 2, "7070": base + 3, "7071": base + 4}
@@ -55,7 +139,8 @@ def test_the_commands_work(tmp_path, digits):
     config.write_text(with_free_ports(config.read_text()))
     commands = "\n".join(re.findall(r"<!-- run -->\n```sh\n(.*?)```", README, re.S))
     commands = with_free_ports(commands).replace("curl ", "curl --fail-with-body -sS ")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(copy / "src")}
     log = tmp_path / "log"
     with open(log, "w") as stream:
         result = subprocess.run(
@@ -75,5 +160,5 @@ def test_the_commands_work(tmp_path, digits):
         assert "32 golden answers equal" in text
         assert "stopped pid" in text
     finally:
-        script = copy / "scripts" / "serve.py"
-        subprocess.run([sys.executable, script, "stop"], cwd=copy, env=environment, capture_output=True, check=False)
+        stop = [sys.executable, "-m", "marquee", "serve", "stop"]
+        subprocess.run(stop, cwd=copy, env=environment, capture_output=True, check=False)

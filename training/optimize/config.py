@@ -57,8 +57,8 @@ class OptimizeConfig:
     variants: tuple[str, ...] = ()
     """What to build, see docs/optimizing.md for each; none: what suits the device."""
     max_accuracy_drop: float = 0.005
-    """Accuracy, as a share, that a served variant may lose against fp32; where there are images enough, the unlucky
-    end of the 95 % interval may not lose more."""
+    """Largest accuracy drop against fp32, as a share, of a variant that may be served. With enough images, the upper
+    bound of the 95 % confidence interval of the drop must not exceed it; with fewer, the estimate."""
     p99_ms: float = 0.0
     """Largest 99th percentile of the latency of one image, in milliseconds; 0: any."""
     calibration_images: int = 300

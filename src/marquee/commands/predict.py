@@ -1,4 +1,4 @@
-"""Ask the running server about image files, or for the reason of one answer as a picture.
+"""Send image files to the running server, or ask for a heat map that explains one answer.
 
 Example: marquee predict photos cat.jpg dog.png --grpc
 Example: marquee predict photos cat.jpg --explain reason.png --method occlusion
@@ -56,11 +56,11 @@ def predict(
         version: The model's version; the server's default when left out.
         grpc: Ask over gRPC instead of REST.
         json: Print one JSON object a file, with the whole answer.
-        explain: PNG file to write: the image with what speaks for the answer, and against it. For one file only.
-        method: How it is explained; auto: by Grad-CAM where the model has a last feature map, else by occlusion.
-        label: Whose evidence is shown; None: the answer's.
+        explain: PNG file to write: a heat map of the evidence for and against the label. For one file only.
+        method: Method of the heat map; auto: Grad-CAM where the model has a last feature map, else occlusion.
+        label: The label whose evidence is shown; None: the predicted one.
         state: Folder given to marquee serve start.
-        config: TorchServe settings that tell the addresses when marquee serve did not start the server.
+        config: TorchServe settings with the addresses of a server that marquee serve did not start.
     """
     if not files:
         print(f"error: no files named; example: {hints.command('predict', name, 'cat.jpg')}", file=sys.stderr)
