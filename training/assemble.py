@@ -49,7 +49,7 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
     single = one_logit(config.loss, len(manifest.labels)) and not config.model.multi_label
     outputs = 1 if single else len(manifest.labels)
-    backbone = create_backbone(config.model, config.image, outputs, channels)
+    backbone = create_backbone(config.model, config.image, outputs, channels, manifest.labels)
     wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
     image = _image_spec(config, wanted, channels)
     if wanted is None:

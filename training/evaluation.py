@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,27 @@ import numpy as np
 
 from marquee.handlers.predictor import Outputs, Predictor, sigmoid, softmax
 from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader
-from marquee.training.data.manifest import SEPARATOR, Record, names_of
+from marquee.training.data.manifest import SEPARATOR, SPLITS, Record, names_of, read_manifest
 from marquee.training.files import write_atomic
 from marquee.training.metrics import classification_metrics, confidence_metrics
 from marquee.training.multi_label import multi_label_confidence_metrics, multi_label_metrics
 from marquee.training.progress import Progress
+from marquee.training.records import MANIFEST_FILE
 
 BATCH = 32
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """What a run knows of a data set."""
+
+    train: int
+    """Images that it was trained on."""
+    val: int
+    """Images by which its best epoch and its thresholds were chosen."""
+    unseen: tuple[Record, ...]
+    """The others, its own test images included."""
+
 
 TestTimeAugmentation = Literal["none", "flip", "flip-shift"]
 _SHIFTS = {"none": (0,), "flip": (0,), "flip-shift": (0, -1, 1)}
@@ -68,6 +83,33 @@ def _views(pixels: np.ndarray, tta: TestTimeAugmentation) -> Iterator[np.ndarray
         yield moved
         if tta != "none":
             yield np.ascontiguousarray(moved[:, :, ::-1])
+
+
+def find_familiar(bundle: Path, records: Sequence[Record]) -> Familiar | None:
+    """Compares images with those of the run that made a bundle, by their content; names and places do not count.
+
+    Args:
+        bundle: the bundle's folder.
+        records: images, with sha256.
+
+    Returns:
+        None where no run lies around the bundle, as around an imported one.
+
+    Raises:
+        DataError: the run's manifest is damaged.
+    """
+    manifest = bundle.absolute().parent / MANIFEST_FILE
+    if not manifest.is_file():
+        return None
+    splits: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for record in read_manifest(manifest).records:
+        splits[record.split].add(record.sha256)
+    train, val = splits["train"], splits["val"] - splits["train"]
+    return Familiar(
+        train=sum(record.sha256 in train for record in records),
+        val=sum(record.sha256 in val for record in records),
+        unseen=tuple(record for record in records if record.sha256 not in train and record.sha256 not in val),
+    )
 
 
 def encode_targets(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:

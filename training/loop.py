@@ -51,6 +51,18 @@ class NonFiniteLossError(TrainingError):
         self.loss, self.step, self.images = loss, step, images
 
 
+class NonFiniteValidationError(TrainingError):
+    """The validation loss is infinite or no number; nothing of the epoch is kept.
+
+    Args:
+        loss: what it is.
+        epoch: after which it was measured, 1 for the first.
+    """
+
+    def __init__(self, loss: float, epoch: int) -> None:
+        super().__init__(f"the validation loss is {loss} after epoch {epoch}")
+
+
 SUMS = ("loss", "correct", "images", "seconds", "data_seconds")
 """What an epoch adds up; the seconds are the main process's."""
 
@@ -108,15 +120,18 @@ class Trainer:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved first.
             NonFiniteLossError: and nothing was updated by that step.
+            NonFiniteValidationError: and the checkpoints are those from before the epoch's end.
         """
         loop = self.config.loop
         if self.device.type == "cpu":
             keep_freed_memory()
-        with deferred_signals() as signals, self.progress.task("training", loop.epochs * len(self.plan)) as task:
-            task.advance(count=state.epoch * len(self.plan) + state.batch)
+        steps, done = loop.epochs * len(self.plan), state.epoch * len(self.plan) + state.batch
+        with deferred_signals() as signals, self.progress.task("training", steps, done) as task:
             while state.epoch < loop.epochs and not state.finished:
                 state = self._train_epoch(state, signals, task)
                 val_loss, val_accuracy = self._validate()
+                if not math.isfinite(val_loss):  # a network that answers with NaN can still be right by chance
+                    raise NonFiniteValidationError(val_loss, state.epoch)
                 state, best = self._judge(state, val_loss, val_accuracy)
                 self._report(state, val_loss, val_accuracy, best)
                 state = replace(state, sums={})

@@ -15,7 +15,11 @@ import marquee.training.architectures  # noqa: F401 - registers them
 from marquee.handlers.spec import BUNDLE_FOLDER, read_spec
 from marquee.training.config import ImageConfig, LoopConfig, ModelConfig
 from marquee.training.errors import TrainingError
+from marquee.training.hub import locate
 from marquee.training.pretrained import find_run, load_state_dict
+
+_HEAD_DEVIATION = 0.01
+"""Of a classifier's first weights: whatever the features, its first answers are nearly the same for all classes."""
 
 
 class Classifier(nn.Module):
@@ -87,7 +91,9 @@ def check_model(model: ModelConfig) -> None:
         near = difflib.get_close_matches(model.arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TrainingError(f"--model.arch {model.arch}: timm has no such architecture{hint}")
-    if model.pretrained not in ("none", "timm"):
+    if model.pretrained == "timm":
+        locate(model.arch)
+    elif model.pretrained != "none":
         load_state_dict(model.pretrained, model.arch)
 
 
@@ -101,8 +107,18 @@ def check_resizing(model: ModelConfig, loop: LoopConfig) -> None:
         )
 
 
-def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channels: int) -> nn.Module:
+def create_backbone(
+    model: ModelConfig, image: ImageConfig, classes: int, channels: int, labels: Sequence[str] | None = None
+) -> nn.Module:
     """Creates the timm architecture, with the weights that ``model.pretrained`` names.
+
+    Args:
+        model: architecture and weights.
+        image: the input's size.
+        classes: outputs.
+        channels: of the input.
+        labels: what the outputs stand for. Another run's classifier is kept only where it was trained for the same;
+            None: wherever it fits.
 
     Raises:
         TrainingError: the architecture is unknown, or the weights cannot be had or do not fit it.
@@ -115,15 +131,41 @@ def create_backbone(model: ModelConfig, image: ImageConfig, classes: int, channe
     if default is not None and default.fixed_input_size:
         options["img_size"] = image.size
     if model.pretrained == "timm":
-        options["pretrained"] = True
+        options |= {"pretrained": True, "pretrained_cfg_overlay": locate(model.arch)}
     try:
         backbone: nn.Module = timm.create_model(model.arch, **options)
     except Exception as error:
         # timm and the hub raise anything from RuntimeError to their own HTTP errors.
         raise TrainingError(f"--model.arch {model.arch} --model.pretrained {model.pretrained}: {error}") from error
+    if model.pretrained != "timm" or default is None or default.num_classes != classes:
+        _start_small(backbone, classes)
     if model.pretrained not in ("none", "timm"):
-        _load_weights(backbone, model, load_state_dict(model.pretrained, model.arch), channels)
+        state = load_state_dict(model.pretrained, model.arch)
+        _load_weights(backbone, model, state, channels, keep_head=_means_the_same(model, labels))
     return backbone
+
+
+def _start_small(backbone: nn.Module, classes: int) -> None:
+    """Draws a new classifier anew where timm has drawn it so large that training would first have to unlearn it.
+
+    EfficientNet and its relatives draw weights with a deviation of 1 / sqrt(3 classes), meant for a thousand classes:
+    with two, the loss starts several times above ln 2. Others, which draw less than 1 / sqrt(features), stay as drawn.
+    """
+    heads = backbone.get_classifier()  # type: ignore[operator]
+    for head in heads if isinstance(heads, (tuple, list)) else (heads,):
+        for layer in head.modules():
+            if not isinstance(layer, (nn.Linear, nn.Conv2d)) or layer.weight.shape[0] != classes:
+                continue
+            if float(layer.weight.detach().square().mean()) > 1 / layer.weight[0].numel():
+                nn.init.normal_(layer.weight, std=_HEAD_DEVIATION)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+
+def _means_the_same(model: ModelConfig, labels: Sequence[str] | None) -> bool:
+    """Whether the weights' classifier may be one for ``labels``; files do not say what theirs is for."""
+    run = find_run(model.pretrained)
+    return run is None or labels is None or read_spec(run / BUNDLE_FOLDER).labels == tuple(labels)
 
 
 def pretrained_input(model: ModelConfig, backbone: nn.Module, channels: int) -> PretrainedInput:
@@ -159,8 +201,10 @@ def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (round(sum(values) / len(values), 4),) * channels
 
 
-def _load_weights(backbone: nn.Module, model: ModelConfig, state: dict[str, torch.Tensor], channels: int) -> None:
-    """Loads ``state`` into ``backbone``; a head of another size stays as initialised.
+def _load_weights(
+    backbone: nn.Module, model: ModelConfig, state: dict[str, torch.Tensor], channels: int, keep_head: bool
+) -> None:
+    """Loads ``state`` into ``backbone``; a head of another size, or that is not to be kept, stays as initialised.
 
     timm's own loading takes any file and leaves out what does not fit, which trains from scratch without a word.
     """
@@ -173,7 +217,7 @@ def _load_weights(backbone: nn.Module, model: ModelConfig, state: dict[str, torc
         if module in stems and key.endswith(".weight") and key in own and value.shape[1] != own[key].shape[1]:
             # Sums or repeats the colour filters; timm wants three to begin with.
             value = adapt_input_conv(channels, value.expand(-1, 3, -1, -1) / 3 if value.shape[1] == 1 else value)
-        if module not in heads or (key in own and value.shape == own[key].shape):
+        if module not in heads or (keep_head and key in own and value.shape == own[key].shape):
             fitted[key] = value
     try:
         missing, unexpected = backbone.load_state_dict(fitted, strict=False)

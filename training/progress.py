@@ -14,13 +14,13 @@ _PLAIN_SECONDS = 15.0
 
 
 class Task:
-    """One counted piece of work."""
+    """One counted piece of work, of which ``done`` was done before."""
 
-    def __init__(self, name: str, total: int, bar: RichProgress | None, quiet: bool) -> None:
+    def __init__(self, name: str, total: int, bar: RichProgress | None, quiet: bool, done: int = 0) -> None:
         self._name, self._total, self._bar, self._quiet = name, total, bar, quiet
-        self._id: TaskID | None = bar.add_task(name, total=total) if bar else None
-        self._done = 0
-        self._last = time.monotonic()
+        self._id: TaskID | None = bar.add_task(name, total=total, completed=done) if bar else None
+        self._done = self._begun = done
+        self._last = self._started = time.monotonic()
 
     def advance(self, note: str = "", count: int = 1) -> None:
         """Counts ``count`` more; ``note`` is shown behind the numbers."""
@@ -29,7 +29,17 @@ class Task:
             self._bar.update(self._id, advance=count, description=f"{self._name} {note}".rstrip())
         elif not self._quiet and time.monotonic() - self._last > _PLAIN_SECONDS:
             self._last = time.monotonic()
-            print(f"{self._name}: {self._done}/{self._total} {note}".rstrip(), file=sys.stderr, flush=True)
+            left = (self._last - self._started) / max(1, self._done - self._begun) * (self._total - self._done)
+            line = f"{self._name}: {self._done}/{self._total} {note}".rstrip()
+            print(f"{line}, {_duration(left)} left", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Rounded as people say it: ``40 s``, ``12 min``, ``2 h 5 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Progress:
@@ -49,11 +59,11 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
-        """A task that is shown while the block runs."""
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+        """A task that is shown while the block runs; ``done`` of it was done before."""
         if self.quiet or not self._console.is_terminal:
-            yield Task(name, total, None, self.quiet)
+            yield Task(name, total, None, self.quiet, done)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=self._console, transient=True) as bar:
-            yield Task(name, total, bar, quiet=False)
+            yield Task(name, total, bar, quiet=False, done=done)

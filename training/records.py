@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from marquee import hints
 from marquee.handlers.schema import to_dict
 from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import CONFIG_FILE, RunConfig, dump_config, load_run_config
@@ -89,7 +90,10 @@ def _write_records(
     if data is None:
         raise TrainingError("no data given; name a folder or a table with --data")
     if not _is_free(out):
-        raise TrainingError(f"{out}: exists already; choose another --out, or add --resume to go on with it")
+        another = f"{out}: exists already; choose another --out"
+        if not (out / MANIFEST_FILE).is_file():
+            raise TrainingError(f"{another}, this is no run")
+        raise TrainingError(f"{another}, or go on with it: {hints.command('train', '--out', out, '--resume')}")
     manifest, rejected = read_data(config, data, progress)
     if len(rejected) > SHOWN_REJECTED:
         progress.say(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")

@@ -30,6 +30,7 @@ from torch import nn
 from marquee import hints
 from marquee.handlers.schema import to_dict
 from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.training.advice import advise
 from marquee.training.assemble import CACHE_FOLDER, build_caches, build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from marquee.training.config import RunConfig
@@ -44,7 +45,7 @@ from marquee.training.environment import describe_environment, library_versions
 from marquee.training.errors import CheckpointError, TrainingError
 from marquee.training.export import export_bundle
 from marquee.training.files import write_atomic, write_json
-from marquee.training.loop import Interrupted, NonFiniteLossError, out_of_patience
+from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, out_of_patience
 from marquee.training.metrics_log import MetricsLog
 from marquee.training.models import (
     Classifier,
@@ -57,6 +58,8 @@ from marquee.training.records import prepare_folder
 from marquee.training.report import write_model_card, write_report
 
 EVALUATION_FILE = "evaluation.json"
+_REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
+"""For a loss that is infinite or no number; a resume takes neither."""
 
 
 def train(
@@ -85,6 +88,9 @@ def train(
     with joined(device) as world:
         progress = Progress(quiet=not world.is_main)
         recorded = prepare_folder(config, manifest or data, out, resume, world, progress)
+        if not resume and manifest is None:  # a selection trains many times on what its caller has seen
+            for line in advise(config, recorded):
+                progress.say(line)
         return _train(config, recorded, out, device, world, progress)
 
 
@@ -119,6 +125,8 @@ def _train(
         ) from error
     except NonFiniteLossError as error:
         raise _explain_non_finite(error, manifest.split("train"), out, world) from error
+    except NonFiniteValidationError as error:
+        raise TrainingError(f"{error}; the checkpoints in {store.folder} are from before it; {_REMEDY}") from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
@@ -141,6 +149,12 @@ def _restore(
     if last is None:
         return TrainingState()
     state = load_checkpoint(last, model, optimizer, scaler, average.module if average is not None else None)
+    if state.best_accuracy >= 0 and not math.isfinite(state.best_loss):
+        # Runs from before this was checked while they went.
+        raise TrainingError(
+            f"{store.folder}: the validation loss of the best checkpoint, after epoch {state.best_epoch}, is "
+            f"{state.best_loss}, so nothing here is worth going on with; {_REMEDY}"
+        )
     progress.say(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
     # More epochs, or more patience, than when it stopped: it is not finished any more.
     return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience(config.loop, state))
@@ -154,7 +168,7 @@ def _explain_non_finite(error: NonFiniteLossError, records: list[Record], out: P
     mine = "" if not math.isfinite(error.loss) else " in another process"
     return TrainingError(
         f"{error}{mine}, before its update; its {len(paths)} images are listed in {place}, the first is {paths[0]}; "
-        "lower --optimizer.lr, or use --loop.precision fp32"
+        f"{_REMEDY}"
     )
 
 

@@ -78,7 +78,7 @@ def train_and_evaluate(data: Path, out: Path, flags: list[str]) -> Values:
     """One run: accuracies and the gap as fractions, the test images' mean negative log-likelihood in nats."""
     shutil.rmtree(out, ignore_errors=True)
     test = train(data, out, ["--config", str(_CONFIG), *flags])
-    fitted = run_json(["scripts/evaluate.py", str(out), "--data", str(data / "train"), "--json"])
+    fitted = run_json(["scripts/evaluate.py", str(out), "--data", str(data / "train"), "--seen", "--json"])
     return {
         "train_accuracy": fitted["accuracy"],
         "test_accuracy": test["accuracy"],

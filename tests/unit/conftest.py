@@ -1,11 +1,19 @@
 """What several unit tests share."""
 
+from pathlib import Path
+
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
 from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
+from tests.unit.tiny import write_photos
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from marquee.training.data.manifest import Manifest, names_of
 from marquee.training.device import autocast, resolve_device
 from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
-from marquee.training.loop import Interrupted, NonFiniteLossError, Trainer
+from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
 from marquee.training.models import Classifier
 from marquee.training.progress import Progress
 from marquee.training.seeding import derive_seed
@@ -153,7 +153,7 @@ def _fit(trainer: _Distiller, manifest: Manifest) -> TrainingState:
     rate = trainer.config.optimizer.lr
     try:
         state = trainer.fit(TrainingState())
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, NonFiniteValidationError) as error:
         raise TrainingError(f"fine-tuning diverged: {error}; lower its learning rate ({rate:g})") from error
     except Interrupted as error:
         raise TrainingError(f"fine-tuning was {error}; nothing of it is kept, start it again") from error

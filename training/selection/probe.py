@@ -77,7 +77,13 @@ class Probe:
         finally:
             hook.remove()
             self.model.cpu()
-        for record, row in zip(records, torch.cat(captured).numpy(), strict=True):
+        features = torch.cat(captured)
+        if not features.isfinite().all():
+            raise TrainingError(
+                f"--model.arch {self.config.model.arch}: the frozen network gives features that are infinite or no "
+                "number, so it cannot be probed; check its weights"
+            )
+        for record, row in zip(records, features.numpy(), strict=True):
             self._features[record.sha256] = row
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from marquee.handlers.errors import BundleError
 from marquee.handlers.spec import BUNDLE_FOLDER
 from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import RunConfig
@@ -161,7 +162,7 @@ class _Selection:
                     entry.results = [result for result in known if result is not None]
         except DataError:
             raise  # the data are everybody's
-        except TrainingError as error:
+        except (TrainingError, BundleError) as error:  # such as a bundle that answers held-out images with NaN
             if isinstance(error.__cause__, Interrupted):
                 raise
             entry.skipped = f"failed: {error}"

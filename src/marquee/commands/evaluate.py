@@ -2,8 +2,8 @@
 
 Example: marquee evaluate runs/photos --data photos
 
-DATA has the layouts of marquee train; where it names a test split, that one is measured, otherwise all of
-it: the images that the run was trained on, too, when DATA holds them.
+DATA has the layouts of marquee train; where it names a test split, that one is measured, otherwise all of it. Images
+that the run was trained on, or that chose its best epoch, are left out, wherever they lie: --seen measures them, too.
 """
 
 import dataclasses
@@ -16,18 +16,19 @@ import tyro
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 
-_SHOWN = (
-    "images",
-    "accuracy",
-    "balanced_accuracy",
-    "f1_micro",
-    "f1_macro",
-    "mean_average_precision",
-    "auroc",
-    "nll",
-    "brier",
-    "ece",
-)
+_SHOWN = {
+    "images": "that were measured",
+    "accuracy": "share of the images that are answered rightly",
+    "balanced_accuracy": "mean recall of the classes: a rare class counts like a common one",
+    "f1_micro": "precision and recall in one number, over all labels together",
+    "f1_macro": "the same for each label, then the mean",
+    "mean_average_precision": "how well each label's images are ranked before the others; 1 is perfect",
+    "auroc": "how often an image with a label is ranked above one without; 0.5 is chance",
+    "nll": "negative log-likelihood in nats: punishes sure and wrong answers; lower is better",
+    "brier": "squared error of the probabilities; lower is better",
+    "ece": "expected calibration error: how far probabilities lie from the share of right answers",
+}
+"""Metric -> what it means, in the order in which they are shown."""
 
 
 def evaluate(
@@ -38,6 +39,7 @@ def evaluate(
     device: str = "cpu",
     tta: Literal["none", "flip", "flip-shift"] = "none",
     variant: str = "auto",
+    seen: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Prints the metrics.
 
@@ -50,6 +52,8 @@ def evaluate(
         tta: Test-time augmentation: average each image with its mirror image (flip), and with both moved by a few
             pixels each way (flip-shift). Only to see what it would gain: what is served is the image alone.
         variant: Which one of the bundle to measure; auto: the one that this machine would serve.
+        seen: Measure the images, too, that the run was trained on or that chose its best epoch: that says how well it
+            remembers, not how well it will do on others.
     """
     with interruptible():
         from marquee.handlers.predictor import Predictor
@@ -57,19 +61,27 @@ def evaluate(
         from marquee.training.data.loading import resolve_workers
         from marquee.training.data.scan import scan
         from marquee.training.device import resolve_device
-        from marquee.training.evaluation import measure, predict_outputs, write_predictions
+        from marquee.training.errors import DataError
+        from marquee.training.evaluation import find_familiar, measure, predict_outputs, write_predictions
         from marquee.training.progress import Progress
     progress = Progress()
-    predictor = Predictor.load(
-        find_bundle(run_folder), str(resolve_device(device)), None if variant == "auto" else variant
-    )
+    bundle = find_bundle(run_folder)
+    predictor = Predictor.load(bundle, str(resolve_device(device)), None if variant == "auto" else variant)
     manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
-    records = manifest.split("test") or list(manifest.records)
+    candidates = manifest.split("test") or list(manifest.records)
+    familiar = find_familiar(bundle, candidates)
+    records = candidates if seen or familiar is None else list(familiar.unseen)
+    if not records:
+        raise DataError(
+            f"{data}: the run has seen all {len(candidates)} images of it, in training or in choosing its best epoch; "
+            "name images that are new to it, or measure these with --seen"
+        )
     outputs = predict_outputs(predictor, records, resolve_workers(-1, len(records)), progress, tta)
     metrics = {
         **measure(predictor, records, outputs),
         "tta": tta,
         "variant": predictor.variant.name,
+        "seen": None if familiar is None else {"train": familiar.train, "val": familiar.val, "measured": seen},
         "left_out": [dataclasses.asdict(item) for item in rejected],
     }
     if predictions is not None:
@@ -81,19 +93,19 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
     if as_json:
         print(json.dumps({**metrics, "labels": labels}))
         return
-    for name in _SHOWN:
-        if name not in metrics:
-            continue
-        value = metrics[name]
-        print(f"{name:18s} {value:.4f}" if isinstance(value, float) else f"{name:18s} {value}")
-    print(f"{'variant':18s} {metrics['variant']}")
+    for name, meaning in _SHOWN.items():
+        if name in metrics:
+            value = metrics[name]
+            _row(name, f"{value:.4f}" if isinstance(value, float) else str(value), meaning)
+    _row("seen", *_seen(metrics["seen"]))
+    _row("variant", metrics["variant"], "of the bundle, that was measured")
     low, high = metrics["accuracy_interval"]
-    print(f"{'95 % interval':18s} {low:.4f} to {high:.4f}")
+    _row("95 % interval", f"{low:.4f} to {high:.4f}", "of the accuracy: what so few images can say")
     if abstain := metrics.get("abstain"):
         wrong = "none" if abstain["error"] is None else f"{abstain['error']:.4f}"
-        print(f"{'answered':18s} {abstain['accepted']:.4f}, of which wrong {wrong}")
+        _row("answered", f"{abstain['accepted']:.4f}, of which wrong {wrong}", "the others are too unsure to be given")
     if "ood" in metrics:
-        print(f"{'unfamiliar':18s} {metrics['ood']['flagged']:.4f}")
+        _row("unfamiliar", f"{metrics['ood']['flagged']:.4f}", "share of images unlike those of the training")
     print(f"{'class':>18s} images precision recall     f1")
     for row in metrics["per_class"]:
         shares = (row[name] for name in ("precision", "recall", "f1"))
@@ -104,6 +116,21 @@ def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> N
             print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
     for item in metrics["left_out"]:
         print(f"left out: {item['path']}: {item['reason']}")
+
+
+def _row(name: str, value: str, meaning: str) -> None:
+    print(f"{name:22s} {value:16s} {meaning}")
+
+
+def _seen(seen: dict[str, Any] | None) -> tuple[str, str]:
+    """How many images the run knew, and what was done about it."""
+    if seen is None:
+        return "unknown", "no run lies around this bundle: all images were measured, whether it knew them or not"
+    known = f"{seen['train']} + {seen['val']}"
+    if not seen["train"] + seen["val"]:
+        return known, "none of the images was in the run's training or chose its best epoch"
+    done = "measured with the others" if seen["measured"] else "left out; --seen measures them, too"
+    return known, f"images that it was trained on, and that chose its best epoch: {done}"
 
 
 def _share(value: float | None) -> str:

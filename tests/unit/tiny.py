@@ -1,0 +1,55 @@
+"""A data set and a configuration of which a whole run takes a second or two."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from marquee.handlers.spec import sha256_file
+from marquee.training.config import (
+    ExportConfig,
+    ImageConfig,
+    LoopConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+)
+from marquee.training.data.manifest import Manifest, Record
+
+PLAIN = LossConfig(label_smoothing=0)
+
+
+def write_photos(folder: Path) -> list[Path]:
+    """Twelve colour images of 64 pixels: smooth ones and rough ones."""
+    generator, paths = np.random.default_rng(0), []
+    for number in range(12):
+        pixels = generator.integers(0, 256, (4 + 4 * number,) * 2 + (3,), np.uint8)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(pixels).resize((64, 64)).save(paths[-1])
+    return paths
+
+
+def manifest_of(photos: Sequence[Path], labels: Sequence[str], multi_label: bool = False) -> Manifest:
+    """Every third image validates; labels take turns within both."""
+    records = []
+    for number, path in enumerate(photos):
+        split, turn = ("val", number // 3) if number % 3 == 2 else ("train", number // 3 * 2 + number % 3)
+        records.append(Record(str(path), labels[turn % len(labels)], split, sha256_file(path), 64, 64, "RGB"))
+    return Manifest(tuple(records), multi_label)
+
+
+def settings(
+    arch: str, loss: LossConfig = PLAIN, pretrained: str = "none", multi_label: bool = False, **optimizer: Any
+) -> RunConfig:
+    """One epoch of one step."""
+    return RunConfig(
+        image=ImageConfig(size=64),
+        model=ModelConfig(arch=arch, pretrained=pretrained, multi_label=multi_label, dropout=0),
+        loss=loss,
+        optimizer=OptimizerConfig(warmup_epochs=0, **optimizer),
+        loop=LoopConfig(epochs=1, batch_size=32, workers=0, device="cpu", precision="fp32"),
+        export=ExportConfig(unfamiliar=0),
+    )

