@@ -19,8 +19,8 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
         classes that occur); ``nll`` (mean negative log-likelihood, nats); ``brier`` (squared distance to the truth,
         summed over classes, 0 to 2); ``auroc`` (one class against the rest, mean over the classes that occur; None when
         only one does); ``ece`` (expected calibration error, Guo et al., 2017) of the bins in ``reliability`` (see
-        :func:`reliability`); ``per_class`` (``images``, ``precision``, ``recall``, ``f1``); ``confusion_matrix`` (rows: truth,
-        columns: prediction).
+        :func:`reliability`); ``per_class`` (``images``, ``precision``, ``recall``, ``f1``); ``confusion_matrix`` (rows:
+        truth, columns: prediction).
     """
     classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
     confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
