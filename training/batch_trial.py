@@ -1,20 +1,14 @@
 """Training steps of one batch size: how much memory they take and how fast they are."""
 
-import multiprocessing
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 import torch
 
+from marquee.child import ChildError, child
 from marquee.training.allocator import keep_freed_memory
 from marquee.training.assemble import build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore
@@ -124,68 +118,41 @@ def measure_in_child(trial: Trial, batch_size: int) -> BatchMeasurement:
         BatchRefusedError: see :func:`measure`.
         TrainingError: with what happened and what to do.
     """
-    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
     # A Ctrl-C while a process is being made would be lost: Python ignores what a fork's hooks raise.
-    with deferred_signals() as signals, _child(sender, trial, batch_size) as process:
-        sender.close()  # so that the end of the child is the end of the pipe
-        while not receiver.poll(_POLL_SECONDS):
+    with deferred_signals() as signals, child() as process:
+        process.submit(_outcome, trial, batch_size)
+        while not process.poll(_POLL_SECONDS):
             if signals.received:
                 raise KeyboardInterrupt
-            if _resident_bytes(process) > trial.limit:
+            if _resident_bytes(process.pid) > trial.limit:
                 raise DoesNotFitError(f"a batch of {batch_size} needs more than the limit")
         try:
-            answer: BatchMeasurement | TrainingError = receiver.recv()
-        except EOFError:
-            process.join()
-            if signals.received:
-                raise KeyboardInterrupt from None
-            raise TrainingError(
-                f"the process that measured a batch of {batch_size} ended with code {process.exitcode}; "
-                "lower --memory-fraction when the system ran out of memory"
-            ) from None
+            outcome = process.result()
+        except ChildError as error:
+            outcome = TrainingError(
+                f"a batch of {batch_size}: {error}; lower --memory-fraction when the system ran out of it"
+            )
         if signals.received:
             raise KeyboardInterrupt
-    if isinstance(answer, TrainingError):
-        raise answer
-    return answer
+    if isinstance(outcome, TrainingError):
+        raise outcome
+    measurement: BatchMeasurement = outcome
+    return measurement
 
 
-@contextmanager
-def _child(sender: Connection, trial: Trial, batch_size: int) -> Iterator[BaseProcess]:
-    process = multiprocessing.get_context("spawn").Process(
-        target=_answer, args=(sender, trial, batch_size), daemon=True
-    )
-    # It unblocks Ctrl-C when it starts, which must not be in the middle of what follows.
-    resource_tracker.ensure_running()
+def _outcome(_: None, trial: Trial, batch_size: int) -> BatchMeasurement | TrainingError:
+    """What the child does; errors that mean something are results, so that they keep their kinds."""
     try:
-        # Ctrl-C reaches every process of the terminal; the child inherits the mask and leaves it to its parent.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield process
-    finally:
-        if process.pid is not None:
-            process.kill()
-            process.join()
-
-
-def _answer(sender: Connection, trial: Trial, batch_size: int) -> None:
-    """What the child does."""
-    try:
-        sender.send(measure(trial, batch_size))
+        return measure(trial, batch_size)
     except TrainingError as error:
-        sender.send(error if isinstance(error, BatchRefusedError) else TrainingError(str(error)))
+        return error if isinstance(error, BatchRefusedError) else TrainingError(str(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            sender.send(DoesNotFitError(f"a batch of {batch_size}: {error}"))
-        else:
-            sender.send(TrainingError(f"a batch of {batch_size}: {error}"))
+        kind = DoesNotFitError if isinstance(error, MemoryError) or "allocate memory" in str(error) else TrainingError
+        return kind(f"a batch of {batch_size}: {error}")
 
 
-def _resident_bytes(process: BaseProcess) -> int:
+def _resident_bytes(pid: int) -> int:
     try:
-        return int(psutil.Process(process.pid).memory_info().rss)
+        return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # it has ended
         return 0

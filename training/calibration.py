@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_expit, log_softmax
 
 from marquee.handlers.predictor import Outputs, sigmoid, softmax
 from marquee.handlers.spec import OutputSpec
@@ -75,6 +73,9 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
         logits: float64 (N, classes).
         targets: int (N,), or zeros and ones (N, classes).
     """
+    from scipy.optimize import minimize_scalar  # takes a second to import
+    from scipy.special import log_expit, log_softmax
+
     rows = np.arange(len(targets))
     doubt = 1 / (len(targets) + 2)
     # For several labels: the likelihood of z for a label that is there, of -z for one that is not.

@@ -1,6 +1,5 @@
 """A running average of the weights (Polyak and Juditsky, 1992), which is steadier than the weights themselves."""
 
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 
 
@@ -14,6 +13,8 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
+        from timm.utils import ModelEmaV3  # type: ignore[attr-defined]  # takes seconds to import
+
         self._average = ModelEmaV3(model, decay=decay, use_warmup=True)
 
     @property

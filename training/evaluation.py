@@ -4,15 +4,17 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from marquee.handlers.predictor import Outputs, Predictor, sigmoid, softmax
-from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader
+from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader, resolve_workers
 from marquee.training.data.manifest import SEPARATOR, SPLITS, Record, names_of, read_manifest
+from marquee.training.data.scan import scan
+from marquee.training.errors import DataError
 from marquee.training.files import write_atomic
 from marquee.training.metrics import classification_metrics, confidence_metrics
 from marquee.training.multi_label import multi_label_confidence_metrics, multi_label_metrics
@@ -32,6 +34,18 @@ class Familiar:
     """Images by which its best epoch and its thresholds were chosen."""
     unseen: tuple[Record, ...]
     """The others, its own test images included."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle on a data set."""
+
+    metrics: dict[str, Any]
+    """Those of :func:`measure`; ``tta``, ``variant``, ``left_out``; ``seen``: how many images the run knew."""
+    records: Sequence[Record]
+    """The images that were measured."""
+    outputs: Outputs
+    """What the engine gave for them."""
 
 
 TestTimeAugmentation = Literal["none", "flip", "flip-shift"]
@@ -110,6 +124,49 @@ def find_familiar(bundle: Path, records: Sequence[Record]) -> Familiar | None:
         val=sum(record.sha256 in val for record in records),
         unseen=tuple(record for record in records if record.sha256 not in train and record.sha256 not in val),
     )
+
+
+def evaluate(
+    predictor: Predictor,
+    bundle: Path,
+    data: Path,
+    *,
+    seen: bool = False,
+    tta: "TestTimeAugmentation" = "none",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures a bundle on a data set.
+
+    Args:
+        predictor: the loaded bundle.
+        bundle: its folder; the run around it tells which images it has seen.
+        data: a data set (see :mod:`marquee.training.data.scan`); where it names a test split, that one is measured.
+        seen: measure the images, too, that the run was trained on or that chose its best epoch.
+        tta: test-time augmentation.
+        progress: where progress is shown.
+
+    Raises:
+        DataError: the data set cannot be used, or nothing of it is new to the run.
+    """
+    progress = progress or Progress()
+    manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
+    candidates = manifest.split("test") or list(manifest.records)
+    familiar = find_familiar(bundle, candidates)
+    records = candidates if seen or familiar is None else list(familiar.unseen)
+    if not records:
+        raise DataError(
+            f"{data}: the run has seen all {len(candidates)} images of it, in training or in choosing its best epoch; "
+            "name images that are new to it, or measure these with --seen"
+        )
+    outputs = predict_outputs(predictor, records, resolve_workers(-1, len(records)), progress, tta)
+    metrics = {
+        **measure(predictor, records, outputs),
+        "tta": tta,
+        "variant": predictor.variant.name,
+        "seen": None if familiar is None else {"train": familiar.train, "val": familiar.val, "measured": seen},
+        "left_out": [asdict(item) for item in rejected],
+    }
+    return Evaluation(metrics, records, outputs)
 
 
 def encode_targets(predictor: Predictor, records: Sequence[Record]) -> np.ndarray:

@@ -5,7 +5,6 @@ Confidence does not tell: a network is often surest about pictures of nothing th
 
 import numpy as np
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import nn
 
 from marquee.handlers.distance import Distance
@@ -108,6 +107,8 @@ def fit_distance(
     Returns:
         None where the architecture does not give its features.
     """
+    from sklearn.covariance import ledoit_wolf  # takes a second to import
+
     records = manifest.split("train")
     chosen = records[:: -(-len(records) // SAMPLE)]
     images = EvaluationImages(chosen, manifest.labels, image, multi_label=manifest.multi_label)

@@ -1,16 +1,8 @@
 """Metrics of a classifier, from its probabilities."""
 
-import warnings
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import binomtest
-from torchmetrics.functional.classification import (
-    multiclass_auroc,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
 ECE_BINS = 15
 
@@ -26,27 +18,25 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
         ``images``; ``accuracy``; ``accuracy_interval`` (95 %, Wilson, 1927); ``balanced_accuracy`` (mean recall of the
         classes that occur); ``nll`` (mean negative log-likelihood, nats); ``brier`` (squared distance to the truth,
         summed over classes, 0 to 2); ``auroc`` (one class against the rest, mean over the classes that occur; None when
-        only one does); ``ece`` (expected calibration error, 15 equal-width bins, Guo et al., 2017); ``reliability``
-        (those bins); ``per_class`` (``images``, ``precision``, ``recall``, ``f1``); ``confusion_matrix`` (rows: truth,
-        columns: prediction).
+        only one does); ``ece`` (expected calibration error, Guo et al., 2017) of the bins in ``reliability`` (see
+        :func:`reliability`); ``per_class`` (``images``, ``precision``, ``recall``, ``f1``); ``confusion_matrix`` (rows:
+        truth, columns: prediction).
     """
-    values, truth = torch.from_numpy(probabilities).double(), torch.from_numpy(targets).long()
-    classes = probabilities.shape[1]
-    confusion = multiclass_confusion_matrix(values, truth, classes).numpy()
+    classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
+    confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
     per_class = confusion.sum(axis=1)
     present = per_class > 0
     right = int(np.trace(confusion))
-    interval = binomtest(right, len(targets)).proportion_ci(method="wilson")
     of_truth = probabilities[np.arange(len(targets)), targets]
     return {
         "images": len(targets),
         "accuracy": right / len(targets),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "accuracy_interval": accuracy_interval(right, len(targets)),
         "balanced_accuracy": float((np.diag(confusion)[present] / per_class[present]).mean()),
         **confidence_metrics(probabilities, targets),
         "brier": float(((probabilities**2).sum(axis=1) - 2 * of_truth + 1).mean()),
-        "auroc": _auroc(values, truth, present),
-        "reliability": reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
+        "auroc": _auroc(probabilities, targets, present),
+        "reliability": reliability(probabilities.max(axis=1), predicted == targets),
         "per_class": _per_class(confusion),
         "confusion_matrix": confusion.tolist(),
     }
@@ -54,17 +44,19 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
 
 def confidence_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """``nll`` and ``ece`` of :func:`classification_metrics`, which take no time to speak of."""
-    values, truth = torch.from_numpy(probabilities).double(), torch.from_numpy(targets).long()
     of_truth = probabilities[np.arange(len(targets)), targets]
+    bins = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
     return {
         # A probability of exactly 0 would make one image's loss infinite and hide all others.
         "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
-        "ece": float(multiclass_calibration_error(values, truth, probabilities.shape[1], n_bins=ECE_BINS, norm="l1")),
+        "ece": calibration_error(bins),
     }
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
     """Confidence against accuracy in 15 equal-width bins (DeGroot and Fienberg, 1983).
+
+    A bin contains its lower end; the last one contains both, so that a confidence of exactly 1 lies in it.
 
     Args:
         confidence: float (N,), probability of the likeliest label.
@@ -86,13 +78,31 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, flo
     ]
 
 
-def _auroc(values: torch.Tensor, truth: torch.Tensor, present: np.ndarray) -> float | None:
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """Expected calibration error (Guo et al., 2017): |confidence - accuracy|, averaged over predictions.
+
+    Args:
+        bins: of :func:`reliability`.
+    """
+    images = sum(row["count"] for row in bins)
+    return sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / images
+
+
+def accuracy_interval(right: int, images: int) -> list[float]:
+    """Lower and upper end of the 95 % confidence interval of an accuracy (Wilson, 1927)."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    interval = binomtest(right, images).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def _auroc(probabilities: np.ndarray, targets: np.ndarray, present: np.ndarray) -> float | None:
+    from sklearn.metrics import roc_auc_score  # takes a second to import
+
     if present.sum() < 2:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about classes without images, which are left out here
-        areas = multiclass_auroc(values, truth, values.shape[1], average="none")
-    return float(areas[torch.from_numpy(present)].mean())
+    areas = [roc_auc_score(targets == number, probabilities[:, number]) for number in np.flatnonzero(present)]
+    return float(np.mean(areas))
 
 
 def _per_class(confusion: np.ndarray) -> list[dict[str, float | None]]:

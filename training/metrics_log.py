@@ -4,10 +4,12 @@ import json
 import math
 import os
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING
 
 from marquee.training.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricsLog:
@@ -20,7 +22,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path | None, upto: int) -> None:
         self._path = folder / "metrics.jsonl" if folder else None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=upto + 1) if folder else None
+        self._board = _board(folder, upto + 1) if folder else None
         if self._path is not None and self._path.exists():
             kept = [line for line in self._path.read_text("utf-8").splitlines() if _epoch_of(line) <= upto]
             write_atomic(self._path, "".join(line + "\n" for line in kept))
@@ -41,6 +43,12 @@ class MetricsLog:
         """Ends the TensorBoard file."""
         if self._board is not None:
             self._board.close()
+
+
+def _board(folder: Path, purge_step: int) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
 
 def _epoch_of(line: str) -> float:

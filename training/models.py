@@ -3,15 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-import timm
 import torch
-from timm.data.config import resolve_model_data_config
-from timm.models import adapt_input_conv
 from torch import nn
 
-import marquee.training.architectures  # noqa: F401 - registers them
 from marquee.handlers.spec import BUNDLE_FOLDER, read_spec
 from marquee.training.config import ImageConfig, LoopConfig, ModelConfig
 from marquee.training.errors import TrainingError
@@ -20,6 +17,19 @@ from marquee.training.pretrained import find_run, load_state_dict
 
 _HEAD_DEVIATION = 0.01
 """Of a classifier's first weights: whatever the features, its first answers are nearly the same for all classes."""
+
+
+def architectures() -> ModuleType:
+    """timm, with the project's own architectures registered.
+
+    It imports all of its architectures and, by way of torchvision, ``torch._dynamo``: half of the time that importing
+    everything takes, and a bundle is evaluated and served without it.
+    """
+    import timm
+
+    import marquee.training.architectures  # noqa: F401 - registers them
+
+    return timm
 
 
 class Classifier(nn.Module):
@@ -87,6 +97,7 @@ class PretrainedInput:
 
 def check_model(model: ModelConfig) -> None:
     """Raises TrainingError for an architecture or weights that cannot be had, before any work is done for them."""
+    timm = architectures()
     if not timm.is_model(model.arch):
         near = difflib.get_close_matches(model.arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -99,7 +110,7 @@ def check_model(model: ModelConfig) -> None:
 
 def check_resizing(model: ModelConfig, loop: LoopConfig) -> None:
     """Raises TrainingError where images of growing sizes are wanted from an architecture that takes one size only."""
-    default = timm.get_pretrained_cfg(model.arch)
+    default = architectures().get_pretrained_cfg(model.arch)
     if loop.progressive_resizing < 1 and default is not None and default.fixed_input_size:
         raise TrainingError(
             f"--loop.progressive-resizing {loop.progressive_resizing:g}: {model.arch} takes images of one size only; "
@@ -124,6 +135,7 @@ def create_backbone(
         TrainingError: the architecture is unknown, or the weights cannot be had or do not fit it.
     """
     check_model(model)
+    timm = architectures()
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": model.dropout}
     if model.drop_path:
         options["drop_path_rate"] = model.drop_path
@@ -178,7 +190,7 @@ def pretrained_input(model: ModelConfig, backbone: nn.Module, channels: int) -> 
             interpolation=image.interpolation,
             crop_pct=image.crop / image.resize,
         )
-    config: dict[str, Any] = resolve_model_data_config(backbone)  # type: ignore[no-untyped-call]
+    config: dict[str, Any] = architectures().data.resolve_model_data_config(backbone)
     return PretrainedInput(
         mean=_for_channels(config["mean"], channels),
         std=_for_channels(config["std"], channels),
@@ -208,6 +220,7 @@ def _load_weights(
 
     timm's own loading takes any file and leaves out what does not fit, which trains from scratch without a word.
     """
+    timm = architectures()
     config = timm.get_pretrained_cfg(model.arch)
     heads, stems = (_names(getattr(config, name, None)) for name in ("classifier", "first_conv"))
     own = backbone.state_dict()
@@ -216,7 +229,9 @@ def _load_weights(
         module = key.rpartition(".")[0]
         if module in stems and key.endswith(".weight") and key in own and value.shape[1] != own[key].shape[1]:
             # Sums or repeats the colour filters; timm wants three to begin with.
-            value = adapt_input_conv(channels, value.expand(-1, 3, -1, -1) / 3 if value.shape[1] == 1 else value)
+            value = timm.models.adapt_input_conv(
+                channels, value.expand(-1, 3, -1, -1) / 3 if value.shape[1] == 1 else value
+            )
         if module not in heads or (keep_head and key in own and value.shape == own[key].shape):
             fitted[key] = value
     try:

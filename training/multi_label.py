@@ -3,10 +3,8 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
-from marquee.training.metrics import rates, reliability
+from marquee.training.metrics import accuracy_interval, calibration_error, rates, reliability
 
 
 def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
@@ -25,14 +23,13 @@ def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray, threshol
     """
     truth, predicted = targets > 0.5, probabilities >= threshold
     whole = int((truth == predicted).all(axis=1).sum())
-    interval = binomtest(whole, len(targets)).proportion_ci(method="wilson")
     columns = zip(truth.T, predicted.T, probabilities.T, strict=True)
     per_class = [_measure_label(*column) for column in columns]
     of_truth = np.where(truth, probabilities, 1 - probabilities)
     return {
         "images": len(targets),
         "accuracy": whole / len(targets),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "accuracy_interval": accuracy_interval(whole, len(targets)),
         "f1_micro": rates(int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum()))["f1"],
         "f1_macro": _mean([row["f1"] for row in per_class]),
         "mean_average_precision": _mean([row["average_precision"] for row in per_class]),
@@ -50,11 +47,10 @@ def multi_label_confidence_metrics(
     """``nll`` and ``ece`` of :func:`multi_label_metrics`, which take no time to speak of."""
     truth, predicted = targets > 0.5, probabilities >= threshold
     of_truth = np.where(truth, probabilities, 1 - probabilities)
-    bins = _reliability(probabilities, truth, predicted)
     return {
         # A probability of exactly 0 would make one label's loss infinite and hide all others.
         "nll": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
-        "ece": sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / truth.size,
+        "ece": calibration_error(_reliability(probabilities, truth, predicted)),
     }
 
 
@@ -66,6 +62,8 @@ def _reliability(probabilities: np.ndarray, truth: np.ndarray, predicted: np.nda
 
 def _measure_label(truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
     """One label on all images; None where a measure needs images with and without it."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second to import
+
     both = bool(truth.any() and not truth.all())
     return {
         **rates(int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())),

@@ -3,13 +3,6 @@
 from typing import Any
 
 import torch
-from timm.optim import (  # type: ignore[attr-defined]
-    create_optimizer_v2,
-    get_optimizer_info,
-    list_optimizers,
-    param_groups_layer_decay,
-    param_groups_weight_decay,
-)
 from torch import nn
 
 from marquee.training.config import OptimizerConfig
@@ -21,6 +14,8 @@ _FUSED = ("adam", "adamw", "sgd")
 
 def check_optimizer(config: OptimizerConfig) -> None:
     """Raises TrainingError for a name that timm.optim does not have, before any work is done for it."""
+    from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]  # takes seconds to import
+
     # Second-order ones want a graph of the gradients, which the loop does not make.
     if config.name not in list_optimizers() or get_optimizer_info(config.name).second_order:
         raise TrainingError(
@@ -35,6 +30,8 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.de
     Raises:
         TrainingError: the name is unknown, or its library is not installed.
     """
+    from timm.optim import create_optimizer_v2, get_optimizer_info  # type: ignore[attr-defined]
+
     check_optimizer(config)
     info = get_optimizer_info(config.name)
     options: dict[str, Any] = {}
@@ -62,6 +59,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
     Biases, norms and whatever the architecture exempts get no weight decay.
     """
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
+
     backbone = getattr(model, "backbone", model)
     exempt: set[str] = getattr(backbone, "no_weight_decay", set)()
     if config.layer_decay < 1:

@@ -34,9 +34,7 @@ from marquee.training.advice import advise
 from marquee.training.assemble import CACHE_FOLDER, build_caches, build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from marquee.training.config import RunConfig
-from marquee.training.data.loading import (
-    resolve_workers,
-)
+from marquee.training.data.loading import resolve_workers
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.device import resolve_device, resolve_precision
 from marquee.training.distributed import World, joined
@@ -47,15 +45,10 @@ from marquee.training.export import export_bundle
 from marquee.training.files import write_atomic, write_json
 from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, out_of_patience
 from marquee.training.metrics_log import MetricsLog
-from marquee.training.models import (
-    Classifier,
-    check_model,
-    check_resizing,
-)
+from marquee.training.models import Classifier, check_model, check_resizing
 from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
-from marquee.training.report import write_model_card, write_report
 
 EVALUATION_FILE = "evaluation.json"
 _REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
@@ -201,6 +194,8 @@ def _finish(
     result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
     write_json(out / EVALUATION_FILE, result)
     shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
+    from marquee.training.report import write_model_card, write_report  # matplotlib: none is drawn before this
+
     progress.say("writing the report")
     write_report(out)
     write_model_card(out)

@@ -42,7 +42,7 @@ class Meter:
         self._space, self._archive, self._entering, self._bodies = space, archive, server, bodies
         self._clients, self._seconds, self._device = clients, seconds, device
         self._server: PrivateServer | None = None
-        self._loaded: dict[str, Endpoint] = {}
+        self._loaded: dict[Point, Endpoint] = {}
         self._processes: InProcess | None = None
         self._stack = ExitStack()
 
@@ -87,9 +87,9 @@ class Meter:
 
     def _stay(self, point: Point) -> Endpoint:
         """Where a finalist is served; all of them stay loaded, so that measuring in turn costs no start."""
-        if point.key not in self._loaded:
-            self._loaded[point.key] = self._stack.enter_context(self._model(point))
-        return self._loaded[point.key]
+        if point not in self._loaded:
+            self._loaded[point] = self._stack.enter_context(self._model(point))
+        return self._loaded[point]
 
     def _model(self, point: Point) -> AbstractContextManager[Endpoint]:
         if self._server is None:

@@ -1,12 +1,10 @@
 """The search: one setting after the other with short measurements, then the best against each other, interleaved.
 
-It knows no server. What it measures with is a function, and the same measurements give the same search: that is how a
-search goes on after a kill, from the journal of what was measured.
+It knows no server: what it measures with is a function.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from marquee.serving.tuning.result import Goal, Measured, Slice
 from marquee.serving.tuning.space import Dimension, Point, Space
@@ -17,11 +15,8 @@ FINALISTS = 3
 ROUNDS = 3
 
 
-class Measure(Protocol):
-    """Measures points in turn: A, B, C, then A, B, C again."""
-
-    def __call__(self, points: Sequence[Point], final: bool) -> list[Slice]:
-        """One slice a point, in their order; ``final`` ones are longer, and are made again in every round."""
+Measure = Callable[[Point, bool], Slice]
+"""One slice of a point; those of the final (True) are longer."""
 
 
 @dataclass
@@ -53,7 +48,7 @@ def search(
     Args:
         space: of all points.
         start: where to begin; it takes part in the final.
-        measure: see :class:`Measure`.
+        measure: see :data:`Measure`.
         goal: what is better.
         has_time: whether there is time for another point of the sweep, or (True) for another round of the final.
         say: told about steps.
@@ -76,7 +71,7 @@ class _Sweep:
     """One dimension after the other, until none brings anything any more."""
 
     def __init__(self, space: Space, measure: Measure, goal: Goal, has_time: Callable[[bool], bool]) -> None:
-        self.seen: dict[str, Measured] = {}
+        self.seen: dict[Point, Measured] = {}
         self.cut_short = False
         self._space, self._measure, self._goal, self._has_time = space, measure, goal, has_time
 
@@ -97,7 +92,7 @@ class _Sweep:
         for path in dimension.paths(origin[dimension.name]):
             for value in path:
                 point = self._space.within_cores(origin.having(dimension.name, value))
-                if point.key not in self.seen and not self._has_time(False):
+                if point not in self.seen and not self._has_time(False):
                     self.cut_short = True
                     return best
                 tried = self._try(point)
@@ -107,10 +102,9 @@ class _Sweep:
         return best
 
     def _try(self, point: Point) -> Measured:
-        if point.key not in self.seen:
-            (measured,) = self._measure([point], False)
-            self.seen[point.key] = Measured(point=point, slices=(measured,))
-        return self.seen[point.key]
+        if point not in self.seen:
+            self.seen[point] = Measured(point=point, slices=(self._measure(point, False),))
+        return self.seen[point]
 
 
 def _finalists(swept: Sequence[Measured], best: Measured, goal: Goal) -> list[Point]:
@@ -126,7 +120,7 @@ def _finalists(swept: Sequence[Measured], best: Measured, goal: Goal) -> list[Po
 def _final(points: Sequence[Point], measure: Measure, has_time: Callable[[bool], bool]) -> list[Measured]:
     rounds: list[list[Slice]] = []
     while len(rounds) < ROUNDS and (not rounds or has_time(True)):
-        rounds.append(measure(points, True))
+        rounds.append([measure(point, True) for point in points])
     return [
         Measured(point=point, slices=slices) for point, slices in zip(points, zip(*rounds, strict=True), strict=True)
     ]

@@ -4,7 +4,6 @@ To search another key of ``model-config.yaml``, add a :class:`Dimension`, and wh
 :func:`space_of`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +52,6 @@ class Point:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.values)
-
-    @property
-    def key(self) -> str:
-        """Equal for equal points, whatever the order of their dimensions."""
-        return json.dumps(self.to_dict(), sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)

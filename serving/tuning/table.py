@@ -3,6 +3,7 @@
 from typing import Any
 
 from marquee.serving.tuning.result import Measured, frontier
+from marquee.serving.tuning.space import Point
 from marquee.serving.tuning.tune import Tuned
 
 
@@ -10,7 +11,7 @@ def table(tuned: Tuned) -> str:
     """Every setting that was tried, the final, and the frontier."""
     found = tuned.found
     names = list(found.start.point.to_dict())
-    marks = {found.best.point.key: "*"}
+    marks = {found.best.point: "*"}
     head = f"  {'variant':<16}" + "".join(f"{name:>9}" for name in names[1:]) + _HEAD
     lines = [head, *(_row(one, marks) for one in found.swept)]
     if found.finals:
@@ -19,7 +20,7 @@ def table(tuned: Tuned) -> str:
     lines += ["frontier, throughput against p99", *(_row(one, marks) for one in on_frontier)]
     lines += [f"left out: {name}: {reason}" for name, reason in tuned.left_out.items()]
     if not found.complete:
-        lines.append("the time ended before the search did; the same command goes on (with more --minutes)")
+        lines.append("the time ended before the search did; more --minutes may find better settings")
     return "\n".join(lines)
 
 
@@ -28,13 +29,13 @@ _HEAD = f"{'answers/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
 
 def _latest(tuned: Tuned) -> list[Measured]:
     """Every point once, as the final measured it where it took part."""
-    finals = {one.point.key: one for one in tuned.found.finals}
-    return [finals.get(one.point.key, one) for one in tuned.found.swept]
+    finals = {one.point: one for one in tuned.found.finals}
+    return [finals.get(one.point, one) for one in tuned.found.swept]
 
 
-def _row(measured: Measured, marks: dict[str, str]) -> str:
+def _row(measured: Measured, marks: dict[Point, str]) -> str:
     first, *rest = measured.point.to_dict().values()
-    row = f"{marks.get(measured.point.key, ' ')} {first:<16}" + "".join(f"{value:>9}" for value in rest)
+    row = f"{marks.get(measured.point, ' ')} {first:<16}" + "".join(f"{value:>9}" for value in rest)
     if measured.failure:
         return f"{row}  {measured.failure}"
     figures = (measured.throughput, measured.p50_ms, measured.p95_ms, measured.p99_ms)
@@ -86,7 +87,6 @@ def to_document(tuned: Tuned) -> dict[str, Any]:
         "finals": [_entry(one) for one in found.finals],
         "frontier": [_entry(one) for one in frontier(_latest(tuned))],
         "left_out": tuned.left_out,
-        "journal": str(tuned.journal),
         **({} if tuned.met else {"error": refusal(tuned)}),
     }
 

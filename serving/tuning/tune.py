@@ -14,12 +14,10 @@ from marquee.serving.archive import check_archive
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import read_model_config, update_model_config
 from marquee.serving.tuning.config import TuneConfig
-from marquee.serving.tuning.journal import Journal, journal_key
 from marquee.serving.tuning.material import Material, read_material
 from marquee.serving.tuning.meter import FINAL_FACTOR, Meter
 from marquee.serving.tuning.private import private_server
-from marquee.serving.tuning.recorder import Recorder
-from marquee.serving.tuning.result import Goal, Measured
+from marquee.serving.tuning.result import Goal, Measured, Slice
 from marquee.serving.tuning.search import FINALISTS, ROUNDS, Found, search
 from marquee.serving.tuning.space import Point, Space, Value, space_of
 
@@ -44,7 +42,6 @@ class Tuned:
     found: Found
     left_out: dict[str, str]
     """Variant -> why it was not tried."""
-    journal: Path
     changes: dict[str, Value]
     """Keys of ``model-config.yaml`` for the best settings; none when no settings meet the goal."""
     in_process: tuple[tuple[float, float], ...]
@@ -67,11 +64,9 @@ def tune(
     config: TuneConfig,
     *,
     server_config: Path,
-    out: Path,
     images: Path | None = None,
     device: str = "cpu",
     write: bool = True,
-    fresh: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuned:
     """Finds the settings of an archive that answer the most requests on this machine, and writes them into it.
@@ -80,11 +75,9 @@ def tune(
         archive: a ``.mar``.
         config: what to look for.
         server_config: TorchServe settings that will serve it.
-        out: folder of the journal, ``NAME.tuning.jsonl``.
         images: a folder of image files to ask about; None: those that travel in the archive.
         device: where it is served: ``cpu``, ``cuda:0``.
         write: whether to change the archive.
-        fresh: forget what earlier calls measured.
         say: told about it.
 
     Raises:
@@ -96,24 +89,20 @@ def tune(
     before = read_model_config(archive)
     space, start = space_of(before, material.variants, this_host().cores, config.clients)
     goal = Goal(p99_ms=config.p99_ms)
-    path, state = out / f"{archive.stem}.tuning.jsonl", out / f".{archive.stem}.tuning"
-    with _alone(path), ExitStack() as stack:
-        if fresh:
-            path.write_bytes(b"")
-        load = {"clients": config.clients, "seconds": config.seconds}
-        journal = Journal(path, journal_key(archive, space, before, server_config, load, material.bodies))
-        if len(journal):
-            say(f"going on: {len(journal)} measurements are in {path}")
+    state = archive.with_name(f".{archive.stem}.tuning")
+    with _alone(state), ExitStack() as stack:
         server = private_server(archive, server_config, state, material.bodies, config.clients, say=say)
         meter = stack.enter_context(
             Meter(space, archive, server, material.bodies, config.clients, config.seconds, device)
         )
-        recorder = Recorder(journal, meter.take, say)
-        found = search(space, start, recorder, goal, _clock(began, config), say)
+
+        def measure(point: Point, final: bool) -> Slice:
+            return _told(say, "final" if final else "short", point, meter.take(point, final))
+
+        found = search(space, start, measure, goal, _clock(began, config), say)
         met = goal.meets(found.best)
         changes = _changes(found, space, before, material, goal, config.clients) if met else {}
-        compared = _compare(recorder, meter, found.best.point) if met else []
-    shutil.rmtree(state, ignore_errors=True)
+        compared = _compare(meter, found.best.point, say) if met else []
     if changes and write:
         update_model_config(archive, changes)
     return Tuned(
@@ -121,7 +110,6 @@ def tune(
         goal=goal,
         found=found,
         left_out=material.left_out,
-        journal=path,
         changes=changes,
         in_process=tuple(compared),
         written=bool(changes) and write,
@@ -145,12 +133,18 @@ def queue_size(best: Measured, goal: Goal, clients: int) -> int:
     return max(clients, round(best.throughput * seconds / _SPREAD) - held)
 
 
-def _compare(recorder: Recorder, meter: Meter, point: Point) -> list[tuple[float, float]]:
+def _told(say: Callable[[str], None], stage: str, point: Point, measured: Slice) -> Slice:
+    latency = f", p99 {measured.p99_ms:.1f} ms" if measured.p99_ms else ""
+    say(f"{stage}: {point}: {measured.failure or f'{measured.throughput:.1f} answers/s{latency}'}")
+    return measured
+
+
+def _compare(meter: Meter, point: Point, say: Callable[[str], None]) -> list[tuple[float, float]]:
     """Throughput behind the server and in process, images a second, one after the other in each round."""
     found = []
     for number in range(1, _LIMIT_ROUNDS + 1):
-        served = recorder.keep(point, f"served {number}", lambda: meter.take(point, True))
-        alone = recorder.keep(point, f"in process {number}", lambda: meter.take_in_process(point))
+        served = _told(say, f"served {number}", point, meter.take(point, True))
+        alone = _told(say, f"in process {number}", point, meter.take_in_process(point))
         found.append((served.throughput, alone.throughput))
     return found
 
@@ -177,12 +171,14 @@ def _clock(began: float, config: TuneConfig) -> Callable[[bool], bool]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(state: Path) -> Iterator[None]:
     """Two calls at once would measure each other; a killed one holds no lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    state.mkdir(exist_ok=True)
+    path = state / "lock"
     with open(path, "ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OperationError(f"{path}: another marquee tune is at work on this archive; wait for it") from error
         yield
+        shutil.rmtree(state, ignore_errors=True)  # after an error its logs stay

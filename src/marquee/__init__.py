@@ -5,7 +5,7 @@
 >>> predictor.predict(["seven.png"])[0].label
 '7'
 
-``train``, ``load``, ``package``, ``serve`` and ``Client`` are the whole way in Python; the command
+``train``, ``evaluate``, ``load``, ``package``, ``serve`` and ``Client`` are the whole way in Python; the command
 ``marquee`` is the same in a shell. Nothing heavy is imported before it is used.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from marquee.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from marquee.api import load, package, serve, train
+    from marquee.api import evaluate, load, package, serve, train
     from marquee.handlers.errors import BundleError, InputError, ServingError
     from marquee.handlers.predictor import Prediction, Predictor
     from marquee.serving.client import Answer, Client
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 limit_spinning()
 
 _HOMES = {
-    "marquee.api": ("load", "package", "serve", "train"),
+    "marquee.api": ("evaluate", "load", "package", "serve", "train"),
     "marquee.handlers.errors": ("BundleError", "InputError", "ServingError"),
     "marquee.handlers.predictor": ("Prediction", "Predictor"),
     "marquee.serving.client": ("Answer", "Client"),
@@ -49,6 +49,7 @@ __all__ = [
     "Service",
     "ServingError",
     "TrainingError",
+    "evaluate",
     "load",
     "package",
     "serve",

@@ -88,6 +88,42 @@ def load(source: str | Path, *, device: str = "cpu", variant: str | None = None)
     return predictor
 
 
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    *,
+    device: str = "cpu",
+    variant: str | None = None,
+    seen: bool = False,
+) -> dict[str, Any]:
+    """Measures a run's bundle on a data set, through the preprocessing and the program that are served.
+
+    >>> round(marquee.evaluate("runs/digits", "digits")["accuracy"], 1)
+    1.0
+
+    Args:
+        run: a run folder, or a bundle.
+        data: as for :func:`train`. Where it names a test split, that one is measured.
+        device: as for :func:`load`.
+        variant: as for :func:`load`.
+        seen: measure images, too, that the run was trained on or chosen by.
+
+    Returns:
+        ``accuracy``, ``balanced_accuracy``, ``auroc``, ``nll``, ``brier``, ``ece``, ``confusion_matrix``,
+        ``per_class`` and more.
+
+    Raises:
+        TrainingError: the data cannot be used, or nothing of it is new to the run.
+        OperationError: there is no bundle in ``run``.
+    """
+    from marquee.handlers.predictor import Predictor
+    from marquee.serving.archive import find_bundle
+    from marquee.training import evaluation
+
+    bundle = find_bundle(Path(run))
+    return evaluation.evaluate(Predictor.load(bundle, device, variant), bundle, Path(data), seen=seen).metrics
+
+
 def package(
     run: str | Path, name: str, *, version: str = "1.0", store: str | Path = "model_store", variant: str = "auto"
 ) -> Path:

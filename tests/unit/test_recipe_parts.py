@@ -15,7 +15,7 @@ from marquee.training.data.mixing import Mixing
 from marquee.training.ema import WeightAverage
 from marquee.training.errors import CheckpointError, TrainingError
 from marquee.training.losses import create_loss, one_logit
-from marquee.training.models import Classifier, create_backbone
+from marquee.training.models import Classifier, architectures, create_backbone
 from marquee.training.optim import create_optimizer, parameter_groups, set_learning_rate
 from marquee.training.schedules import learning_rate
 from marquee.training.seeding import local_seed
@@ -191,7 +191,7 @@ class TestOptimizers:
 
     @pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "resnet9_w32"])
     def test_rates_fall_from_layer_to_layer(self, arch):
-        backbone = timm.create_model(arch, num_classes=3)
+        backbone = architectures().create_model(arch, num_classes=3)
         model = Classifier(backbone, (0.5,) * 3, (0.5,) * 3)
         config = OptimizerConfig(lr=1.0, layer_decay=0.5)
         optimizer = create_optimizer(model, config, torch.device("cpu"))

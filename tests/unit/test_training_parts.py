@@ -448,6 +448,18 @@ class TestMetrics:
         # Each image has a bin of its own: |1 - 0.9|, |1 - 0.6|, |1 - 0.8|, |0 - 0.7|, each weighing 1/4.
         assert metrics["ece"] == pytest.approx((0.1 + 0.4 + 0.2 + 0.7) / 4)
 
+    def test_certain_ones_share_the_last_bin(self):
+        """Confidences of 1 and 0.95 lie in one bin: on average 0.975 sure, and half right."""
+        metrics = classification_metrics(np.array([[1.0, 0.0], [0.95, 0.05]]), np.array([0, 1]))
+        assert [row["count"] for row in metrics["reliability"]] == [2]
+        assert metrics["ece"] == pytest.approx(0.975 - 0.5)
+
+    def test_auroc_counts_ties_as_a_half(self):
+        """Of the four pairs of a 1 and a 0, two are in order and two are level: 3 of 4; one class alone has none."""
+        probabilities = np.array([[0.2, 0.8], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+        assert classification_metrics(probabilities, np.array([1, 1, 0, 0]))["auroc"] == pytest.approx(3 / 4)
+        assert classification_metrics(probabilities, np.array([1, 1, 1, 1]))["auroc"] is None
+
     def test_certain_and_wrong_is_finite(self):
         assert math.isfinite(classification_metrics(np.array([[1.0, 0.0]]), np.array([1]))["nll"])
 

@@ -1,4 +1,4 @@
-"""The parts of tuning: space, search and journal with a measuring function of the test; load on a small real server."""
+"""The parts of tuning: space and search with a measuring function of the test; load on a small real server."""
 
 import asyncio
 import threading
@@ -15,10 +15,8 @@ from marquee.serving.archive import open_archive, replace_spec
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import read_model_config, update_model_config
 from marquee.serving.tuning.config import TuneConfig
-from marquee.serving.tuning.journal import Journal, journal_key
 from marquee.serving.tuning.load import Endpoint, closed_loop, open_loop
 from marquee.serving.tuning.material import read_material
-from marquee.serving.tuning.recorder import Recorder
 from marquee.serving.tuning.result import Goal, Measured, Slice, frontier
 from marquee.serving.tuning.search import FINALISTS, ROUNDS, search
 from marquee.serving.tuning.space import Point, space_of
@@ -42,9 +40,9 @@ class Machine:
         self.short: list[Point] = []
         self.final: list[Point] = []
 
-    def __call__(self, points, final):
-        (self.final if final else self.short).extend(points)
-        return [measured(point, self.throughput(point), self.p99(point)).slices[0] for point in points]
+    def __call__(self, point, final):
+        (self.final if final else self.short).append(point)
+        return measured(point, self.throughput(point), self.p99(point)).slices[0]
 
 
 def always(final):
@@ -94,7 +92,7 @@ class TestSearch:
         found = search(space, start, machine, Goal(), always)
         assert found.best.point.to_dict() == best
         assert found.complete
-        assert len(machine.short) == len({point.key for point in machine.short}) < 25
+        assert len(machine.short) == len(set(machine.short)) < 25
         assert len(machine.final) == FINALISTS * ROUNDS
         # In turn, the start among them.
         assert machine.final[:FINALISTS] == machine.final[FINALISTS : 2 * FINALISTS]
@@ -115,11 +113,9 @@ class TestSearch:
         assert found.best.point["batch"] == 1
 
     def test_settings_that_lose_requests_never_win(self):
-        def measure(points, final):
-            return [
-                measured(point, 9999, errors=3).slices[0] if point["workers"] > 1 else measured(point, 10).slices[0]
-                for point in points
-            ]
+        def measure(point, final):
+            figures = measured(point, 9999, errors=3) if point["workers"] > 1 else measured(point, 10)
+            return figures.slices[0]
 
         space, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
         found = search(space, start, measure, Goal(), always)
@@ -133,11 +129,8 @@ class TestSearch:
         assert {one.point["batch"] for one in swept} == {4, 8, 16}
 
     def test_a_start_that_cannot_be_served_is_left_behind(self):
-        def measure(points, final):
-            return [
-                Slice(failure="damaged") if point["variant"] == "int8" else measured(point, 10).slices[0]
-                for point in points
-            ]
+        def measure(point, final):
+            return Slice(failure="damaged") if point["variant"] == "int8" else measured(point, 10).slices[0]
 
         space, start = space_of(CONFIG, ["int8", "fp32"], cores=1, clients=4)
         found = search(space, start, measure, Goal(), always)
@@ -177,71 +170,6 @@ def test_bad_wishes_name_the_option(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name.replace("_", "-")):
         TuneConfig(**wrong)
-
-
-class TestJournal:
-    def test_a_search_goes_on_from_it(self, tmp_path):
-        """Cut at any measurement, the second call measures only what is missing and finds the same."""
-        space, start = space_of(CONFIG, ["fp32", "int8"], cores=4, clients=16)
-
-        def throughput(point):
-            return 10.0 * point["batch"] / (1 + abs(point["workers"] - 2)) + (point["variant"] == "int8")
-
-        def killed_after(path, slices):
-            machine = Machine(throughput)
-
-            def take(point, final):
-                if len(machine.short) + len(machine.final) == slices:
-                    raise KeyboardInterrupt
-                return machine([point], final)[0]
-
-            found = search(space, start, Recorder(Journal(path, "key"), take), Goal(), always)
-            return found.best.point, machine
-
-        expected, whole = killed_after(tmp_path / "whole.jsonl", -1)
-        total = len(whole.short) + len(whole.final)
-        for cut in range(total):
-            path = tmp_path / f"{cut}.jsonl"
-            with pytest.raises(KeyboardInterrupt):
-                killed_after(path, cut)
-            assert len(Journal(path, "key")) == cut
-            found, rest = killed_after(path, -1)
-            assert found == expected
-            assert len(rest.short) + len(rest.final) == total - cut
-
-    def test_half_a_line_is_passed_over_and_swallows_nothing(self, tmp_path):
-        path = tmp_path / "j.jsonl"
-        _, start = space_of(CONFIG, ["fp32"], cores=4, clients=16)
-        journal = Journal(path, "key")
-        journal.append(start, "short", measured(start, 5.0).slices[0])
-        with open(path, "ab") as stream:
-            stream.write(b'{"key": "key", "stage": "sho')
-        journal = Journal(path, "key")
-        journal.append(start, "final 0", Slice(failure="no memory"))
-        again = Journal(path, "key")
-        assert again.find(start, "short").throughput == 5.0
-        assert again.find(start, "final 0") == Slice(failure="no memory")
-        assert len(Journal(path, "another")) == 0
-
-    def test_the_key_is_of_the_archive_but_not_of_what_tuning_writes(self, store, tmp_path):
-        archive = tmp_path / "digits.mar"
-        archive.write_bytes((store / "digits.mar").read_bytes())
-        server_config = tmp_path / "config.properties"
-        server_config.write_text("a=1\n")
-        space, _ = space_of(CONFIG, ["fp32"], cores=2, clients=16)
-
-        def key(**load):
-            return journal_key(archive, space, read_model_config(archive), server_config, load, [b"image"])
-
-        before = key(clients=16)
-        update_model_config(archive, {"minWorkers": 2, "maxWorkers": 2, "jobQueueSize": 50})
-        assert key(clients=16) == before
-        assert key(clients=8) != before
-        update_model_config(archive, {"somethingElse": 1})
-        assert key(clients=16) != before
-        update_model_config(archive, {"somethingElse": 1})
-        server_config.write_text("a=2\n")
-        assert key(clients=16) != before
 
 
 class TestModelConfig:
@@ -422,7 +350,7 @@ class TestVariants:
 
 
 def test_an_absent_archive_and_an_empty_folder(tmp_path, store):
-    options = {"server_config": tmp_path / "config.properties", "out": tmp_path}
+    options = {"server_config": tmp_path / "config.properties"}
     with pytest.raises(OperationError, match=r"absent\.mar: not found"):
         tune(tmp_path / "absent.mar", TuneConfig(), **options)
     (tmp_path / "images").mkdir()
@@ -431,4 +359,4 @@ def test_an_absent_archive_and_an_empty_folder(tmp_path, store):
     with pytest.raises(OperationError, match="no image in it can be read"):
         tune(store / "digits.mar", TuneConfig(), images=tmp_path / "images", say=said.append, **options)
     assert "a.png" in said[0]
-    assert not list(tmp_path.glob("*.jsonl"))
+    assert not (store / ".digits.tuning").exists()

@@ -5,13 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
 
 from marquee.handlers.images import prepare
 from marquee.handlers.spec import ImageSpec
 from marquee.training.config import AugmentConfig
-
-_MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
 class Augmentation:
@@ -26,16 +23,19 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> None:
+        from torchvision.transforms import v2  # takes seconds to import, and only training needs it
+
         self._spec = spec
         self.short_side = crop_source(config, spec)
         """See :func:`crop_source`."""
+        self._to_tensor = v2.functional.pil_to_tensor
         self._crop = _random_crop(config, spec)
         self._vary = v2.Compose(_variations(config, spec, fill) or [v2.Identity()])
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """A Pillow image, as :func:`marquee.handlers.images.decode` gives -> uint8 (crop, crop, channels)."""
         # A random crop works on the Pillow image: its filter is the one that serving resizes with.
-        pixels = v2.functional.pil_to_tensor(self._crop(image)) if self._crop else self._as_served(image)
+        pixels = self._to_tensor(self._crop(image)) if self._crop else self._as_served(image)
         varied: torch.Tensor = self._vary(pixels)
         return varied.permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
 
@@ -54,6 +54,8 @@ def crop_source(config: AugmentConfig, spec: ImageSpec) -> int | None:
 
 
 def _variations(config: AugmentConfig, spec: ImageSpec, fill: Sequence[float]) -> list[torch.nn.Module]:
+    from torchvision.transforms import InterpolationMode, v2
+
     steps: list[torch.nn.Module] = []
     if config.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
@@ -87,12 +89,15 @@ def _levels(fill: Sequence[float]) -> list[int]:
     return [round(value * 255) for value in fill]
 
 
-def _random_crop(config: AugmentConfig, spec: ImageSpec) -> v2.RandomResizedCrop | None:
+def _random_crop(config: AugmentConfig, spec: ImageSpec) -> torch.nn.Module | None:
+    from torchvision.transforms import InterpolationMode, v2
+
     if config.crop_scale >= 1:
         return None
-    return v2.RandomResizedCrop(
+    crop: torch.nn.Module = v2.RandomResizedCrop(
         spec.crop,
         scale=(config.crop_scale, 1.0),
         ratio=(1 / config.crop_ratio, config.crop_ratio),
-        interpolation=_MODES[spec.interpolation],
+        interpolation=InterpolationMode(spec.interpolation),
     )
+    return crop

@@ -1,7 +1,6 @@
 """Mixup and CutMix: a step's images and labels are mixed with each other."""
 
 import torch
-from torchvision.transforms import v2
 
 from marquee.training.config import AugmentConfig
 
@@ -15,8 +14,10 @@ class Mixing:
     """
 
     def __init__(self, config: AugmentConfig, classes: int) -> None:
+        from torchvision.transforms import v2  # takes seconds to import, and only training needs it
+
         self._probability = config.mix_probability
-        self._kinds: list[v2.Transform] = []
+        self._kinds: list[torch.nn.Module] = []
         if config.mixup:
             self._kinds.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
         if config.cutmix:

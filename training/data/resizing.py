@@ -7,7 +7,6 @@ size for the last fifth, in which the network gets used to what it will be serve
 import math
 
 import torch
-from torchvision.transforms.v2 import functional
 
 from marquee.training.config import LoopConfig
 
@@ -43,6 +42,8 @@ class ProgressiveResizing:
         side = self.side(step)
         if side == self._size:
             return pixels
+        from torchvision.transforms.v2 import functional  # takes seconds to import, and few runs need it
+
         small: torch.Tensor = functional.resize(pixels.permute(0, 3, 1, 2), [side, side], antialias=True)
         return small.permute(0, 2, 3, 1)
 

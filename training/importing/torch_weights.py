@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
-import marquee.training.architectures  # noqa: F401 - registers them with timm
 from marquee.handlers.predictor import Predictor
 from marquee.training.errors import TrainingError
 from marquee.training.export import MODEL_FILE, compare_with_eager, export_program
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
 from marquee.training.importing.labels import check_count
 from marquee.training.importing.ready import ReadyModel
-from marquee.training.models import Classifier
+from marquee.training.models import Classifier, architectures
 from marquee.training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -72,6 +70,7 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
 
 
 def _check_arch(arch: str, library: str) -> None:
+    timm = architectures()
     known = timm.list_models() if library == "timm" else _torchvision_models()
     if arch in known or (library == "timm" and timm.is_model(arch)):
         return
@@ -89,7 +88,7 @@ def _torchvision_models() -> list[str]:
 def _defaults(config: ImportConfig) -> InputDefaults:
     if config.library == "torchvision":
         return _TORCHVISION
-    pretrained = timm.get_pretrained_cfg(str(config.arch))
+    pretrained = architectures().get_pretrained_cfg(str(config.arch))
     if pretrained is None:
         return InputDefaults()
     return InputDefaults(
@@ -114,6 +113,7 @@ def _create(config: ImportConfig, classes: int, size: int) -> nn.Module:
 
 def _create_timm(arch: str, classes: int, channels: int, size: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    timm = architectures()
     pretrained = timm.get_pretrained_cfg(arch)
     if pretrained is not None and pretrained.fixed_input_size:
         options["img_size"] = size

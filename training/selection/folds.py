@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.errors import DataError
@@ -27,6 +26,8 @@ def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
     Raises:
         DataError: a class has fewer images, or fewer groups, than there are folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes a second to import
+
     pool = sorted(training_pool(manifest), key=lambda record: (record.sha256, record.label, record.path))
     units = [record.group or record.sha256 for record in pool]
     labels = [record.label for record in pool]

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from marquee.handlers.schema import to_dict
@@ -152,6 +150,9 @@ def fit_logistic(
     Returns:
         Weights float64 (classes, features) and biases float64 (classes,) for plain features, and the chosen ``C``.
     """
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to import
+    from sklearn.linear_model import LogisticRegression
+
     mean, std = features.mean(axis=0), features.std(axis=0)
     std[std < 1e-8] = 1.0  # a constant feature says nothing, and dividing by its deviation would say infinity
     # Each strength starts from the one before, which lies near.

@@ -9,7 +9,6 @@ from typing import Any
 
 from marquee.handlers.schema import to_dict
 from marquee.training.files import write_atomic, write_json
-from marquee.training.selection.chart import Point, draw
 from marquee.training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
 from marquee.training.selection.statistics import Summary, summarise
 from marquee.training.selection.store import FoldResult
@@ -116,6 +115,8 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Writes ``selection.json``, ``.csv``, ``.md`` and ``.svg``."""
+        from marquee.training.selection.chart import Point, draw  # matplotlib, which nothing needs before this
+
         rows = self.rows
         points = [
             Point(row.candidate, row.mean, row.low, row.high, row.latency_ms, row.weight_mb)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -34,6 +33,8 @@ class Comparison:
 
 def summarise(accuracies: Sequence[float]) -> Summary:
     """Mean, deviation and interval of at least two folds' accuracies."""
+    from scipy import stats  # takes a second to import
+
     values = np.asarray(accuracies, dtype=np.float64)
     mean, sd = float(values.mean()), float(values.std(ddof=1))
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
@@ -48,6 +49,8 @@ def compare(candidate: Sequence[float], reference: Sequence[float]) -> Compariso
     and Bengio (Inference for the generalization error, Machine Learning 52, 2003) widen the variance of the mean from
     ``s^2 / k`` to ``(1/k + n_test/n_train) s^2``; in k-fold cross-validation ``n_test/n_train`` is ``1/(k - 1)``.
     """
+    from scipy import stats
+
     differences = np.asarray(candidate, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     k = len(differences)
     mean, variance = float(differences.mean()), float(differences.var(ddof=1))

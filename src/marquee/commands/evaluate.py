@@ -6,7 +6,6 @@ DATA has the layouts of marquee train; where it names a test split, that one is 
 that the run was trained on, or that chose its best epoch, are left out, wherever they lie: --seen measures them, too.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -58,35 +57,14 @@ def evaluate(
     with interruptible():
         from marquee.handlers.predictor import Predictor
         from marquee.serving.archive import find_bundle
-        from marquee.training.data.loading import resolve_workers
-        from marquee.training.data.scan import scan
+        from marquee.training import evaluation
         from marquee.training.device import resolve_device
-        from marquee.training.errors import DataError
-        from marquee.training.evaluation import find_familiar, measure, predict_outputs, write_predictions
-        from marquee.training.progress import Progress
-    progress = Progress()
     bundle = find_bundle(run_folder)
     predictor = Predictor.load(bundle, str(resolve_device(device)), None if variant == "auto" else variant)
-    manifest, rejected = scan(data, predictor.spec.image.max_pixels, progress)
-    candidates = manifest.split("test") or list(manifest.records)
-    familiar = find_familiar(bundle, candidates)
-    records = candidates if seen or familiar is None else list(familiar.unseen)
-    if not records:
-        raise DataError(
-            f"{data}: the run has seen all {len(candidates)} images of it, in training or in choosing its best epoch; "
-            "name images that are new to it, or measure these with --seen"
-        )
-    outputs = predict_outputs(predictor, records, resolve_workers(-1, len(records)), progress, tta)
-    metrics = {
-        **measure(predictor, records, outputs),
-        "tta": tta,
-        "variant": predictor.variant.name,
-        "seen": None if familiar is None else {"train": familiar.train, "val": familiar.val, "measured": seen},
-        "left_out": [dataclasses.asdict(item) for item in rejected],
-    }
+    measured = evaluation.evaluate(predictor, bundle, data, seen=seen, tta=tta)
     if predictions is not None:
-        write_predictions(predictions, predictor, records, outputs)
-    _print(metrics, predictor.spec.labels, as_json=json)
+        evaluation.write_predictions(predictions, predictor, measured.records, measured.outputs)
+    _print(measured.metrics, predictor.spec.labels, as_json=json)
 
 
 def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> None:

@@ -52,7 +52,6 @@ def main() -> None:
         from marquee.training.optimize.optimize import optimize
         from marquee.training.optimize.table import table
         from marquee.training.progress import Progress
-        from marquee.training.report import write_model_card, write_report
     device = resolve_device(arguments.device).type
     if arguments.on_host is not None:
         result = _on_host(arguments.on_host, arguments.optimize, device)
@@ -60,6 +59,8 @@ def main() -> None:
     elif arguments.run_folder is not None:
         result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
         if (arguments.run_folder / _EVALUATION).is_file():
+            from marquee.training.report import write_model_card, write_report
+
             write_report(arguments.run_folder)
             write_model_card(arguments.run_folder)
         following = f"next: {hints.command('package', arguments.run_folder, '--name', 'NAME')}"

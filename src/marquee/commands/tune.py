@@ -1,7 +1,6 @@
 """Find the workers, threads, batches and variant of an archive that answer the most requests on this machine.
 
-Measures with real requests on a private server, and writes the best settings into the archive. Stopped in the middle,
-the same command goes on.
+Measures with real requests on a private server, and writes the best settings into the archive.
 
 Example: marquee tune photos --p99-ms 200
 """
@@ -36,14 +35,10 @@ class Arguments:
     """Folder of archives (default: model_store of --config)."""
     config: Path = DEFAULT_CONFIG
     """TorchServe settings."""
-    out: Optional[Path] = None
-    """Folder of the journal, NAME.tuning.jsonl (default: the store)."""
     device: str = "auto"
     """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure, and write nothing into the archive."""
-    fresh: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure anew what earlier calls have measured."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object."""
 
@@ -59,21 +54,15 @@ def main() -> int:
     config = find_config(arguments.config)
     store = arguments.store or find_store(config, read_properties(config))
     device = "cuda:0" if resolve_device(arguments.device).type == "cuda" else "cpu"
-    try:
-        tuned = tune(
-            store / f"{name}.mar",
-            arguments.tune,
-            server_config=config,
-            out=arguments.out or store,
-            images=arguments.images,
-            device=device,
-            write=not arguments.dry_run,
-            fresh=arguments.fresh,
-            say=_say,
-        )
-    except KeyboardInterrupt:
-        _say("what was measured is kept; the same command goes on")
-        raise
+    tuned = tune(
+        store / f"{name}.mar",
+        arguments.tune,
+        server_config=config,
+        images=arguments.images,
+        device=device,
+        write=not arguments.dry_run,
+        say=_say,
+    )
     print(json.dumps(to_document(tuned)) if arguments.json else table(tuned))
     if not tuned.met:
         raise OperationError(refusal(tuned))
