@@ -10,12 +10,13 @@ The server runs in a state folder (default ``.torchserve``), which holds everyth
 """
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from marquee.serving.keys import GivenToken, KeyFile
 from marquee.serving.processes import CONFIG_NAME, front_end, occupied
 from marquee.serving.readiness import last_line, wait_until_listening, wait_until_ready
 from marquee.serving.settings import Addresses, read_addresses, read_properties
+
+logger = logging.getLogger(__name__)
 
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _STATE_FILE = "server.json"
@@ -123,7 +126,6 @@ def start(
     timeout: float = 300,
     python: str = sys.executable,
     settings: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Server:
     """Starts TorchServe with the named models and waits until each has a worker that is READY.
 
@@ -137,7 +139,6 @@ def start(
         timeout: seconds until all models must be ready.
         python: interpreter of the server and its workers.
         settings: keys of ``config.properties`` in place of the configuration's.
-        say: told about the steps.
 
     Raises:
         OperationError: the server cannot start, or a model is refused; nothing is left running.
@@ -168,13 +169,13 @@ def start(
     }
     server = _launch(names, config, overrides, addresses, store, folder, python, properties)
     try:
-        say(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
+        logger.info(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
         deadline = time.monotonic() + timeout
         if not names:
             wait_until_listening(server, deadline)
         for name in names:
             wait_until_ready(server, name, deadline)
-            say(f"{name} is READY")
+            logger.info(f"{name} is READY")
     except BaseException:
         stop(server)
         raise

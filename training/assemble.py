@@ -1,5 +1,6 @@
 """From a configuration and a manifest to everything that trains: network, preprocessing, caches, trainer."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from marquee.training.models import (
 from marquee.training.optim import create_optimizer
 from marquee.training.progress import Progress
 from marquee.training.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"
 
@@ -123,7 +126,7 @@ def build_caches(
                 failure = TrainingError(f"{folder}: {error.strerror or error}; make room, or use --loop.cache none")
             else:
                 no_room = True
-                progress.say(f"{folder}: {error.strerror or error}; images are decoded again every epoch")
+                logger.info(f"{folder}: {error.strerror or error}; images are decoded again every epoch")
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not decode the images; its message says why")
     if world.any(no_room):

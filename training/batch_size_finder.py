@@ -6,6 +6,7 @@ peaks predicts the rest.
 """
 
 import gc
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from marquee.training.models import check_model
 from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.records import read_data
+
+logger = logging.getLogger(__name__)
 
 _GROWTH = 0.1
 """Measuring ends when memory has grown by this share: more than an allocator's whims."""
@@ -88,7 +91,7 @@ def find_batch_size(config: RunConfig, data: Path, start: int, limit: MemoryLimi
         limit=_resolve_limit(limit, device),
         device=str(device),
     )
-    progress.say(f"{config.model.arch} on {device}, {mib(trial.limit)} may be used")
+    logger.info(f"{config.model.arch} on {device}, {mib(trial.limit)} may be used")
     find = _predict if device.type == "cpu" else _climb
     end = 1 << (images.bit_length() - 1)
     measured, largest = find(trial, start, end, progress)
@@ -163,16 +166,16 @@ def _measure_upwards(
         try:
             item = measure_one(trial, size)
         except BatchRefusedError as error:
-            progress.say(f"batch of {size}: {error}")
+            logger.info(f"batch of {size}: {error}")
             size *= 2
             continue
         except DoesNotFitError:
             item = None
         if item is None or item.peak_bytes > trial.limit:
-            progress.say(f"batch of {size}: does not fit")
+            logger.info(f"batch of {size}: does not fit")
             refused = size
             break
-        progress.say(f"batch of {size}: {mib(item.peak_bytes)}, {item.images_per_second:.1f} images/s")
+        logger.info(f"batch of {size}: {mib(item.peak_bytes)}, {item.images_per_second:.1f} images/s")
         measured.append(item)
         size = end if size < end < size * factor else size * factor
     if not measured:

@@ -3,6 +3,8 @@
 Confidence does not tell: a network is often surest about pictures of nothing that it knows.
 """
 
+import logging
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from marquee.training.data.loading import EvaluationImages, evaluation_loader
 from marquee.training.data.manifest import Manifest
 from marquee.training.models import Classifier
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 20_000
 """Training images that are looked at: the covariance of more is the same."""
@@ -117,7 +121,7 @@ def fit_distance(
         for pixels, _ in evaluation_loader(images, 64, workers):
             found = _features(model, pixels)
             if found is None:
-                progress.say("this architecture does not give its features: unfamiliar images will not be noticed")
+                logger.info("this architecture does not give its features: unfamiliar images will not be noticed")
                 return None
             features.append(found)
             task.advance(count=len(pixels))

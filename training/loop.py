@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import signal
 import time
@@ -31,6 +32,8 @@ from marquee.training.progress import Progress, Task
 from marquee.training.schedules import learning_rate
 from marquee.training.seeding import seed_step
 from marquee.training.unread_taps import UnreadTaps
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(TrainingError):  # noqa: N818 - a signal is no mistake
@@ -277,12 +280,12 @@ class Trainer:
             values["train_accuracy"] = total["correct"] / total["images"]
             seen = f" accuracy {values['train_accuracy']:.4f}"
         self.log.write(state.epoch, values)
-        self.progress.say(
+        logger.info(
             f"epoch {state.epoch:3d}/{self.config.loop.epochs}  train loss {loss:.4f}{seen}  "
             f"val loss {val_loss:.4f} accuracy {val_accuracy:.4f}  {speed:.0f} images/s{'  best' if best else ''}"
         )
         if state.finished and state.epoch < self.config.loop.epochs:
-            self.progress.say(f"stopped early: no better validation for {self.config.loop.patience} epochs")
+            logger.info(f"stopped early: no better validation for {self.config.loop.patience} epochs")
 
     def _total(self, sums: dict[str, float]) -> dict[str, float]:
         """Running sums over all processes; the seconds are this one's."""

@@ -6,6 +6,7 @@ learn and where it is too large. Nothing of it is kept.
 
 import io
 import itertools
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.rate_range import RateRange, check_plot_name
 from marquee.training.records import read_data
+
+logger = logging.getLogger(__name__)
 
 SMOOTHING = 0.9
 """Share of the running mean that each step keeps."""
@@ -74,7 +77,7 @@ def find_learning_rate(config: RunConfig, data: Path, rates: RateRange, progress
     with tempfile.TemporaryDirectory() as nowhere:
         store = CheckpointStore(Path(nowhere))
         trainer = build_trainer(config, manifest, model, image, store, device, World(), progress)
-        progress.say(f"{config.model.arch} on {device} in {trainer.precision}, {rates.steps} steps")
+        logger.info(f"{config.model.arch} on {device} in {trainer.precision}, {rates.steps} steps")
         return _sweep(trainer, rates, progress)
 
 

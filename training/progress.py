@@ -53,11 +53,6 @@ class Progress:
         self.quiet = quiet
         self._console = Console(stderr=True)
 
-    def say(self, line: str) -> None:
-        """One line for people."""
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
-
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
         """A task that is shown while the block runs; ``done`` of it was done before."""

@@ -1,5 +1,6 @@
 """The records of a run: its configuration and its manifest, written before anything is trained."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from marquee.training.distributed import World
 from marquee.training.errors import DataError, TrainingError
 from marquee.training.files import write_atomic
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.csv"
 SHOWN_REJECTED = 20
@@ -55,17 +58,17 @@ def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> t
     """
     found, rejected = (data, []) if isinstance(data, Manifest) else scan(data, config.image.max_pixels, progress)
     for item in rejected[:SHOWN_REJECTED]:
-        progress.say(f"left out: {item.path}: {item.reason}")
+        logger.info(f"left out: {item.path}: {item.reason}")
     if len(rejected) > SHOWN_REJECTED:
-        progress.say(f"left out: {len(rejected) - SHOWN_REJECTED} more")
+        logger.info(f"left out: {len(rejected) - SHOWN_REJECTED} more")
     found = replace(found, multi_label=config.model.multi_label)
     if len(found.labels) < 2:
         raise DataError(f"{data}: its images have {len(found.labels)} labels, but at least 2 are needed")
     manifest, warnings = assign_splits(found, config.split, config.loop.seed)
     for line in warnings:
-        progress.say(line)
+        logger.info(line)
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "val", "test"))
-    progress.say(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
+    logger.info(f"{len(manifest.records)} images of {len(manifest.labels)} classes: {counts}")
     return manifest, rejected
 
 
@@ -96,7 +99,7 @@ def _write_records(
         raise TrainingError(f"{another}, or go on with it: {hints.command('train', '--out', out, '--resume')}")
     manifest, rejected = read_data(config, data, progress)
     if len(rejected) > SHOWN_REJECTED:
-        progress.say(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")
+        logger.info(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")
     write_rejected(out / "rejected.csv", rejected)
     write_atomic(out / CONFIG_FILE, dump_config(config))
     # Last: its presence says that the folder is a run.

@@ -16,6 +16,7 @@
       MODEL_CARD.md       what the model is, for those who use it
 """
 
+import logging
 import math
 import os
 import shutil
@@ -50,6 +51,8 @@ from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
 
+logger = logging.getLogger(__name__)
+
 EVALUATION_FILE = "evaluation.json"
 _REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
 """For a loss that is infinite or no number; a resume takes neither."""
@@ -80,10 +83,12 @@ def train(
     resume = resume or _restarted(out)
     with joined(device) as world:
         progress = Progress(quiet=not world.is_main)
+        if not world.is_main:
+            logging.getLogger("marquee").setLevel(logging.WARNING)  # the main process speaks for all
         recorded = prepare_folder(config, manifest or data, out, resume, world, progress)
         if not resume and manifest is None:  # a selection trains many times on what its caller has seen
             for line in advise(config, recorded):
-                progress.say(line)
+                logger.info(line)
         return _train(config, recorded, out, device, world, progress)
 
 
@@ -108,7 +113,7 @@ def _train(
     if not world.is_main:
         state = replace(state, sums={})  # the saved sums are everybody's; one process goes on with them
     trainer.log = MetricsLog(out if world.is_main else None, state.epoch)
-    progress.say(f"training {config.model.arch} on {device} in {trainer.precision}, {len(trainer.plan)} steps an epoch")
+    logger.info(f"training {config.model.arch} on {device} in {trainer.precision}, {len(trainer.plan)} steps an epoch")
     started = time.monotonic()
     try:
         state = trainer.fit(state)
@@ -148,7 +153,7 @@ def _restore(
             f"{store.folder}: the validation loss of the best checkpoint, after epoch {state.best_epoch}, is "
             f"{state.best_loss}, so nothing here is worth going on with; {_REMEDY}"
         )
-    progress.say(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
+    logger.info(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
     # More epochs, or more patience, than when it stopped: it is not finished any more.
     return replace(state, finished=state.epoch >= config.loop.epochs or out_of_patience(config.loop, state))
 
@@ -196,7 +201,7 @@ def _finish(
     shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
     from marquee.training.report import write_model_card, write_report  # matplotlib: none is drawn before this
 
-    progress.say("writing the report")
+    logger.info("writing the report")
     write_report(out)
     write_model_card(out)
     return result

@@ -1,7 +1,7 @@
 """What tuning needs of an archive: the variants that may be served, and images to ask about."""
 
+import logging
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from marquee.handlers.images import load as load_image
 from marquee.handlers.spec import BUNDLE_FOLDER, ModelSpec, read_spec
 from marquee.serving.archive import open_archive
 from marquee.serving.errors import OperationError
+
+logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 256
 _SAID = 5
@@ -36,7 +38,6 @@ def read_material(
     images: Path | None,
     max_drop: float | None,
     device: str,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Material:
     """Variants and images.
 
@@ -46,7 +47,6 @@ def read_material(
         max_drop: accuracy that a variant may lose, by what was measured of it; None: what was allowed when the
             variants were ranked.
         device: where it is served.
-        say: told about files that are no images.
 
     Raises:
         OperationError: the archive cannot be read, or the folder has no images.
@@ -56,7 +56,7 @@ def read_material(
         golden = [sample.data for sample in read_golden(folder, spec, spec.variants[0])]
         samples = [(folder / name).read_bytes() for name in spec.samples if (folder / name).is_file()]
     variants, left_out = _variants(archive, spec, max_drop, device)
-    bodies = golden + samples if images is None else _read_images(images, spec, say)
+    bodies = golden + samples if images is None else _read_images(images, spec)
     return Material(tuple(variants), left_out, tuple(bodies[:MAX_IMAGES]))
 
 
@@ -83,7 +83,7 @@ def _variants(archive: Path, spec: ModelSpec, max_drop: float | None, device: st
     return found, left_out
 
 
-def _read_images(folder: Path, spec: ModelSpec, say: Callable[[str], None]) -> list[bytes]:
+def _read_images(folder: Path, spec: ModelSpec) -> list[bytes]:
     """The images of a folder, in the order of their paths."""
     if not folder.is_dir():
         raise OperationError(f"--images {folder}: not a folder")
@@ -95,7 +95,7 @@ def _read_images(folder: Path, spec: ModelSpec, say: Callable[[str], None]) -> l
         except InputError as error:
             refused += 1
             if refused <= _SAID:
-                say(f"left out: {path}: {error.message}")
+                logger.info(f"left out: {path}: {error.message}")
             continue
         bodies.append(data)
         if len(bodies) == MAX_IMAGES:

@@ -1,9 +1,10 @@
 """A private TorchServe for trials: ports, tokens, state and store of its own. The one that serves is left alone."""
 
 import itertools
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from marquee.serving.readiness import wait_until_ready
 from marquee.serving.settings import Addresses
 from marquee.serving.tuning.load import Endpoint, closed_loop
 from marquee.serving.tuning.space import Value
+
+logger = logging.getLogger(__name__)
 
 _FIRST_PORT = 24_100
 MAX_WARM_SECONDS = 30.0
@@ -128,7 +131,6 @@ def private_server(
     clients: int,
     settings: Mapping[str, str] | None = None,
     warm_seconds: float = MAX_WARM_SECONDS,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[PrivateServer]:
     """Starts a private server with the settings of ``config`` for the length of the block.
 
@@ -140,13 +142,12 @@ def private_server(
         clients: requests that are under way at once.
         settings: keys in place of the configuration's.
         warm_seconds: the longest that the front end is warmed up.
-        say: told about it.
 
     Raises:
         OperationError: it cannot be started.
     """
     if left := servers.find(folder):
-        say(f"stopping pid {left.pid}, which an earlier call left behind")
+        logger.info(f"stopping pid {left.pid}, which an earlier call left behind")
         servers.stop(left)
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)

@@ -3,11 +3,14 @@
 It knows no server: what it measures with is a function.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from marquee.serving.tuning.result import Goal, Measured, Slice
 from marquee.serving.tuning.space import Dimension, Point, Space
+
+logger = logging.getLogger(__name__)
 
 MARGIN = 0.03
 """A short measurement must be better by this share: less is noise."""
@@ -41,7 +44,6 @@ def search(
     measure: Measure,
     goal: Goal,
     has_time: Callable[[bool], bool],
-    say: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """Looks for the best point.
 
@@ -51,15 +53,14 @@ def search(
         measure: see :data:`Measure`.
         goal: what is better.
         has_time: whether there is time for another point of the sweep, or (True) for another round of the final.
-        say: told about steps.
     """
     sweep = _Sweep(space, measure, goal, has_time)
-    best = sweep.run(start, say)
+    best = sweep.run(start)
     swept = list(sweep.seen.values())
     finalists = _finalists(swept, best, goal)
     found = Found(start=swept[0], best=best, swept=swept, complete=not sweep.cut_short)
     if finalists:
-        say(f"final: {len(finalists)} settings in turn")
+        logger.info(f"final: {len(finalists)} settings in turn")
         found.finals = _final(finalists, measure, has_time)
         found.best = goal.best(found.finals)
         if found.start.failure is None:
@@ -75,7 +76,7 @@ class _Sweep:
         self.cut_short = False
         self._space, self._measure, self._goal, self._has_time = space, measure, goal, has_time
 
-    def run(self, start: Point, say: Callable[[str], None]) -> Measured:
+    def run(self, start: Point) -> Measured:
         best = self._try(start)
         while not self.cut_short:
             before = best
@@ -83,7 +84,7 @@ class _Sweep:
                 best = self._walk(dimension, best)
             if best is before:
                 break
-            say(f"so far: {best.point}")
+            logger.info(f"so far: {best.point}")
         return best
 
     def _walk(self, dimension: Dimension, best: Measured) -> Measured:

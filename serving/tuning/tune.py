@@ -1,6 +1,7 @@
 """The story of tuning: material, space, search on a private server, the in-process limit, and what is written."""
 
 import fcntl
+import logging
 import shutil
 import statistics
 import time
@@ -20,6 +21,8 @@ from marquee.serving.tuning.private import private_server
 from marquee.serving.tuning.result import Goal, Measured, Slice
 from marquee.serving.tuning.search import FINALISTS, ROUNDS, Found, search
 from marquee.serving.tuning.space import Point, Space, Value, space_of
+
+logger = logging.getLogger(__name__)
 
 QUEUE_SECONDS = 1.0
 """Without a limit of latency: the longest that a request waits in a full queue."""
@@ -67,7 +70,6 @@ def tune(
     images: Path | None = None,
     device: str = "cpu",
     write: bool = True,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Tuned:
     """Finds the settings of an archive that answer the most requests on this machine, and writes them into it.
 
@@ -78,31 +80,30 @@ def tune(
         images: a folder of image files to ask about; None: those that travel in the archive.
         device: where it is served: ``cpu``, ``cuda:0``.
         write: whether to change the archive.
-        say: told about it.
 
     Raises:
         OperationError: the archive cannot be read or served, or another call is at work on it.
     """
     began = time.monotonic()
     check_archive(archive)
-    material = read_material(archive, images, config.max_accuracy_drop, device, say)
+    material = read_material(archive, images, config.max_accuracy_drop, device)
     before = read_model_config(archive)
     space, start = space_of(before, material.variants, this_host().cores, config.clients)
     goal = Goal(p99_ms=config.p99_ms)
     state = archive.with_name(f".{archive.stem}.tuning")
     with _alone(state), ExitStack() as stack:
-        server = private_server(archive, server_config, state, material.bodies, config.clients, say=say)
+        server = private_server(archive, server_config, state, material.bodies, config.clients)
         meter = stack.enter_context(
             Meter(space, archive, server, material.bodies, config.clients, config.seconds, device)
         )
 
         def measure(point: Point, final: bool) -> Slice:
-            return _told(say, "final" if final else "short", point, meter.take(point, final))
+            return _logged("final" if final else "short", point, meter.take(point, final))
 
-        found = search(space, start, measure, goal, _clock(began, config), say)
+        found = search(space, start, measure, goal, _clock(began, config))
         met = goal.meets(found.best)
         changes = _changes(found, space, before, material, goal, config.clients) if met else {}
-        compared = _compare(meter, found.best.point, say) if met else []
+        compared = _compare(meter, found.best.point) if met else []
     if changes and write:
         update_model_config(archive, changes)
     return Tuned(
@@ -133,18 +134,18 @@ def queue_size(best: Measured, goal: Goal, clients: int) -> int:
     return max(clients, round(best.throughput * seconds / _SPREAD) - held)
 
 
-def _told(say: Callable[[str], None], stage: str, point: Point, measured: Slice) -> Slice:
+def _logged(stage: str, point: Point, measured: Slice) -> Slice:
     latency = f", p99 {measured.p99_ms:.1f} ms" if measured.p99_ms else ""
-    say(f"{stage}: {point}: {measured.failure or f'{measured.throughput:.1f} answers/s{latency}'}")
+    logger.info(f"{stage}: {point}: {measured.failure or f'{measured.throughput:.1f} answers/s{latency}'}")
     return measured
 
 
-def _compare(meter: Meter, point: Point, say: Callable[[str], None]) -> list[tuple[float, float]]:
+def _compare(meter: Meter, point: Point) -> list[tuple[float, float]]:
     """Throughput behind the server and in process, images a second, one after the other in each round."""
     found = []
     for number in range(1, _LIMIT_ROUNDS + 1):
-        served = _told(say, f"served {number}", point, meter.take(point, True))
-        alone = _told(say, f"in process {number}", point, meter.take_in_process(point))
+        served = _logged(f"served {number}", point, meter.take(point, True))
+        alone = _logged(f"in process {number}", point, meter.take_in_process(point))
         found.append((served.throughput, alone.throughput))
     return found
 

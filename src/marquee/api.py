@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marquee.log import log_to_stderr
 from marquee.training.config import RunConfig, merge_config, named_config
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def train(
 
     if resume and config is None and (Path(out) / CONFIG_FILE).is_file():
         config = load_run_config(Path(out) / CONFIG_FILE)
+    log_to_stderr()
     base = config if isinstance(config, RunConfig) else RunConfig() if config is None else named_config(config)
     chosen = merge_config(base, settings)
     return run.train(chosen, None if data is None else Path(data), Path(out), resume)
@@ -120,6 +122,7 @@ def evaluate(
     from marquee.serving.archive import find_bundle
     from marquee.training import evaluation
 
+    log_to_stderr()
     bundle = find_bundle(Path(run))
     return evaluation.evaluate(Predictor.load(bundle, device, variant), bundle, Path(data), seen=seen).metrics
 
@@ -176,6 +179,7 @@ def serve(*names: str, store: str | Path = "model_store", port: int = 8080, **op
     from marquee.serving.settings import Addresses
     from marquee.serving.verified import start_verified
 
+    log_to_stderr()
     first = port or Addresses.free().base_port
     # Port 8080 has TorchServe's default ports beside it, which are those of the configuration.
     return start_verified(names, store=Path(store), port=None if first == 8080 else first, **options)

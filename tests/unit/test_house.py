@@ -24,7 +24,7 @@ ALLOWED = {
     "handlers": {"handlers"},
     "training": {"hints", "child", "handlers", "training"},
     "serving": {"hints", "child", "handlers", "serving"},
-    "commands": {"hints", "handlers", "training", "serving", "commands"},
+    "commands": {"hints", "log", "handlers", "training", "serving", "commands"},
 }
 # What a server has. An engine may need more, in its own file.
 SERVER_LIBRARIES = {"numpy", "PIL", "torch", "torchvision"}

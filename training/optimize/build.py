@@ -1,6 +1,7 @@
 """From a network to variants: files in the bundle and their entries in the spec."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.material import Material
 from marquee.training.optimize.openvino_ir import LogitsAndFeatures, convert, quantize, read, relative, save
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
 """By which probabilities of one variant may differ between machines: low precision rounds sums in another order."""
@@ -108,7 +111,7 @@ class Builder:
         model, how = quantize(
             self._converted(), self._material.calibration, self._material.validation, self._config.max_accuracy_drop
         )
-        self._progress.say(f"{name}: {how}")
+        logger.info(f"{name}: {how}")
         files = save(model, self._place("openvino-int8") / "model.xml")
         return self._variant(name, "openvino", "int8", files + self._tables(), device="cpu")
 

@@ -1,5 +1,6 @@
 """The variants that are built of one bundle, and what could not be."""
 
+import logging
 from pathlib import Path
 
 from marquee.handlers.choice import lacks
@@ -16,6 +17,8 @@ from marquee.training.optimize.distil import DistilConfig, fine_tune
 from marquee.training.optimize.material import Material, Run
 from marquee.training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def kinds_for(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
@@ -53,7 +56,7 @@ class Builds:
     def leave_out(self, name: str, reason: str) -> None:
         """Says that a variant will not be there."""
         self.left_out[name] = reason
-        self._progress.say(f"left out: {name}: {reason}")
+        logger.info(f"left out: {name}: {reason}")
 
 
 def build_pruned(builds: Builds, run: Run, material: Material, pruning: PruningConfig, progress: Progress) -> None:

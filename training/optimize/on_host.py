@@ -1,5 +1,6 @@
 """Measuring again on the machine that serves, without the data set."""
 
+import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from marquee.training.optimize.measure import measure_variants
 from marquee.training.optimize.optimize import Optimized, rank_variants
 from marquee.training.optimize.process import variant_process
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress: Progress) -> Optimized:
@@ -74,7 +77,7 @@ def _usable(
             reason = str(error).replace(f"{folder}/", "")
     if reason:
         left_out[variant.name] = reason
-        progress.say(f"left out: {variant.name}: {reason}")
+        logger.info(f"left out: {variant.name}: {reason}")
     return not reason
 
 

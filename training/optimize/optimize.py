@@ -1,5 +1,6 @@
 """A bundle gains variants, and a ranking of those that may be served."""
 
+import logging
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ from marquee.training.optimize.material import Material, even_sample, read_mater
 from marquee.training.optimize.measure import measure_variants, now, write_golden_answers
 from marquee.training.optimize.process import variant_process
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 RESULT_FILE = "optimization.json"
 
@@ -150,7 +153,7 @@ def _measure_and_rank(
         processes = []
         for variant in spec.variants:
             try:
-                progress.say(f"loading {variant.name}")
+                logger.info(f"loading {variant.name}")
                 processes.append(stack.enter_context(variant_process(folder, variant.name, device, threads)))
             except OptimizeError as error:
                 if variant is spec.variants[0]:

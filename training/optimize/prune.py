@@ -1,6 +1,7 @@
 """Pruning of a trained network: whole channels are taken out of it, or single weights are set to zero."""
 
 import copy
+import logging
 import statistics
 import time
 import warnings
@@ -20,6 +21,8 @@ from marquee.handlers.spec import ImageSpec
 from marquee.training.errors import TrainingError
 from marquee.training.models import Classifier
 from marquee.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 ROUND_TO = 8
 """Channels are kept in multiples of this, which is what fast kernels are written for."""
@@ -201,7 +204,7 @@ def _shrink(model: Classifier, image: ImageSpec, wish: _Wish, progress: Progress
             f"{wish.name}: {wish.limit:g} cannot be reached by pruning, which ends at {reached:.3g}; "
             "wish for no less than that, or train a smaller architecture"
         )
-    progress.say(f"pruned: {wish.name} {reached:.3g}, {weights_mb(model):.2f} MB of weights")
+    logger.info(f"pruned: {wish.name} {reached:.3g}, {weights_mb(model):.2f} MB of weights")
 
 
 def _take_step(model: Classifier, groups: Iterable[Any], wish: _Wish, reached: float) -> float:

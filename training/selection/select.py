@@ -1,5 +1,6 @@
 """The story of a selection: fold by fold, candidate by candidate, then the winner on everything."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from marquee.training.selection.footprint import measure_footprint
 from marquee.training.selection.probe import Probe, train_probe
 from marquee.training.selection.report import Entry, Report
 from marquee.training.selection.store import FoldResult, SelectionStore
+
+logger = logging.getLogger(__name__)
 
 
 class BudgetSpent(Exception):  # noqa: N818 - the end of the time is no mistake
@@ -71,13 +74,13 @@ def select(
         )
     manifest, rejected = scan(data, base.image.max_pixels, progress)
     for item in rejected[:20]:
-        progress.say(f"left out: {item.path}: {item.reason}")
+        logger.info(f"left out: {item.path}: {item.reason}")
     if len(rejected) > 20:
-        progress.say(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
+        logger.info(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
     # Everything that the data set can be refused for, before any work.
     final = _final_manifest(manifest)
     for line in assign_splits(final, base.split, base.loop.seed)[1]:
-        progress.say(line)
+        logger.info(line)
     folds = make_folds(manifest, config.folds, base.loop.seed)
     store = SelectionStore(out)
     store.begin(manifest, config.folds, base.loop.seed, resolved)
@@ -131,7 +134,7 @@ class _Selection:
         choice = self._decision().choice
         if not choice:
             raise TrainingError(self._nothing(ended))
-        self._progress.say(f"{ended}; chosen: {choice}")
+        logger.info(f"{ended}; chosen: {choice}")
         metrics = self._store.winner(choice) or self._refit(choice)
         return Report(
             entries=tuple(self._entries.values()),
@@ -148,11 +151,11 @@ class _Selection:
         known = [self._store.read(name, number) for number in range(1, len(self._folds) + 1)]
         entry.results = [result for result in known if result is not None]
         if len(entry.results) == len(known):
-            self._progress.say(f"{name}: all folds are measured already")
+            logger.info(f"{name}: all folds are measured already")
             return
         if reason := missing_weights(config, len(self._final.labels)):
             entry.skipped = reason
-            self._progress.say(f"SKIPPED {name}: {reason}")
+            logger.info(f"SKIPPED {name}: {reason}")
             return
         try:
             for number, fold in enumerate(self._folds, start=1):
@@ -166,11 +169,11 @@ class _Selection:
             if isinstance(error.__cause__, Interrupted):
                 raise
             entry.skipped = f"failed: {error}"
-            self._progress.say(f"SKIPPED {name}: {entry.skipped}")
+            logger.info(f"SKIPPED {name}: {entry.skipped}")
 
     def _run_fold(self, name: str, number: int, fold: Manifest) -> FoldResult:
         out = self._store.run_folder(name, number)
-        self._progress.say(f"== {name}, fold {number} of {len(self._folds)}")
+        logger.info(f"== {name}, fold {number} of {len(self._folds)}")
         started = time.monotonic()
         metrics = self._train(name, fold, out)
         footprint = measure_footprint(out / BUNDLE_FOLDER, fold.split("test")[0])
@@ -183,7 +186,7 @@ class _Selection:
             footprint=footprint,
         )
         self._store.write(name, number, result)
-        self._progress.say(f"== {name}, fold {number}: accuracy {result.accuracy:.4f} on {result.images} images")
+        logger.info(f"== {name}, fold {number}: accuracy {result.accuracy:.4f} on {result.images} images")
         return result
 
     def _train(self, name: str, manifest: Manifest, out: Path) -> dict[str, Any]:
@@ -197,7 +200,7 @@ class _Selection:
         return train(config, None, out, resume, manifest)
 
     def _refit(self, name: str) -> dict[str, Any]:
-        self._progress.say(f"== {name} on all training images")
+        logger.info(f"== {name} on all training images")
         metrics = self._train(name, self._final, self._store.refit_folder(name))
         self._store.crown(name, metrics)
         return metrics

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import logging
 import re
 import signal
 import sys
@@ -15,6 +14,7 @@ import tyro
 
 from marquee import hints
 from marquee.handlers.errors import ServingError
+from marquee.log import log_to_stderr
 from marquee.serving.errors import OperationError
 from marquee.training.config import RunConfig, named_config
 from marquee.training.errors import TrainingError
@@ -26,7 +26,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs ``main`` and ends the process with its exit code (None is 0)."""
     # A polite kill ends a command as Ctrl-C does: it stops what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         code = main() or 0
     except (TrainingError, ServingError, OperationError) as error:

@@ -63,7 +63,6 @@ def start(
             port=port,
             enable_model_api=enable_model_api,
             timeout=timeout,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except AnswersDifferError as error:
         if json:

@@ -6,7 +6,6 @@ Example: marquee tune photos --p99-ms 200
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Optional
@@ -61,7 +60,6 @@ def main() -> int:
         images=arguments.images,
         device=device,
         write=not arguments.dry_run,
-        say=_say,
     )
     print(json.dumps(to_document(tuned)) if arguments.json else table(tuned))
     if not tuned.met:
@@ -75,7 +73,3 @@ def main() -> int:
             given = () if arguments.store is None else ("--store", arguments.store)
             print(f"next: {hints.command('serve', 'start', name, *given)}")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
