@@ -126,7 +126,7 @@ class TestExistsAlready:
 
     def test_a_folder_that_is_no_run(self, photos, tmp_path):
         (tmp_path / "cat.txt").write_text("mine")
-        with pytest.raises(TrainingError, match="exists already; choose another --out, this is no run$"):
+        with pytest.raises(TrainingError, match="exists already and is no run; choose another --out$"):
             train(settings("test_resnet"), None, tmp_path, manifest=manifest_of(photos, "ab"))
 
 
