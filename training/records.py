@@ -93,10 +93,10 @@ def _write_records(
     if data is None:
         raise TrainingError("no data given; name a folder or a table with --data")
     if not _is_free(out):
-        another = f"{out}: exists already; choose another --out"
         if not (out / MANIFEST_FILE).is_file():
-            raise TrainingError(f"{another}, this is no run")
-        raise TrainingError(f"{another}, or go on with it: {hints.command('train', '--out', out, '--resume')}")
+            raise TrainingError(f"{out}: exists already and is no run; choose another --out")
+        resuming = hints.command("train", "--out", out, "--resume")
+        raise TrainingError(f"{out}: exists already; choose another --out, or go on with it: {resuming}")
     manifest, rejected = read_data(config, data, progress)
     if len(rejected) > SHOWN_REJECTED:
         logger.info(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")

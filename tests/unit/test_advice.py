@@ -9,17 +9,23 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
+import torch
 
 from marquee.training import progress
 from marquee.training.advice import advise
-from marquee.training.assemble import build_model
+from marquee.training.assemble import build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore, TrainingState
 from marquee.training.config import ImageConfig, RunConfig
 from marquee.training.data.manifest import Manifest, Record
+from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.models import check_model
 from marquee.training.progress import Progress
+from marquee.training.records import prepare_folder
 from marquee.training.run import train
 from tests.unit.tiny import manifest_of, settings
+
+QUIET = Progress(quiet=True)
 
 
 def images(**splits: int) -> Manifest:
@@ -53,11 +59,17 @@ class TestAdvice:
             place = tmp_path / "data" / "ab"[number % 2] / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(path.read_bytes())
-        train(settings("test_resnet"), tmp_path / "data", tmp_path / "run")
-        assert capsys.readouterr().err.count("warning: very few images") == 1
-        train(settings("test_resnet"), None, tmp_path / "run", resume=True)
-        train(settings("test_resnet"), None, tmp_path / "other", manifest=manifest_of(photos, "ab"))
-        assert "very few images" not in capsys.readouterr().err
+        calls = [
+            {"data": tmp_path / "data", "out": tmp_path / "run"},
+            {"data": None, "out": tmp_path / "run", "resume": True},
+            {"data": None, "out": tmp_path / "other", "manifest": manifest_of(photos, "ab")},
+        ]
+        said = []
+        for call in calls:
+            with pytest.raises(TrainingError, match="loss is nan"):  # a run that ends at once
+                train(settings("test_resnet", lr=1e30, schedule="constant"), **call)
+            said.append(capsys.readouterr().err.count("warning: very few images"))
+        assert said == [1, 0, 0]
 
 
 class TestWithoutANetwork:
@@ -100,10 +112,13 @@ class TestExistsAlready:
     def test_a_run_is_gone_on_with_by_the_printed_command(self, photos, tmp_path, monkeypatch):
         from marquee.commands import train as command
 
-        run = tmp_path / "my run"
-        train(settings("test_resnet"), None, run, manifest=manifest_of(photos, "ab"))
+        run, config, manifest = tmp_path / "my run", settings("test_resnet"), manifest_of(photos, "ab")
+        prepare_folder(config, manifest, run, False, World(), QUIET)
+        model, image = build_model(config, manifest)
+        store = CheckpointStore(run / "checkpoints")
+        build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET).fit(TrainingState())
         with pytest.raises(TrainingError, match="exists already") as caught:
-            train(settings("test_resnet"), None, run, manifest=manifest_of(photos, "ab"))
+            train(config, None, run, manifest=manifest)
         printed = str(caught.value).partition("go on with it: ")[2]
         words = shlex.split(printed)
         monkeypatch.setattr("sys.argv", ["marquee train", *words[words.index("--out") :]])
@@ -111,7 +126,7 @@ class TestExistsAlready:
 
     def test_a_folder_that_is_no_run(self, photos, tmp_path):
         (tmp_path / "cat.txt").write_text("mine")
-        with pytest.raises(TrainingError, match="exists already; choose another --out, this is no run$"):
+        with pytest.raises(TrainingError, match="exists already and is no run; choose another --out$"):
             train(settings("test_resnet"), None, tmp_path, manifest=manifest_of(photos, "ab"))
 
 

@@ -15,6 +15,7 @@ from marquee.training.errors import TrainingError
 from marquee.training.loop import NonFiniteValidationError, Trainer
 from marquee.training.optimize.distil import DistilConfig, fine_tune
 from marquee.training.progress import Progress
+from marquee.training.records import prepare_folder
 from marquee.training.run import train
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.config import Rule, SelectionConfig
@@ -37,6 +38,14 @@ def trainer_of(config: RunConfig, photos: list[Path], folder: Path) -> Trainer:
     model, image = build_model(config, manifest)
     store = CheckpointStore(folder / "checkpoints")
     return build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET)
+
+
+def begun(photos: list[Path], run: Path) -> Trainer:
+    """A run that has trained its one epoch and was not exported yet."""
+    prepare_folder(CALM, manifest_of(photos, "ab"), run, False, World(), QUIET)
+    trainer = trainer_of(CALM, photos, run)
+    trainer.fit(TrainingState())
+    return trainer
 
 
 @pytest.mark.parametrize("ema", [0, 0.9])
@@ -67,8 +76,7 @@ def test_batch_norm_statistics_spoil_no_best(photos, tmp_path):
 class TestResume:
     def test_with_spoilt_statistics(self, photos, tmp_path):
         run = tmp_path / "run"
-        train(CALM, None, run, manifest=manifest_of(photos, "ab"))
-        trainer = trainer_of(CALM, photos, run)
+        trainer = begun(photos, run)
         next(layer for layer in trainer.model.modules() if hasattr(layer, "running_var")).running_var.fill_(math.nan)
         state = TrainingState(epoch=2, best_epoch=1, best_accuracy=0.0, best_loss=1.0)
         trainer.store.save(trainer.model, trainer.optimizer, trainer.scaler, state, best=False)
@@ -79,8 +87,7 @@ class TestResume:
     def test_of_a_run_whose_best_is_no_number(self, photos, tmp_path):
         """As runs were before this was checked."""
         run = tmp_path / "run"
-        train(CALM, None, run, manifest=manifest_of(photos, "ab"))
-        trainer = trainer_of(CALM, photos, run)
+        trainer = begun(photos, run)
         state = TrainingState(epoch=1, best_epoch=1, best_accuracy=0.5, best_loss=math.nan, finished=True)
         trainer.store.save(trainer.model, trainer.optimizer, trainer.scaler, state, best=True)
         with pytest.raises(TrainingError, match="best checkpoint, after epoch 1, is nan"):

@@ -2,7 +2,7 @@
 
 Example: marquee evaluate runs/photos --data photos
 
-DATA has the layouts of marquee train; where it names a test split, that one is measured, otherwise all of it. Images
+DATA is laid out as for training; where it names a test split, that one is measured, otherwise all of it. Images
 that the run was trained on, or that chose its best epoch, are left out, wherever they lie: --seen measures them, too.
 """
 
