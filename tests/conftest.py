@@ -2,12 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; and two threads each, that wait for each other, are slower than one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests import forked  # noqa: E402 - it keeps the environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small enough to train in seconds, real enough to be right most of the time.
@@ -21,11 +30,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the tests marked slow")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--quick"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
+    for item in items:
+        if config.getoption("--quick") and "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
+        if "xdist_group" not in item.keywords and (group := _group(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
+    # With --dist loadgroup the largest groups come first, then single tests in this order: the longest should not be
+    # what everybody waits for in the end.
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+def _group(item: pytest.Item) -> str | None:
+    """What must run in one process, so that a fixture is made once; None: anywhere."""
+    if "served" in getattr(item, "fixturenames", ()):
+        return "served"
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - not public
+    scopes = {definition.scope for found in definitions for definition in found if definition.baseid != "tests"}
+    unit = "unit" in item.path.parts
+    return item.path.stem if unit or scopes & {"class", "module"} else None
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -33,13 +57,18 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def script() -> Script:
-    """Runs ``scripts/NAME.py`` as a user does and returns the finished process."""
+    """Runs ``scripts/NAME.py`` as a user does and returns the finished process.
 
-    def run(name: str, *arguments: object, check: bool = True, cwd: Path = ROOT, **env: str):
+    The process is forked from one that has imported the libraries; ``cold=True`` starts an interpreter.
+    """
+
+    def run(name: str, *arguments: object, check: bool = True, cold: bool = False, cwd: Path = ROOT, **env: str):
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-        result = subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, timeout=500, check=False
-        )
+        options = {"cwd": cwd, "env": {**os.environ, **env}, "timeout": 500}
+        if cold:
+            result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+        else:
+            result = forked.run(command, **options)
         if check:
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result
@@ -47,30 +76,50 @@ def script() -> Script:
     return run
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder in the first worker that wants it, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, finished = shared / name, shared / f"{name}.finished"
+        with FileLock(shared / f"{name}.lock"):
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                fill(folder)
+                finished.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(once: Once) -> Path:
     """scikit-learn's digits as train/ and test/ of class folders."""
-    from marquee.training.data.digits import write_digits
 
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    write_digits(folder)
-    return folder
+    def fill(folder: Path) -> None:
+        from marquee.training.data.digits import write_digits
+
+        write_digits(folder / "digits")
+
+    return once("data", fill) / "digits"
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, digits: Path, script: Script) -> Path:
+def run(once: Once, digits: Path, script: Script) -> Path:
     """A finished run on the digits."""
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    script("train", "--data", digits, "--out", folder, *QUICK)
-    return folder
+    return once("runs", lambda folder: script("train", "--data", digits, "--out", folder / "digits", *QUICK)) / "digits"
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, run: Path, script: Script) -> Path:
+def store(once: Once, run: Path, script: Script) -> Path:
     """A model store with digits.mar."""
-    folder = tmp_path_factory.mktemp("store")
-    script("package", run, "--name", "digits", "--store", folder)
-    return folder
+    return once("store", lambda folder: script("package", run, "--name", "digits", "--store", folder))
 
 
 class Served:
@@ -94,10 +143,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, store: Path, script: Script) -> Iterator[Served]:
     """digits.mar behind a real TorchServe on free ports, started by scripts/serve.py."""
-    from marquee.serving.settings import Addresses
-
     state = tmp_path_factory.mktemp("server")
-    port = Addresses.free(20100).base_port
+    port = find_free_port()
     started = script("serve", "start", "digits", "--store", store, "--state", state, "--port", port, "--json")
     try:
         yield Served(state, json.loads(started.stdout))
@@ -105,9 +152,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, store: Path, script: Script
         script("serve", "stop", "--state", state)
 
 
+def find_free_port() -> int:
+    """The first of five free ports, where no other worker of this session looks for them."""
+    from marquee.serving.settings import Addresses
+
+    return Addresses.free(20_100 + 1_000 * WORKER).base_port
+
+
 @pytest.fixture
 def free_port() -> int:
     """The first of five free ports."""
-    from marquee.serving.settings import Addresses
-
-    return Addresses.free(21100).base_port
+    return find_free_port()

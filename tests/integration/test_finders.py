@@ -16,6 +16,7 @@ from marquee.training.lr_finder import find_learning_rate, judge
 from marquee.training.progress import Progress
 from marquee.training.rate_range import RateRange
 from tests.conftest import QUICK, ROOT
+from tests.forked import Forked
 
 QUIET = Progress(quiet=True)
 TINY = RunConfig(
@@ -113,7 +114,7 @@ def test_ctrl_c_ends_with_one_line(digits, name):
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--data", str(digits), *QUICK]
     if name == "find_lr":
         command += ["--steps", "100000", "--loop.workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = Forked(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     lines = []
     for line in process.stderr:
         lines.append(line)

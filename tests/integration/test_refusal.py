@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from ts.model_loader import TsModelLoader
 
 from marquee.handlers.golden import replay
 from marquee.handlers.predictor import Predictor
@@ -72,15 +75,6 @@ def test_the_replay_notices_one_weight(run, tmp_path):
     assert "tolerance 0.0001" in differences[0]
 
 
-def test_a_changed_file_is_refused_by_its_digest(store, script, tmp_path, free_port):
-    rewrite(store / "digits.mar", tmp_path / "digits.mar", lambda folder: change_one_weight(folder / "bundle"))
-    result = start(script, tmp_path, tmp_path / "state", free_port)
-    assert result.returncode == 1
-    assert "digits is not served" in result.stderr
-    assert "model.pt2: sha256 is" in result.stderr
-    assert_nothing_runs(tmp_path / "state")
-
-
 def test_a_changed_weight_is_refused_at_load(store, script, tmp_path, free_port):
     def edit(folder):
         change_one_weight(folder / "bundle")
@@ -89,6 +83,7 @@ def test_a_changed_weight_is_refused_at_load(store, script, tmp_path, free_port)
     rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
     result = start(script, tmp_path, tmp_path / "state", free_port)
     assert result.returncode == 1
+    assert "digits is not served" in result.stderr
     assert "golden answers differ from evaluation's; first: golden/0" in result.stderr
     assert "Traceback" not in result.stderr
     assert_nothing_runs(tmp_path / "state")
@@ -114,18 +109,39 @@ def test_a_changed_weight_is_refused_over_the_wire(store, script, tmp_path, free
     assert_nothing_runs(tmp_path / "state")
 
 
+def load(archive: Path, folder: Path) -> None:
+    """Loads an archive as TorchServe's worker does, with its loader."""
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    handler = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())["model"]["handler"]
+    threads, imported = torch.get_num_threads(), set(sys.modules)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)
+            TsModelLoader().load("digits", str(folder), handler, batch_size=1)
+    finally:
+        torch.set_num_threads(threads)
+        for name in set(sys.modules) - imported:
+            if name.startswith(("_marquee_archive", "image_classifier_")):
+                del sys.modules[name]
+
+
+def test_what_is_not_damaged_is_loaded(store, tmp_path):
+    rewrite(store / "digits.mar", tmp_path / "digits.mar", lambda folder: None)
+    load(tmp_path / "digits.mar", tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda folder: (folder / "bundle" / "spec.json").write_text("{"), "not readable as JSON"),
+        (lambda folder: change_one_weight(folder / "bundle"), "digits is not served: .*model.pt2: sha256 is"),
+        (lambda folder: (folder / "bundle" / "spec.json").write_text("{"), "spec.json: not readable as JSON"),
         (lambda folder: (folder / "bundle" / "model.pt2").unlink(), "model.pt2: missing"),
         (lambda folder: (folder / "handlers" / "images.py").write_text("import absent_library"), "absent_library"),
     ],
-    ids=["spec", "weights", "library"],
+    ids=["digest", "spec", "weights", "library"],
 )
-def test_other_damage_says_what_it_is(edit, message, store, script, tmp_path, free_port):
+def test_other_damage_says_what_it_is(edit, message, store, tmp_path):
     rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
-    result = start(script, tmp_path, tmp_path / "state", free_port)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert_nothing_runs(tmp_path / "state")
+    with pytest.raises(RuntimeError, match=message):
+        load(tmp_path / "digits.mar", tmp_path / "model")

@@ -22,6 +22,7 @@ from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.report import Report
 from marquee.training.selection.select import select
 from tests.conftest import ROOT
+from tests.forked import Forked
 from tests.integration.test_training import wait_for, weights
 
 LADDER = """
@@ -140,7 +141,7 @@ def test_a_probe_can_win_and_others_can_start_from_it(table, tmp_path):
 
 def start(table: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "scripts" / "select_model.py"), *arguments(table, out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return Forked(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from marquee.serving.errors import OperationError
 from marquee.serving.readiness import ready_workers
 from marquee.serving.server import find
 from tests.conftest import ROOT
+from tests.forked import Forked
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ class TestStart:
     def test_a_polite_kill_leaves_nothing_running(self, store, tmp_path, free_port):
         command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "start", "digits", "--store", str(store)]
         state = tmp_path / "s"
-        process = subprocess.Popen([*command, "--state", str(state), "--port", str(free_port)], cwd=ROOT)
+        process = Forked([*command, "--state", str(state), "--port", str(free_port)], cwd=ROOT)
         deadline = time.monotonic() + 60
         while not (state / "server.json").exists():
             assert time.monotonic() < deadline

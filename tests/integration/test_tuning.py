@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from marquee.serving.keys import KeyFile
 from marquee.serving.model_config import read_model_config, update_model_config
 from marquee.serving.server import find
 from marquee.serving.tuning.load import Endpoint, closed_loop
+from tests import forked
 from tests.conftest import ROOT
 
 
@@ -53,9 +53,7 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
     assert archive.read_bytes() == before
 
     # The same command stops what was left behind, and keeps to its time.
-    result = subprocess.run(
-        tune(archive, "--minutes", "0.4", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    result = forked.run(tune(archive, "--minutes", "0.4", "--json"), cwd=ROOT, timeout=300)
     assert result.returncode == 0, result.stderr
     assert f"stopping pid {left.pid}, which an earlier call left behind" in result.stderr
     assert not left.is_running()
@@ -87,9 +85,7 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
 
     # A limit that nothing meets: the reason, and nothing is written.
     before = archive.read_bytes()
-    result = subprocess.run(
-        tune(archive, "--minutes", "0.01", "--p99-ms", "0.01"), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    result = forked.run(tune(archive, "--minutes", "0.01", "--p99-ms", "0.01"), cwd=ROOT, timeout=300)
     assert result.returncode == 1
     assert "no settings answer 99 % of the requests within 0.01 ms; the lowest p99 seen is" in result.stderr
     assert archive.read_bytes() == before
