@@ -39,6 +39,12 @@ PRELOADED = (
     "marquee.serving.server",
     "matplotlib.backends.backend_svg",
     "torch.utils.tensorboard",
+    "marquee.training.architectures",
+    "timm",
+    "torchvision.transforms.v2",
+    "sklearn.metrics",
+    "sklearn.linear_model",
+    "scipy.stats",
 )
 """What takes long and several commands need."""
 READ_ONCE = ("CUDA_", "GOMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_")

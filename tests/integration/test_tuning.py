@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
     before = archive.read_bytes()
 
     # Killed hard at the first measurement.
-    with subprocess.Popen(tune(archive, "--minutes", "5"), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with forked.Forked(tune(archive, "--minutes", "5"), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert any(line.startswith("short: ") for line in process.stderr)
         process.send_signal(signal.SIGKILL)
     left = find(state)
