@@ -43,7 +43,11 @@ PRELOADED = (
     "timm",
     "torchvision.transforms.v2",
     "sklearn.metrics",
+    "sklearn.covariance",
     "sklearn.linear_model",
+    "sklearn.model_selection",
+    "scipy.optimize",
+    "timm.optim",
     "scipy.stats",
 )
 """What takes long and several commands need."""

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import timm
-from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
-
 from marquee.training.config import EFFICIENTNET_LITE0_WHEEL
 from marquee.training.errors import TrainingError
 
@@ -23,6 +20,9 @@ def locate(arch: str) -> dict[str, Any]:
     Raises:
         TrainingError: they are not in the cache, and the hub cannot be reached.
     """
+    import timm  # takes seconds to import
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.hf_hub_id:
         return {}  # a plain URL, or nothing at all, of which timm says so
