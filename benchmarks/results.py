@@ -1,4 +1,4 @@
-"""Result files: raw values of every round, what is computed from them, and what they were measured on."""
+"""Result files: raw values of every round and what they were measured on. Tables are made from them alone."""
 
 import json
 import os
@@ -7,159 +7,64 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import ROOT
+from benchmarks import ROOT, program
 from marquee.handlers.host import read_cpuinfo, usable_cores
-from marquee.handlers.schema import from_dict, to_dict
 from marquee.training.environment import library_versions
 from marquee.training.errors import TrainingError
 from marquee.training.files import write_json
 
-RESULTS = ROOT / "benchmarks" / "training" / "results"
-SCHEMA_VERSION = 1
 _ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
+Result = dict[str, Any]
+"""``benchmark``, ``command``, ``date``, ``commit``, ``machine``, ``versions``; then ``settings``, ``rounds``,
+``baseline`` (the contender that ratios refer to; empty: none) and ``series``."""
+Values = dict[str, float]
+"""Metric -> value of one contender in one round."""
 Series = dict[str, dict[str, list[float]]]
 """Contender -> metric -> one value a round."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What a result was measured on."""
-
-    cpu: str
-    """Model name, as the kernel tells it."""
-    cores: int
-    """Cores that this process may use."""
-    isa: str
-    """Vector width that PyTorch chose, such as ``AVX512``."""
-    isa_flags: tuple[str, ...]
-    """Flags of the CPU that matter for the speed of a network."""
-    threads: int
-    """PyTorch's threads within one operation."""
-    platform: str
-    load: float
-    """Load average of the minute before the benchmark; well under 1 on a quiet machine."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(NamedTuple):
     """One metric of one contender over all rounds."""
 
     median: float
     low: float
     high: float
-    ratio: float | None = None
-    """Median, over the rounds, of this contender's value divided by the baseline's in the same round."""
+    ratio: float | None
+    """To the baseline's values, see :func:`ratio_of`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One result file.
-
-    ``series`` are the raw values; ``summary`` follows from them and is kept for readers without Python.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    benchmark: str
-    command: str
-    date: str
-    """Start, ISO 8601, UTC."""
-    commit: str
-    """Of the project; ``-dirty`` where files differed from it."""
-    machine: Machine
-    versions: dict[str, str]
-    settings: dict[str, Any]
-    rounds: int
-    """Rounds or seeds."""
-    baseline: str = ""
-    """The contender that ratios refer to; empty: none."""
-    series: Series
-    summary: dict[str, dict[str, Summary]]
-
-    def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
-            raise ValueError(f"schema_version: expected {SCHEMA_VERSION}, got {self.schema_version}")
-        if self.baseline and self.baseline not in self.series:
-            raise ValueError(f"baseline: {self.baseline!r} is not one of the contenders")
-        for contender, metrics in self.series.items():
-            for metric, values in metrics.items():
-                if len(values) != self.rounds:
-                    raise ValueError(f"series.{contender}.{metric}: {len(values)} values in {self.rounds} rounds")
-        if self.summary != summarise(self.series, self.baseline):
-            raise ValueError("summary: does not follow from series")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+def origin(benchmark: str) -> Result:
     """Where a result comes from; made before the first round, so that date and load are those of the start."""
-
-    benchmark: str
-    command: str
-    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    commit: str = field(default_factory=lambda: _commit())
-    machine: Machine = field(default_factory=lambda: describe_machine())
-
-    def result(self, settings: dict[str, Any], series: Series, baseline: str = "") -> Result:
-        """The result of these series, each of which has one value a round."""
-        return Result(
-            benchmark=self.benchmark,
-            command=self.command,
-            date=self.date,
-            commit=self.commit,
-            machine=self.machine,
-            versions=library_versions(),
-            settings=settings,
-            rounds=max(len(values) for metrics in series.values() for values in metrics.values()),
-            baseline=baseline,
-            series=series,
-            summary=summarise(series, baseline),
-        )
-
-
-def origin(benchmark: str, package: str = "benchmarks.training") -> Origin:
-    """The origin of what the running command, a module of ``package``, measures."""
-    module = Path(sys.argv[0]).stem
-    return Origin(benchmark=benchmark, command=shlex.join(["python", "-m", f"{package}.{module}", *sys.argv[1:]]))
-
-
-def summarise(series: Series, baseline: str = "") -> dict[str, dict[str, Summary]]:
-    """Medians, ranges and ratios of each contender's metrics.
-
-    A ratio is taken within each round, where both contenders met the same state of the machine, and then the median of
-    those; it is None for the baseline's missing metrics and for a baseline of zero.
-    """
     return {
-        contender: {
-            metric: Summary(
-                median=statistics.median(values),
-                low=min(values),
-                high=max(values),
-                ratio=_ratio(values, series.get(baseline, {}).get(metric, [])),
-            )
-            for metric, values in metrics.items()
-        }
-        for contender, metrics in series.items()
+        "benchmark": benchmark,
+        "command": f"{program()} {shlex.join(sys.argv[1:])}".strip(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": _machine(),
+        "versions": library_versions(),
     }
 
 
-def _ratio(values: Sequence[float], base: Sequence[float]) -> float | None:
-    if len(base) != len(values) or not all(base):
-        return None
-    return statistics.median(value / reference for value, reference in zip(values, base, strict=True))
+def add(series: Series, contender: str, values: Values) -> None:
+    """Adds a round's values of one contender."""
+    for metric, value in values.items():
+        series.setdefault(contender, {}).setdefault(metric, []).append(value)
 
 
-def write_result(folder: Path, result: Result) -> Path:
+def write_result(folder: Path, source: Result, settings: dict[str, Any], series: Series, baseline: str = "") -> Path:
     """Writes ``folder/BENCHMARK.json`` and returns its path."""
-    path = folder / f"{result.benchmark}.json"
-    write_json(path, to_dict(result))
+    path = folder / f"{source['benchmark']}.json"
+    rounds = max(len(values) for metrics in series.values() for values in metrics.values())
+    baseline = baseline if baseline in series else ""
+    write_json(path, {**source, "settings": settings, "rounds": rounds, "baseline": baseline, "series": series})
     return path
 
 
@@ -167,32 +72,63 @@ def read_result(path: Path) -> Result:
     """Reads what :func:`write_result` wrote.
 
     Raises:
-        TrainingError: the file is no result file; the message names the field.
+        TrainingError: the file is no result file, or a metric lacks a round.
     """
     try:
-        return from_dict(Result, json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:  # JSON's and the schema's errors are ValueErrors
-        raise TrainingError(f"{path}: {error}; repeat the benchmark") from error
+        result: Result = json.loads(path.read_text("utf-8"))
+        for contender, metrics in result["series"].items():
+            for metric, values in metrics.items():
+                if len(values) != result["rounds"]:
+                    raise ValueError(f"{contender}, {metric}: {len(values)} values in {result['rounds']} rounds")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise TrainingError(f"{path}: no result of a benchmark: {error}; repeat the benchmark") from error
+    return result
 
 
-def describe_machine() -> Machine:
-    """The machine that this process runs on."""
+def summarise(result: Result, contender: str, metric: str) -> Summary | None:
+    """Median, range and ratio; None where the contender was not measured by this metric."""
+    values = result["series"][contender].get(metric)
+    if values is None:
+        return None
+    base = result["series"].get(result["baseline"], {}).get(metric, [])
+    ratio = ratio_of(values, base) if base and all(base) else None
+    return Summary(statistics.median(values), min(values), max(values), ratio)
+
+
+def ratio_of(values: Sequence[float], base: Sequence[float]) -> float:
+    """The median of the ratios within each round, where both contenders met the same state of the machine."""
+    return statistics.median(one / other for one, other in zip(values, base, strict=True))
+
+
+def kept(path: Path, settings: dict[str, Any], compute: Callable[[], Values]) -> Values:
+    """The values of an earlier call with this ``path``, else those of ``compute``: an interrupted benchmark goes on.
+
+    Raises:
+        TrainingError: ``settings``, which decide the values, were others then.
+    """
+    if not path.exists():
+        write_json(path, {"settings": settings, "values": compute()})
+    document = json.loads(path.read_text("utf-8"))
+    if document["settings"] != settings:
+        raise TrainingError(f"{path}: is of a run with other settings; remove its folder, or choose another --work")
+    values: Values = document["values"]
+    return values
+
+
+def _machine() -> dict[str, Any]:
     info = read_cpuinfo()
     flags = set(f"{info.get('flags', '')} {info.get('Features', '')}".split())
-    return Machine(
-        cpu=info.get("model name") or platform.processor() or platform.machine(),
-        cores=usable_cores(),
-        isa=torch.backends.cpu.get_cpu_capability(),
-        isa_flags=tuple(flag for flag in _ISA_FLAGS if flag in flags),
-        threads=torch.get_num_threads(),
-        platform=platform.platform(),
-        load=round(os.getloadavg()[0], 2),
-    )
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "isa_flags": [flag for flag in _ISA_FLAGS if flag in flags],
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "load": round(os.getloadavg()[0], 2),  # of the minute before; well under 1 on a quiet machine
+    }
 
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -60,9 +60,11 @@ def find_bundle(run: Path) -> Path:
     for folder in (Path(run) / BUNDLE_FOLDER, Path(run)):
         if (folder / SPEC_FILE).is_file():
             return folder
-    raise OperationError(
-        f"{run}: no bundle here; finish the training first: {hints.command('train', '--out', run, '--resume')}"
-    )
+    if (Path(run) / "config.yaml").is_file():
+        resume = hints.command("train", "--out", run, "--resume")
+        raise OperationError(f"{run}: the training is not finished; go on with it: {resume}")
+    begin = hints.command("train", "--data", "DATA", "--out", run)
+    raise OperationError(f"{run}: neither a run nor a bundle; train one: {begin}")
 
 
 def package(bundle: Path, name: str, version: str, store: Path, variant: str = "auto") -> Path:

@@ -23,14 +23,16 @@ from marquee.training.optimize.openvino_ir import convert, quantize, save
 SIDE, CLASSES = 224, 1000
 Call = Callable[[np.ndarray], Any]
 """uint8 (N, 224, 224, 3) -> logits."""
+Build = Callable[..., tuple[Call, dict[str, int]]]
+_IMAGE = ImageSpec(channels=3, resize=SIDE, crop=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def make(name: str, arch: str, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-    """Builds a contender.
+    """Builds a contender of a network of timm with random weights, which do not decide the speed.
 
     Args:
         name: one of :data:`CONTENDERS`.
-        arch: of timm, with random weights: they do not decide the speed.
+        arch: of timm.
         folder: for its files.
         pixels: uint8 (N, 224, 224, 3), real images for the quantizer.
 
@@ -39,44 +41,44 @@ def make(name: str, arch: str, folder: Path, pixels: np.ndarray) -> tuple[Call, 
     """
     torch.manual_seed(0)
     backbone = timm.create_model(arch, num_classes=CLASSES)
-    classifier = Classifier(backbone, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval()
+    classifier = Classifier(backbone, _IMAGE.mean, _IMAGE.std).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return CONTENDERS[name](classifier, folder, pixels)
 
 
-def _eager(module: nn.Module) -> Call:
-    def call(batch: np.ndarray) -> Any:
-        with torch.inference_mode():
-            return module(torch.from_numpy(batch)).float().numpy()
-
-    return call
+def _in_precision(classifier: Classifier, precision: Precision) -> nn.Module:
+    return classifier if precision == "fp32" else LowPrecision(copy.deepcopy(classifier), torch.bfloat16)
 
 
-def _eager_fp32(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-    return _eager(classifier), {}
-
-
-def _eager_bf16(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-    return _eager(LowPrecision(classifier, torch.bfloat16)), {}
-
-
-def _exported(precision: Precision, engine: str) -> Callable[..., tuple[Call, dict[str, int]]]:
+def _eager(precision: Precision) -> Build:
     def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-        served = classifier if precision == "fp32" else LowPrecision(copy.deepcopy(classifier), torch.bfloat16)
-        path = folder / "model.pt2"
-        export_program(served, _spec_image(), path)
-        return load_files([path], folder, engine, precision)
+        module = _in_precision(classifier, precision)
+
+        def call(batch: np.ndarray) -> Any:
+            with torch.inference_mode():
+                return module(torch.from_numpy(batch)).float().numpy()
+
+        return call, {}
 
     return build
 
 
-def _openvino(precision: Precision) -> Callable[..., tuple[Call, dict[str, int]]]:
+def _exported(precision: Precision, engine: str) -> Build:
     def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
-        model = convert(trace_program(classifier, _spec_image()), _spec_image())
+        path = folder / "model.pt2"
+        export_program(_in_precision(classifier, precision), _IMAGE, path)
+        return _load([path], folder, engine, precision)
+
+    return build
+
+
+def _openvino(precision: Precision) -> Build:
+    def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
+        model = convert(trace_program(classifier, _IMAGE), _IMAGE)
         if precision == "int8":
             model, _ = quantize(model, Images(pixels=pixels, targets=None), None, 0.0)
-        return load_files(save(model, folder / "model.xml"), folder, "openvino", precision)
+        return _load(save(model, folder / "model.xml"), folder, "openvino", precision)
 
     return build
 
@@ -95,11 +97,7 @@ def _onnxruntime(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tu
     return (lambda batch: session.run(None, {place: batch})), {}
 
 
-def _spec_image() -> ImageSpec:
-    return ImageSpec(channels=3, resize=SIDE, crop=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-def load_files(files: list[Path], folder: Path, engine: str, precision: Precision) -> tuple[Call, dict[str, int]]:
+def _load(files: list[Path], folder: Path, engine: str, precision: Precision) -> tuple[Call, dict[str, int]]:
     """The engine that a server would load, behind the predictor's own checks."""
     variant = VariantSpec(
         name=precision,
@@ -111,7 +109,7 @@ def load_files(files: list[Path], folder: Path, engine: str, precision: Precisio
         schema_version=2,
         task="image-classification",
         labels=tuple(map(str, range(CLASSES))),
-        image=_spec_image(),
+        image=_IMAGE,
         output=OutputSpec(),
         variants=(variant,),
         golden=GoldenSpec(),
@@ -120,9 +118,9 @@ def load_files(files: list[Path], folder: Path, engine: str, precision: Precisio
     return Predictor(spec, variant, loaded, "", folder).outputs, loaded.kernels()
 
 
-CONTENDERS: dict[str, Callable[..., tuple[Call, dict[str, int]]]] = {
-    "eager fp32": _eager_fp32,
-    "eager bf16": _eager_bf16,
+CONTENDERS: dict[str, Build] = {
+    "eager fp32": _eager("fp32"),
+    "eager bf16": _eager("bf16"),
     "exported fp32": _exported("fp32", "exported"),
     "exported bf16": _exported("bf16", "exported"),
     "compiled bf16": _exported("bf16", "compiled"),

@@ -12,22 +12,13 @@ import timm
 import torch
 from torchvision.models import resnet18
 
-from benchmarks.serving.photographs import write_photographs
+from benchmarks.photographs import GRAIN, SIZE, write_photographs
+from benchmarks.serving.peers.place import WEIGHTS
 from marquee.handlers.engines import load_engine
-from marquee.handlers.errors import BundleError
-from marquee.handlers.golden import prove
 from marquee.handlers.images import load
 from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import (
-    SCHEMA_VERSION,
-    SPEC_FILE,
-    GoldenSpec,
-    ImageSpec,
-    ModelSpec,
-    OutputSpec,
-    VariantSpec,
-    sha256_file,
-)
+from marquee.handlers.spec import SCHEMA_VERSION, SPEC_FILE, GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from marquee.handlers.spec import sha256_file as digest
 from marquee.training.data.manifest import Record
 from marquee.training.export import export_program, trace_program
 from marquee.training.files import atomic_folder
@@ -41,48 +32,40 @@ IMAGE = ImageSpec(
     channels=3, resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), decode="scaled"
 )
 """As an export writes it: large JPEG files are decoded scaled (handlers/images.py)."""
-WEIGHTS = "resnet18.pth"
 FP32, INT8 = "fp32", "openvino-int8"
 _CALIBRATION = 64
 _GOLDEN = 8
 
 
 def make_material(folder: Path) -> None:
-    """Writes ``folder/resnet18.pth`` and ``folder/bundle``, unless they are there and whole.
+    """Writes ``folder/resnet18.pth`` and ``folder/bundle``; once.
 
     Raises:
-        TrainingError: OpenVINO or NNCF is not installed, or the bundle differs from its own answers.
+        TrainingError: OpenVINO or NNCF is not installed.
     """
-    if _is_whole(folder):
+    if (folder / "bundle").is_dir():
         return
-    with atomic_folder(folder) as staging:
-        classifier = _classifier(staging / WEIGHTS)
-        photographs = write_photographs(staging / "calibration", (500, 375), _CALIBRATION, seed=1)
+    with atomic_folder(folder) as staging, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_weights(staging)
+        photographs = write_photographs(staging / "calibration", SIZE, _CALIBRATION, GRAIN, seed=1)
         bundle = staging / "bundle"
         bundle.mkdir()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _write_bundle(classifier, photographs, bundle)
-        Predictor.load(bundle, variant=FP32, prove=prove)
-        Predictor.load(bundle, variant=INT8, prove=prove)
+        _write_bundle(_classifier(staging / WEIGHTS), photographs, bundle)
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        for variant in (FP32, INT8):
-            Predictor.load(folder / "bundle", variant=variant, prove=prove)
-    except BundleError:
-        return False
-    return (folder / WEIGHTS).is_file()
+def write_weights(folder: Path) -> None:
+    """Writes ``folder/resnet18.pth`` alone, which is all that eager peers need; once."""
+    if not (folder / WEIGHTS).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        torch.save(resnet18(num_classes=CLASSES).state_dict(), folder / WEIGHTS)
 
 
 def _classifier(weights: Path) -> Classifier:
     """The network in timm's form with the very weights that torchvision's is given."""
-    torch.manual_seed(0)
-    state = resnet18(num_classes=CLASSES).state_dict()
-    torch.save(state, weights)
     backbone = timm.create_model("resnet18", num_classes=CLASSES)
-    backbone.load_state_dict(state)
+    backbone.load_state_dict(torch.load(weights, weights_only=True))
     return Classifier(backbone, IMAGE.mean, IMAGE.std).eval()
 
 
@@ -95,12 +78,12 @@ def _write_bundle(classifier: Classifier, photographs: list[Path], bundle: Path)
     )
     files = save(quantized, bundle / "variants" / INT8 / "model.xml")
     variants = (
-        VariantSpec(name=FP32, engine="exported", precision="fp32", files={program.name: sha256_file(program)}),
+        VariantSpec(name=FP32, engine="exported", precision="fp32", files={program.name: digest(program)}),
         VariantSpec(
             name=INT8,
             engine="openvino",
             precision="int8",
-            files=dict(zip(relative(files, bundle), map(sha256_file, files), strict=True)),
+            files=dict(zip(relative(files, bundle), map(digest, files), strict=True)),
             tolerance=0.02,
             expected=f"golden/expected-{INT8}.json",
             device="cpu",
@@ -121,7 +104,7 @@ def _write_bundle(classifier: Classifier, photographs: list[Path], bundle: Path)
 
 
 def _write_golden(spec: ModelSpec, photographs: list[Path], pixels: np.ndarray, bundle: Path) -> GoldenSpec:
-    records = [Record(str(path), "0", "test", sha256_file(path)) for path in photographs]
+    records = [Record(str(path), "0", "test", digest(path)) for path in photographs]
     answers = {}
     for variant in spec.variants:
         predictor = Predictor(spec, variant, load_engine(spec, variant, bundle, "cpu"), "", bundle)
@@ -129,5 +112,5 @@ def _write_golden(spec: ModelSpec, photographs: list[Path], pixels: np.ndarray, 
     golden = write_golden(bundle, records, answers[FP32])
     inputs = [(name, "0") for name in golden.files if name.endswith(".jpg")]
     expected = spec.variants[1].expected
-    digest = write_answers(bundle / expected, inputs, [(one.probabilities, None) for one in answers[INT8]])
-    return GoldenSpec(files={**golden.files, expected: digest})
+    written = write_answers(bundle / expected, inputs, [(one.probabilities, None) for one in answers[INT8]])
+    return GoldenSpec(files={**golden.files, expected: written})

@@ -1,21 +1,47 @@
-"""A running contender, and how it is asked: over REST by wrk."""
+"""A running contender, and how it is asked: over REST, by the load of ``marquee tune``."""
 
-from collections.abc import Callable, Mapping
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+import numpy as np
 import psutil
 import requests
+from PIL import Image
+from torchvision.transforms.functional import center_crop, resize
 
-from benchmarks.serving.bodies import CONTENT_TYPES, Size, encode, write_bodies
-from benchmarks.serving.errors import ContenderError
-from benchmarks.serving.load import Load
-from benchmarks.serving.wrk import run_wrk
+from benchmarks.serving.processes import ContenderError
 from marquee.serving.errors import OperationError
-from marquee.serving.keys import KeyFile
+from marquee.serving.tuning.load import Endpoint, closed_loop
 
 _FIRST_ANSWER_SECONDS = 60
+_BOUNDARY = "photograph-boundary"
+CONTENT_TYPES = {
+    "file": "image/jpeg",
+    "octets": "application/octet-stream",
+    "form": f"multipart/form-data; boundary={_BOUNDARY}",
+    "pixels": "application/json",
+}
+"""Form of a body -> its Content-Type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What came of clients that send the next request when the last one is answered."""
+
+    seconds: float
+    """From the first request to the last answer."""
+    latencies: np.ndarray
+    """Seconds of each good call, float64 (N,)."""
+    errors: int = 0
+    """Requests that were not answered as they should be."""
+    images: int = 1
+    """Of a call."""
 
 
 class Server(Protocol):
@@ -25,19 +51,22 @@ class Server(Protocol):
     def process(self) -> psutil.Process:
         """The root of its processes."""
 
-    def ask(self, photograph: bytes) -> str:
-        """The likeliest label, in one request.
+    def ask(self, photograph: Path) -> str:
+        """The likeliest label, in one request; a ContenderError where there is none."""
 
-        Raises:
-            ContenderError: there is no answer, or it is an error.
-        """
+    def load(self, photographs: Sequence[Path], clients: int, seconds: float) -> Load:
+        """Answers ``clients`` that ask at once, new requests for so many seconds."""
 
-    def load(self, size: Size, clients: int, seconds: float) -> Load:
-        """Answers ``clients`` that ask at once.
 
-        Raises:
-            ContenderError: the load generator could not run.
-        """
+@dataclass(frozen=True, kw_only=True)
+class Post(Endpoint):
+    """An endpoint whose bodies have a type."""
+
+    content_type: str
+
+    def request(self, body: bytes) -> bytes:
+        """See :class:`marquee.serving.tuning.load.Endpoint`."""
+        return super().request(body).replace(b"application/octet-stream", self.content_type.encode(), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,45 +75,56 @@ class RestServer:
 
     process: psutil.Process
     url: str
-    bodies: Path
-    """Folder of the photographs and bodies."""
     form: str = "file"
-    """Of the bodies; one of :data:`benchmarks.serving.bodies.CONTENT_TYPES`."""
-    authorization: Callable[[], Mapping[str, str]] = dict
-    """Further headers, asked for at each use: a server writes its tokens while it starts."""
+    """Of the bodies; one of :data:`CONTENT_TYPES`."""
+    token: Callable[[], str | None] = lambda: None
+    """Asked for at each use: a server writes its tokens while it starts."""
 
-    def ask(self, photograph: bytes) -> str:
+    def ask(self, photograph: Path) -> str:
         """See :class:`Server`."""
-        session = requests.Session()
+        session, headers = requests.Session(), {"Content-Type": CONTENT_TYPES[self.form]}
         session.trust_env = False  # a proxy cannot reach this machine's loopback
+        body = encode(photograph.read_bytes(), self.form)
         try:
-            response = session.post(
-                self.url, data=encode(photograph, self.form), headers=self._headers(), timeout=_FIRST_ANSWER_SECONDS
-            )
-        except requests.RequestException as error:
+            if token := self.token():
+                headers["Authorization"] = f"Bearer {token}"
+            response = session.post(self.url, data=body, headers=headers, timeout=_FIRST_ANSWER_SECONDS)
+        except (requests.RequestException, OperationError) as error:
             raise ContenderError(f"no answer from {self.url}: {error}") from error
         if response.status_code != 200:
             raise ContenderError(f"{self.url}: status {response.status_code}: {response.text[:200]}")
         return likeliest(response.json())
 
-    def load(self, size: Size, clients: int, seconds: float) -> Load:
+    def load(self, photographs: Sequence[Path], clients: int, seconds: float) -> Load:
         """See :class:`Server`."""
-        return run_wrk(self.url, self._headers(), write_bodies(self.bodies, size, self.form), clients, seconds)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Content-Type": CONTENT_TYPES[self.form], **self.authorization()}
-
-
-def bearer(keys: KeyFile) -> Callable[[], Mapping[str, str]]:
-    """TorchServe's token, once the server has written it."""
-
-    def authorization() -> Mapping[str, str]:
+        parts, kind = urlsplit(self.url), CONTENT_TYPES[self.form]
+        host, port, token = parts.hostname or "", parts.port or 80, self.token()
+        endpoint = Post(host=host, port=port, path=parts.path, token=token, content_type=kind)
+        bodies = [encode(path.read_bytes(), self.form) for path in photographs]
+        began = time.perf_counter()
         try:
-            return {"Authorization": f"Bearer {keys.token('inference')}"}
+            load = closed_loop(endpoint, bodies, clients, seconds)
         except OperationError as error:
             raise ContenderError(str(error)) from error
+        # Until the last answer: of a slow server's batches, one more or less would count if it ended before.
+        took = time.perf_counter() - began
+        return Load(seconds=took, latencies=load.latencies.get(200, np.zeros(0)), errors=load.errors + load.rejected)
 
-    return authorization
+
+def encode(photograph: bytes, form: str) -> bytes:
+    """The body that a contender wants of a JPEG file."""
+    if form == "form":
+        head = (
+            f"--{_BOUNDARY}\r\n"
+            'Content-Disposition: form-data; name="images"; filename="photograph.jpg"\r\n'
+            "Content-Type: image/jpeg\r\n\r\n"
+        )
+        return head.encode() + photograph + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    if form == "pixels":
+        # 224 x 224 x 3 integers: decoded and resized by the client, at no cost to the server.
+        image = center_crop(resize(Image.open(io.BytesIO(photograph)).convert("RGB"), [256]), [224])
+        return json.dumps({"image_data": np.asarray(image).tolist()}, separators=(",", ":")).encode()
+    return photograph
 
 
 def likeliest(answer: Any) -> str:

@@ -1,8 +1,7 @@
 """A result of :mod:`benchmarks.serving.compare` as Markdown: promises, one table a load, start and memory."""
 
-from collections.abc import Sequence
-
-from benchmarks.results import Result, Summary
+from benchmarks.render import Show, markdown, number, shown
+from benchmarks.results import Result, summarise
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.marquee import MARQUEE
 from benchmarks.serving.targets import OURS, Verdict, judge
@@ -11,21 +10,21 @@ from benchmarks.serving.turn import NOISY_CORES
 
 def tables(result: Result) -> str:
     """All tables, without the line about the machine."""
-    cells = [f"{size}@{clients}" for size, clients in result.settings["cells"]]
-    parts = [_promises(result), *(_load(result, cell) for cell in cells), _whole(result), *_left_out(result)]
-    return "\n\n".join(parts)
+    loads = [_load(result, f"{size}@{clients}") for size, clients in result["settings"]["cells"]]
+    left_out = [f"Left out: {reason}." for reason in result["settings"]["left_out"].values()]
+    return "\n\n".join([_promises(result), *loads, _whole(result), *left_out])
 
 
 def footnote(result: Result) -> str:
     """What the loads were and what ran."""
-    settings = result.settings
+    settings, everyone = result["settings"], result["series"].values()
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
     others = [
-        value
-        for metrics in result.series.values()
-        for metric, values in metrics.items()
-        if metric.endswith("/other_cores")
-        for value in values
+        one
+        for metrics in everyone
+        for name, values in metrics.items()
+        if name.endswith("/other_cores")
+        for one in values
     ]
     noisy = sum(value > NOISY_CORES for value in others)
     return (
@@ -35,11 +34,11 @@ def footnote(result: Result) -> str:
 
 
 def _promises(result: Result) -> str:
-    names = [name for name in OURS if name in result.series] or [MARQUEE]
+    names = [name for name in OURS if name in result["series"]] or [MARQUEE]
     rows = [["promise", "wanted", *map(_title, names)]]
-    for verdicts in zip(*(judge(result.series, name) for name in names), strict=True):
+    for verdicts in zip(*(judge(result["series"], name) for name in names), strict=True):
         rows.append([verdicts[0].promise, verdicts[0].wanted, *map(_outcome, verdicts)])
-    return _markdown(rows, ":---")
+    return markdown(rows, ":---")
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -50,53 +49,33 @@ def _outcome(verdict: Verdict) -> str:
 
 def _load(result: Result, cell: str) -> str:
     size, _, clients = cell.partition("@")
-    rows = [["", "requests/s", f"beside {_title(result.baseline)}", "p50 ms", "p99 ms", "CPU ms a request", "errors"]]
-    for name, metrics in result.summary.items():
-        if f"{cell}/requests_per_second" not in metrics:
+    base = result["baseline"]
+    rows = [["", "requests/s", f"beside {_title(base)}", "p50 ms", "p99 ms", "CPU ms a request", "errors"]]
+    for name, metrics in result["series"].items():
+        rate = summarise(result, name, f"{cell}/requests_per_second")
+        if rate is None:
             continue
-        rate, errors = metrics[f"{cell}/requests_per_second"], sum(result.series[name][f"{cell}/errors"])
-        rows.append(
-            [
-                _title(name),
-                _shown(rate, ".1f"),
-                "–" if rate.ratio is None else f"{rate.ratio:.2f}x",
-                *(_shown(metrics[f"{cell}/{metric}"], ".1f") for metric in ("p50_ms", "p99_ms", "cpu_ms")),
-                f"**{errors:.0f}**" if errors else "0",
-            ]
-        )
-    if not result.baseline:
+        errors = sum(metrics[f"{cell}/errors"])
+        shares = [_cell(result, name, f"{cell}/{metric}", number(1)) for metric in ("p50_ms", "p99_ms", "cpu_ms")]
+        ratio = "–" if rate.ratio is None else f"{rate.ratio:.2f}x"
+        first = shown(rate, number(1), result["rounds"])
+        rows.append([_title(name), first, ratio, *shares, f"**{errors:.0f}**" if errors else "0"])
+    if not base:
         rows = [[*row[:2], *row[3:]] for row in rows]
-    head = f"### Photographs of {size}, {clients} {'client' if clients == '1' else 'clients'}"
-    return f"{head}\n\n{_markdown(rows, '---:')}"
+    return f"### Photographs of {size}, {clients} {'client' if clients == '1' else 'clients'}\n\n{markdown(rows)}"
 
 
 def _whole(result: Result) -> str:
     rows = [["", "start to first answer, s", "memory (PSS), MB", "sum of resident sets, MB"]]
-    for name, metrics in result.summary.items():
-        shown = [
-            _shown(metrics["start_seconds"], ".1f"),
-            *(_shown(metrics[one], ".0f") for one in ("pss_mb", "rss_mb")),
-        ]
-        rows.append([_title(name), *shown])
-    return f"### Start and memory\n\n{_markdown(rows, '---:')}"
+    shows = (("start_seconds", number(1)), ("pss_mb", number(0)), ("rss_mb", number(0)))
+    rows += [[_title(name), *(_cell(result, name, *one) for one in shows)] for name in result["series"]]
+    return f"### Start and memory\n\n{markdown(rows)}"
 
 
-def _left_out(result: Result) -> list[str]:
-    return [f"Left out: {reason}." for reason in result.settings["left_out"].values()]
+def _cell(result: Result, contender: str, metric: str, show: Show) -> str:
+    summary = summarise(result, contender, metric)
+    return "–" if summary is None else shown(summary, show, result["rounds"])
 
 
 def _title(name: str) -> str:
     return CONTENDERS[name].title if name in CONTENDERS else name
-
-
-def _shown(summary: Summary, form: str) -> str:
-    text = format(summary.median, form)
-    if summary.low == summary.high:
-        return text
-    return f"{text} ({format(summary.low, form)} to {format(summary.high, form)})"
-
-
-def _markdown(rows: Sequence[Sequence[str]], align: str) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, "| --- |" + f" {align} |" * (len(rows[0]) - 1))
-    return "\n".join(lines)

@@ -1,63 +1,74 @@
-"""Test accuracy beside the plain loop, at equal optimiser settings, data and epochs: speed must not cost accuracy.
+"""Test accuracy of runs that are repeated with several seeds: beside a plain loop, or with single regularisers.
 
-Both train by AdamW with warm-up, cosine, weight decay, label smoothing and clipping, vary images by random resized crop
-(and flip, for Fashion-MNIST), keep the epoch with the best validation accuracy, and read the test images once.
+By default the plain loop and this project train by AdamW with equal settings, data and epochs: speed must not cost
+accuracy. Both keep the epoch with the best validation accuracy, and read the test images once.
+
+With --regularisers this project alone trains where images are few: with none of augmentation, dropout, weight decay and
+label smoothing, with each of them alone, and with all; train accuracy is that of the training images as they are.
 
 Example: python -m benchmarks.training.accuracy --data digits --seeds 3
 
-Runs that are done are kept in WORK/accuracy; an interrupted benchmark goes on. Writes RESULTS/accuracy_DATA.json.
+Runs that are done are kept; an interrupted benchmark goes on.
 """
 
-import json
 import shutil
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Optional
 
-import tyro
+from benchmarks import WORK, main, tell
+from benchmarks.results import Series, Values, add, kept, origin, write_result
+from benchmarks.training.data import Name, write_slice
+from benchmarks.training.runs import NO_AUGMENTATION, RESULTS, flags, run_json, train
+from marquee.handlers.predictor import Prediction, Predictor
 
-from benchmarks import ROOT
-from benchmarks.kept import Values, kept
-from benchmarks.results import RESULTS, Series, origin, write_result
-from benchmarks.training.processes import NO_AUGMENTATION, run_json, supported_flags, train
-from benchmarks.training.slices import Name, write_slice
-from marquee.commands.cli import run
-
-BASELINE = "torchvision-style fp32"
-# Images of each class in train, val and test.
-_COUNTS: dict[Name, tuple[int, int, int]] = {"digits": (120, 20, 34), "fashion-mnist": (500, 50, 500)}
+PLAIN = "torchvision-style fp32"
+# What the plain loop and this project share: the plain loop's name of a setting -> this project's, and the value.
+_SHARED: dict[str, tuple[str, object]] = {
+    "arch": ("model.arch", "resnet10t"),
+    "size": ("image.size", 32),
+    "epochs": ("loop.epochs", 15),
+    "batch_size": ("loop.batch_size", 64),
+    "lr": ("optimizer.lr", 2e-3),
+    "min_lr": ("optimizer.min_lr", 1e-5),
+    "warmup_epochs": ("optimizer.warmup_epochs", 1.0),
+    "weight_decay": ("optimizer.weight_decay", 0.05),
+    "label_smoothing": ("loss.label_smoothing", 0.1),
+    "clip_norm": ("optimizer.clip_norm", 1.0),
+    "crop_scale": ("augment.crop_scale", 0.8),
+    "workers": ("loop.workers", 0),
+}
+_OURS = {
+    **NO_AUGMENTATION,
+    "model.dropout": 0,
+    "image.channels": "rgb",  # what ImageFolder makes of grey images
+    "loop.patience": 0,
+    "loop.device": "cpu",
+    **dict(_SHARED.values()),
+}
+PRECISIONS: dict[str, dict[str, object]] = {
+    "marquee fp32": {"loop.precision": "fp32"},
+    "marquee bf16": {"loop.precision": "bf16"},
+    "marquee bf16 progressive": {"loop.precision": "bf16", "loop.progressive_resizing": 0.5},
+}
+"""This project's rows beside the plain loop."""
+_ALL = "benchmarks/training/overfitting.yaml"
+OFF: dict[str, Mapping[str, object]] = {
+    "augmentation": NO_AUGMENTATION,
+    "dropout": {"model.dropout": 0},
+    "weight decay": {"optimizer.weight_decay": 0},
+    "label smoothing": {"loss.label_smoothing": 0},
+}
+"""Regulariser -> what switches it off."""
+VARIANTS: dict[str, tuple[str, ...]] = {"none": (), **{f"{name} only": (name,) for name in OFF}, "all": tuple(OFF)}
+"""Variant -> the regularisers that stay on."""
+# Images of each class in train, val and test: beside the plain loop, and where they are few.
+_MANY: dict[Name, tuple[int, int, int]] = {"digits": (120, 20, 34), "fashion-mnist": (500, 50, 500)}
+_FEW: dict[Name, tuple[int, int, int]] = {"digits": (20, 20, 100), "fashion-mnist": (200, 50, 500)}
 # A mirrored digit is another sign.
 _FLIP: dict[Name, float] = {"digits": 0.0, "fashion-mnist": 0.5}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What all contenders share."""
-
-    arch: str = "resnet10t"
-    """Architecture, by timm's name."""
-    size: int = 32
-    """Side of the square input in pixels."""
-    epochs: int = 15
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images a step."""
-    lr: float = 2e-3
-    """Peak learning rate."""
-    min_lr: float = 1e-5
-    """Learning rate at the end of the cosine."""
-    warmup_epochs: float = 1.0
-    """Linear warm-up."""
-    weight_decay: float = 0.05
-    """Decoupled; not of biases and norms."""
-    label_smoothing: float = 0.1
-    """Share of the target that is spread over all classes."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradients."""
-    crop_scale: float = 0.8
-    """Smallest share of the area that a random crop keeps."""
-    workers: int = 0
-    """Loader processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,104 +76,94 @@ class Accuracy:
     """Arguments."""
 
     data: Name = "digits"
-    """digits: 1,200 training images of scikit-learn's digits; fashion-mnist: 5,000 of its training images."""
+    """Scikit-learn's digits, or Fashion-MNIST's training images; slices of them."""
+    regularisers: bool = False
+    """Compare regularisers, not loops."""
     seeds: int = 3
     """Runs of each contender."""
-    recipe: Recipe = Recipe()
-    """Settings of all contenders."""
-    work: Path = ROOT / ".benchmarks"
+    epochs: Optional[int] = None
+    """Of each run; none: 15, and 40 for regularisers."""
+    work: Path = WORK
     """Folder for data, runs and kept values."""
     results: Path = RESULTS
     """Folder of the result file."""
-    json: bool = False
-    """Print the result as one JSON object."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds: expected at least 1, got {self.seeds}")
 
 
-def run_plain(recipe: Recipe, data: Path, flip: float, seed: int, _: Path) -> Values:
-    """The plain loop."""
-    flags = [text for name, value in asdict(recipe).items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    fixed = ["--optimizer", "adamw", "--measure", "--flip", str(flip), "--seed", str(seed)]
-    answer = run_json(["-m", "benchmarks.training.plain", "--data", str(data), *flags, *fixed])
-    return {"test_accuracy": answer["accuracy"]}
+def variant_settings(variant: str, data: Name) -> dict[str, object]:
+    """Settings of a variant of the regularisers; what switches one off wins."""
+    settings: dict[str, object] = {"config": _ALL, "augment.horizontal_flip": _FLIP[data]}
+    for name, off in OFF.items():
+        settings |= {} if name in VARIANTS[variant] else off
+    return settings
 
 
-def run_marquee(
-    recipe: Recipe, data: Path, flip: float, seed: int, out: Path, precision: str, resizing: float = 1.0
-) -> Values:
-    """This project, by its own command; ``resizing`` is the first images' share of their side."""
+def _plain(settings: Mapping[str, object], data: Path, out: Path, seed: int) -> Values:
+    arguments = ["benchmarks.training.plain", "--data", str(data), "--optimizer", "adamw", "--measure"]
+    return {"test_accuracy": run_json([*arguments, *flags({**settings, "seed": seed})])["accuracy"]}
+
+
+def _marquee(settings: Mapping[str, object], data: Path, out: Path, seed: int, fitted: bool = False) -> Values:
+    """Accuracies and, of the ``fitted`` training images, the gap, as fractions; the test images' mean loss in nats."""
     shutil.rmtree(out, ignore_errors=True)
-    flags = {
-        **NO_AUGMENTATION,
-        "model.arch": recipe.arch,
-        "model.dropout": 0,
-        "image.size": recipe.size,
-        "image.channels": "rgb",  # what ImageFolder makes of grey images
-        "augment.crop_scale": recipe.crop_scale,
-        "augment.horizontal_flip": flip,
-        "loss.label_smoothing": recipe.label_smoothing,
-        "optimizer.lr": recipe.lr,
-        "optimizer.min_lr": recipe.min_lr,
-        "optimizer.warmup_epochs": recipe.warmup_epochs,
-        "optimizer.weight_decay": recipe.weight_decay,
-        "optimizer.clip_norm": recipe.clip_norm,
-        "loop.epochs": recipe.epochs,
-        "loop.batch_size": recipe.batch_size,
-        "loop.workers": recipe.workers,
-        "loop.patience": 0,
-        "loop.device": "cpu",
-        "loop.precision": precision,
-        "loop.progressive_resizing": resizing,
-        "loop.seed": seed,
+    test = train(data, out, flags({**settings, "loop.seed": seed}))
+    if not fitted:
+        return {"test_accuracy": test["accuracy"]}
+    right, accuracy = _accuracy(out / "bundle", data / "train"), test["accuracy"]
+    return {"train_accuracy": right, "test_accuracy": accuracy, "gap": right - accuracy, "test_nll": test["nll"]}
+
+
+def _accuracy(bundle: Path, folder: Path) -> float:
+    """Of the bundle's answers for class folders."""
+    files = sorted(folder.rglob("*.png"))
+    answers = Predictor.load(bundle).predict([file.read_bytes() for file in files])
+    labelled = zip(answers, files, strict=True)
+    return sum(isinstance(one, Prediction) and one.label == file.parent.name for one, file in labelled) / len(files)
+
+
+def contenders(settings: Accuracy) -> dict[str, tuple[Callable[..., Values], dict[str, object]]]:
+    """Name -> how it runs, and its settings; the first one is what the others are compared with."""
+    epochs: dict[str, object] = {} if settings.epochs is None else {"epochs": settings.epochs}
+    ours = {f"loop.{name}": value for name, value in epochs.items()}
+    if settings.regularisers:
+        fitted = partial(_marquee, fitted=True)
+        return {name: (fitted, variant_settings(name, settings.data) | ours) for name in VARIANTS}
+    shared, flip = {name: value for name, (_, value) in _SHARED.items()}, _FLIP[settings.data]
+    rows: dict[str, tuple[Callable[..., Values], dict[str, object]]] = {
+        PLAIN: (_plain, {**shared, "flip": flip, **epochs})
     }
-    metrics = train(data, out, supported_flags(flags))
-    return {"test_accuracy": metrics["accuracy"]}
+    for name, precision in PRECISIONS.items():
+        rows[name] = _marquee, {**_OURS, "augment.horizontal_flip": flip, **precision, **ours}
+    return rows
 
 
-def compare(settings: Accuracy) -> Path:
+def measure(settings: Accuracy) -> Path:
     """Trains every contender with every seed and returns the result file.
 
     Raises:
         TrainingError: a run failed, or what is kept in the work folder is of other settings.
     """
-    name = f"accuracy_{settings.data}"
-    source = origin(name)
-    work = settings.work.absolute() / "accuracy" / settings.data
-    train_count, val_count, test_count = _COUNTS[settings.data]
-    write_slice(work / "data", settings.data, train_count, val_count, test_count)
-    flip = _FLIP[settings.data]
-    recipe, data = settings.recipe, work / "data"
-    contenders = {
-        BASELINE: lambda seed, out: run_plain(recipe, data, flip, seed, out),
-        "marquee fp32": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "fp32"),
-        "marquee bf16": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "bf16"),
-        "marquee bf16 progressive": lambda seed, out: run_marquee(recipe, data, flip, seed, out, "bf16", 0.5),
-    }
-    series: Series = {contender: {"test_accuracy": []} for contender in contenders}
+    name = f"{'overfitting' if settings.regularisers else 'accuracy'}_{settings.data}"
+    source, work = origin(name), settings.work.absolute() / name
+    images = (_FEW if settings.regularisers else _MANY)[settings.data]
+    counts = dict(zip(("train", "val", "test"), images, strict=True))
+    write_slice(work / "data", settings.data, counts)
+    chosen, series = contenders(settings), Series()
     for seed in range(settings.seeds):
-        for contender, measure in contenders.items():
+        for contender, (how, used) in chosen.items():
             stem = f"{contender.replace(' ', '-')}-{seed}"
-            values = kept(
-                work / "kept" / f"{stem}.json",
-                {**asdict(recipe), "flip": flip},
-                lambda measure=measure, seed=seed, stem=stem: measure(seed, work / "runs" / stem),  # type: ignore[misc]
-            )
-            series[contender]["test_accuracy"].append(values["test_accuracy"])
-            print(f"seed {seed}  {contender:28s} {values['test_accuracy']:.4f}", file=sys.stderr, flush=True)
-    counts = {"train": train_count, "val": val_count, "test": test_count}
-    described = {"data": settings.data, "images_of_each_class": counts, **asdict(recipe), "flip": flip}
-    return write_result(settings.results, source.result(described, series, BASELINE))
-
-
-def main() -> None:
-    """Entry point."""
-    settings = tyro.cli(Accuracy, prog="python -m benchmarks.training.accuracy", description=__doc__)
-    path = compare(settings)
-    print(json.dumps(json.loads(path.read_text("utf-8"))) if settings.json else f"result in {path}")
+            run = partial(how, used, work / "data", work / "runs" / stem, seed)
+            values = kept(work / "kept" / f"{stem}.json", used, run)
+            add(series, contender, values)
+            told = ", ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+            tell(f"seed {seed}  {contender:28s} {told}")
+    used_by = {contender: used for contender, (_, used) in chosen.items()}
+    described = {"data": settings.data, "images_of_each_class": counts, "contenders": used_by}
+    return write_result(settings.results, source, described, series, next(iter(chosen)))
 
 
 if __name__ == "__main__":
-    run(main)
+    main(measure, Accuracy, __doc__)

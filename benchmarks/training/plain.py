@@ -24,28 +24,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from benchmarks.training.pace import Pace, as_epoch
+from benchmarks.training.runs import Loop, Pace
 from marquee.commands.cli import run
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TO_TENSOR = (transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain:
+class Plain(Loop):
     """Arguments; the defaults are the reference's, but for the batch's size and the schedule's length."""
 
     data: Path
     """Folder with train/ and class folders in it."""
-    arch: str = "resnet18"
-    """Architecture, by timm's name: all contenders train the same network."""
-    size: int = 224
-    """Side of the square input in pixels."""
-    batch_size: int = 32
-    """Images a step."""
-    workers: int = 1
-    """Loader processes."""
-    epochs: int = 2
-    """Passes over train/."""
     seed: int = 0
     """Of weights, order and augmentation."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -76,11 +66,15 @@ def train(settings: Plain) -> dict[str, Any]:
     loader = _training_loader(settings)
     model = timm.create_model(settings.arch, num_classes=len(loader.dataset.classes))  # type: ignore[attr-defined]
     loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    optimizer = _optimizer(settings, model)
+    if settings.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            model.parameters(), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
+        )
+    else:
+        optimizer = torch.optim.AdamW(param_groups_weight_decay(model, settings.weight_decay), lr=settings.lr)
     schedule = _schedule(settings, optimizer, len(loader))
-    epochs, best, kept = [], -1.0, model.state_dict()
+    pace, best, kept = Pace(), -1.0, model.state_dict()
     for _ in range(settings.epochs):
-        pace = Pace()
         model.train()
         for image, target in pace.batches(loader):
             output = model(image)
@@ -94,24 +88,17 @@ def train(settings: Plain) -> dict[str, Any]:
             # The reference logs both of every step.
             value.item()
             (output.argmax(1) == target).sum().item()
-        epochs.append(as_epoch(pace))
         if settings.measure and (accuracy := _accuracy(settings, model, "val")) > best:
             best, kept = accuracy, copy.deepcopy(model.state_dict())
     if not settings.measure:
-        return {"epochs": epochs}
+        return {"epochs": pace.epochs}
     model.load_state_dict(kept)
-    return {"epochs": epochs, "accuracy": _accuracy(settings, model, "test")}
+    return {"epochs": pace.epochs, "accuracy": _accuracy(settings, model, "test")}
 
 
 def _training_loader(settings: Plain) -> DataLoader[Any]:
-    vary = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(settings.size, scale=(settings.crop_scale, 1.0)),
-            transforms.RandomHorizontalFlip(settings.flip),
-            transforms.ToTensor(),
-            transforms.Normalize(_MEAN, _STD),
-        ]
-    )
+    crop = transforms.RandomResizedCrop(settings.size, scale=(settings.crop_scale, 1.0))
+    vary = transforms.Compose([crop, transforms.RandomHorizontalFlip(settings.flip), *_TO_TENSOR])
     return DataLoader(
         datasets.ImageFolder(str(settings.data / "train"), vary),
         batch_size=settings.batch_size,
@@ -120,13 +107,6 @@ def _training_loader(settings: Plain) -> DataLoader[Any]:
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
     )
-
-
-def _optimizer(settings: Plain, model: nn.Module) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
-    groups = param_groups_weight_decay(model, settings.weight_decay)
-    return torch.optim.AdamW(groups, lr=settings.lr)
 
 
 def _schedule(settings: Plain, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -146,19 +126,11 @@ def _schedule(settings: Plain, optimizer: torch.optim.Optimizer, steps: int) -> 
 @torch.inference_mode()
 def _accuracy(settings: Plain, model: nn.Module, split: str) -> float:
     model.eval()
-    still = transforms.Compose(
-        [
-            transforms.Resize(settings.size),
-            transforms.CenterCrop(settings.size),
-            transforms.ToTensor(),
-            transforms.Normalize(_MEAN, _STD),
-        ]
-    )
+    size = settings.size
+    still = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *_TO_TENSOR])
     images = datasets.ImageFolder(str(settings.data / split), still)
-    correct = sum(
-        int((model(image).argmax(1) == target).sum()) for image, target in DataLoader(images, settings.batch_size)
-    )
-    return correct / len(images)
+    right = [(model(image).argmax(1) == target).sum() for image, target in DataLoader(images, settings.batch_size)]
+    return int(sum(right)) / len(images)
 
 
 def main() -> None:

@@ -23,28 +23,16 @@ from timm.loss import LabelSmoothingCrossEntropy  # type: ignore[attr-defined]
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import random_seed  # type: ignore[attr-defined]
 
-from benchmarks.training.pace import Pace, as_epoch
+from benchmarks.training.runs import Loop, Pace
 from marquee.commands.cli import run
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithTimm:
+class WithTimm(Loop):
     """Arguments; the last two are train.py's ``--amp --amp-dtype bfloat16`` and ``--channels-last``."""
 
     data: Path
     """Folder with train/ and class folders in it."""
-    arch: str = "resnet18"
-    """Architecture."""
-    size: int = 224
-    """Side of the square input in pixels."""
-    batch_size: int = 32
-    """Images a step."""
-    workers: int = 1
-    """Loader processes."""
-    epochs: int = 2
-    """Passes over train/."""
-    seed: int = 0
-    """Of weights, order and augmentation."""
     amp: bool = False
     """Automatic mixed precision in bfloat16, which needs no loss scaling."""
     channels_last: bool = False
@@ -53,7 +41,7 @@ class WithTimm:
 
 def train(settings: WithTimm) -> dict[str, Any]:
     """Trains; returns ``epochs``."""
-    random_seed(settings.seed)  # type: ignore[no-untyped-call]
+    random_seed(0)  # type: ignore[no-untyped-call]
     device = torch.device("cpu")
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     dataset = create_dataset("", root=str(settings.data), split="train", is_training=True)
@@ -72,9 +60,8 @@ def train(settings: WithTimm) -> dict[str, Any]:
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5)
     loss = LabelSmoothingCrossEntropy(0.1)  # type: ignore[no-untyped-call]
-    epochs = []
+    pace = Pace()
     for _ in range(settings.epochs):
-        pace = Pace()
         model.train()
         optimizer.zero_grad()
         for image, target in pace.batches(loader):
@@ -85,8 +72,7 @@ def train(settings: WithTimm) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
             value.item()
-        epochs.append(as_epoch(pace))
-    return {"epochs": epochs}
+    return {"epochs": pace.epochs}
 
 
 def main() -> None:

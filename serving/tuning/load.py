@@ -8,9 +8,9 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -19,8 +19,6 @@ from marquee.serving.errors import OperationError
 
 TIMEOUT_SECONDS = 60.0
 """After which an answer counts as lost."""
-MAX_CONNECTIONS = 1000
-"""Requests that an open loop keeps waiting for; more are counted as not sent."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 _RETRY_SECONDS = 0.05
 
@@ -58,15 +56,13 @@ class Load:
     seconds: float
     """For which requests were sent."""
     sent: int
-    """Requests that were due."""
+    """Requests."""
     throughput: float
     """Answers of status 200 a second, of those that came within ``seconds``."""
     latencies: dict[int, np.ndarray]
     """HTTP status -> float64 (N,), seconds of each answer, in the order in which they came."""
     failures: dict[str, int] = field(default_factory=dict)
-    """``timeout``, ``connection`` or ``not sent`` -> requests without an answer."""
-    cpu_seconds: float
-    """That the generator itself took."""
+    """``timeout`` or ``connection`` -> requests without an answer."""
 
     @property
     def answered(self) -> int:
@@ -106,38 +102,9 @@ def closed_loop(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, secon
     Raises:
         OperationError: nothing listens there.
     """
-    return _run(endpoint, bodies, lambda generator: generator.closed(clients, seconds))
-
-
-def open_loop(endpoint: Endpoint, bodies: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
-    """Load of ``rate`` requests a second at random times (a Poisson process), whatever becomes of them.
-
-    Latencies count from the moment at which a request was due, so that a slow server cannot hide behind requests that
-    were sent late. Every request finds an open connection or opens one.
-
-    Args:
-        endpoint: where to.
-        bodies: of requests, sent in turn.
-        rate: requests a second.
-        seconds: for which requests are sent; those that are under way then are waited for.
-        seed: of the random times.
-
-    Raises:
-        OperationError: nothing listens there.
-    """
-    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
-    times = np.cumsum(gaps)
-    return _run(endpoint, bodies, lambda generator: generator.open(times[times < seconds].tolist(), seconds))
-
-
-_Start = Callable[["_Generator"], Coroutine[Any, Any, None]]
-
-
-def _run(endpoint: Endpoint, bodies: Sequence[bytes], start: _Start) -> Load:
     generator = _Generator(endpoint, bodies)
-    before = time.process_time()
-    asyncio.run(start(generator))
-    return generator.load(time.process_time() - before)
+    asyncio.run(generator.closed(clients, seconds))
+    return generator.load()
 
 
 class _Connection(asyncio.Protocol):
@@ -206,7 +173,7 @@ class _Generator:
         self._endpoint = endpoint
         self._requests = itertools.cycle([endpoint.request(body) for body in bodies])
         self._idle: list[_Connection] = []
-        self._sent, self._in_time, self._under_way = 0, 0, 0
+        self._sent, self._in_time = 0, 0
         self._seconds, self._until = 0.0, 0.0
         self._latencies: dict[int, list[float]] = {}
         self._failures: dict[str, int] = {}
@@ -215,30 +182,11 @@ class _Generator:
         """See :func:`closed_loop`."""
         # Connected before the clock runs.
         self._idle = [await self._connect() for _ in range(clients)]
-        self._begin(seconds)
+        self._seconds, self._until = seconds, time.perf_counter() + seconds
         await asyncio.gather(*(self._client() for _ in range(clients)))
         self._close()
 
-    async def open(self, times: Sequence[float], seconds: float) -> None:
-        """See :func:`open_loop`."""
-        self._idle = [await self._connect()]
-        began = self._begin(seconds)
-        tasks: set[asyncio.Task[bool]] = set()
-        for due in times:
-            # Behind schedule it sleeps for no time, in which answers are read.
-            await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
-            if self._under_way >= MAX_CONNECTIONS:
-                self._sent += 1
-                self._note_failure("not sent")
-                continue
-            self._under_way += 1
-            task = asyncio.create_task(self._ask(began + due))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
-        self._close()
-
-    def load(self, cpu_seconds: float) -> Load:
+    def load(self) -> Load:
         """What has been kept."""
         return Load(
             seconds=self._seconds,
@@ -246,17 +194,10 @@ class _Generator:
             throughput=self._in_time / self._seconds,
             latencies={status: np.array(values) for status, values in self._latencies.items()},
             failures=self._failures,
-            cpu_seconds=cpu_seconds,
         )
-
-    def _begin(self, seconds: float) -> float:
-        began = time.perf_counter()
-        self._seconds, self._until = seconds, began + seconds
-        return began
 
     async def _client(self) -> None:
         while (now := time.perf_counter()) < self._until:
-            self._under_way += 1
             if not await self._ask(now):
                 await asyncio.sleep(_RETRY_SECONDS)  # a server that is gone is not asked a thousand times a second
 
@@ -272,8 +213,6 @@ class _Generator:
         except (OSError, OperationError):
             self._note_failure("connection")
             return False
-        finally:
-            self._under_way -= 1
         now = time.perf_counter()
         self._latencies.setdefault(status, []).append(now - since)
         self._in_time += status == 200 and now <= self._until

@@ -40,27 +40,15 @@ class PrivateServer:
         store: the server's folder of archives.
         bodies: of real requests, to warm models up with.
         clients: requests that are under way at once.
-        warm_seconds: the longest that the front end is warmed up.
     """
 
     def __init__(
-        self,
-        server: servers.Server,
-        archive: Path,
-        store: Path,
-        bodies: Sequence[bytes],
-        clients: int,
-        warm_seconds: float = MAX_WARM_SECONDS,
+        self, server: servers.Server, archive: Path, store: Path, bodies: Sequence[bytes], clients: int
     ) -> None:
         self._server, self._archive, self._store = server, archive, store
-        self._bodies, self._clients, self._warm_seconds = bodies, clients, warm_seconds
+        self._bodies, self._clients = bodies, clients
         self._names = (f"trial{number}" for number in itertools.count())
         self._is_warm = False
-
-    @property
-    def pid(self) -> int:
-        """Of the front end."""
-        return self._server.pid
 
     def is_running(self) -> bool:
         """True while the server lives."""
@@ -104,7 +92,7 @@ class PrivateServer:
         if not self._is_warm:
             # Refused by the handler, so that only the front end and the way to the worker take time.
             closed_loop(endpoint, [_NO_IMAGE], self._clients, _WARM_SECONDS)
-            warm_up(endpoint, self._bodies, self._clients, self._warm_seconds)
+            warm_up(endpoint, self._bodies, self._clients, MAX_WARM_SECONDS)
             self._is_warm = True
         closed_loop(endpoint, self._bodies, self._clients, _MODEL_WARM_SECONDS)
 
@@ -129,8 +117,6 @@ def private_server(
     folder: Path,
     bodies: Sequence[bytes],
     clients: int,
-    settings: Mapping[str, str] | None = None,
-    warm_seconds: float = MAX_WARM_SECONDS,
 ) -> Iterator[PrivateServer]:
     """Starts a private server with the settings of ``config`` for the length of the block.
 
@@ -140,8 +126,6 @@ def private_server(
         folder: its state folder. A server that an earlier call could not stop, because it was killed, is stopped first.
         bodies: of real requests.
         clients: requests that are under way at once.
-        settings: keys in place of the configuration's.
-        warm_seconds: the longest that the front end is warmed up.
 
     Raises:
         OperationError: it cannot be started.
@@ -160,10 +144,10 @@ def private_server(
             folder=folder,
             port=Addresses.free(_FIRST_PORT).base_port,
             enable_model_api=True,
-            settings={"load_models": "", **(settings or {})},
+            settings={"load_models": ""},
         )
         try:
-            yield PrivateServer(server, archive, store, bodies, clients, warm_seconds)
+            yield PrivateServer(server, archive, store, bodies, clients)
         finally:
             servers.stop(server)
     finally:

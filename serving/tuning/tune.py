@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 QUEUE_SECONDS = 1.0
 """Without a limit of latency: the longest that a request waits in a full queue."""
 _SPREAD = 1.3
-"""The p99 of what is answered under overload, divided by the time that a full queue takes: measured by
-benchmarks.serving.overload, 1.3 at twice the capacity with a queue of 100 as with one of 16."""
+"""The p99 of what is answered under overload, divided by the time that a full queue takes; measured at twice the
+capacity, with a queue of 100 as with one of 16 (benchmarks/serving/server.md)."""
 _LIMIT_ROUNDS = 3
 _FINAL_SHARE = 0.4
 """Of the time, at most, that is kept for the final."""

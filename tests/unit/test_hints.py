@@ -65,5 +65,5 @@ def test_a_hint_works_as_printed(way, tmp_path):
         ["/bin/sh", "-c", shown], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert again.returncode == 1
-    assert again.stderr.startswith("error: RUN: no bundle here; finish the training first: ")
-    assert again.stderr.strip().endswith("--out RUN --resume")
+    assert again.stderr.startswith("error: RUN: neither a run nor a bundle; train one: ")
+    assert again.stderr.strip().endswith("--data DATA --out RUN")

@@ -294,17 +294,6 @@ def test_a_mistake_in_counting_is_told_once(caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_the_benchmark_of_their_cost(tmp_path):
-    from benchmarks.results import read_result
-    from benchmarks.serving.metrics import Metrics, measure
-
-    result = read_result(measure(Metrics(rounds=2, repeats=100, results=tmp_path)))
-    assert set(result.series) == {"count a batch of 1", "count a batch of 8", "write a report"}
-    assert all(value > 0 for metrics in result.series.values() for value in metrics["microseconds"])
-    with pytest.raises(ValueError, match="at least 1 round"):
-        Metrics(rounds=0)
-
-
 def test_the_page_names_every_metric_with_its_buckets_and_labels():
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     rows = [[cell.strip(" `") for cell in re.split(r" \| | \|$", line[2:])] for line in page.splitlines()]

@@ -10,27 +10,25 @@ from typing import Literal
 
 from benchmarks.serving.servers import Server
 
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""As this project's server has it: for the processes that hold our predictor."""
 Kind = Literal["limit", "marquee", "ours", "eager"]
 """``limit``: our predictor without a server; ``marquee``: this project; ``ours``: another server with our predictor
 inside; ``eager``: another server with PyTorch as its documentation shows it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Site:
     """Folders of a benchmark run."""
 
     work: Path
     """Everything below it."""
 
-    @property
-    def material(self) -> Path:
+    def __post_init__(self) -> None:
+        self.material = self.work / "material"
         """See :mod:`benchmarks.serving.material`."""
-        return self.work / "material"
-
-    @property
-    def store(self) -> Path:
+        self.store = self.work / "store"
         """Model archives."""
-        return self.work / "store"
 
     def state(self, name: str) -> Path:
         """A contender's own folder."""
@@ -58,8 +56,6 @@ class Contender:
     """Modules without which it is left out."""
     prepare: Callable[[Site], None] = lambda site: None
     """Done once, before anything is timed."""
-    is_default: bool = True
-    """Takes part unless others are named."""
     sees_sizes: bool = True
     """False when the client resizes, so that larger photographs are the same bodies."""
 
@@ -73,5 +69,4 @@ def free_port() -> int:
     """A loopback port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -1,26 +1,22 @@
 """In process: the predictor without a server, on all cores, in both ways to use them."""
 
 import json
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from benchmarks import ROOT
-from benchmarks.serving.bodies import Size, write_bodies
-from benchmarks.serving.contenders.base import Contender, Site
-from benchmarks.serving.contenders.peers import PASSIVE
-from benchmarks.serving.errors import ContenderError
-from benchmarks.serving.load import Load, parse_load
+from benchmarks.serving.contenders.base import PASSIVE, Contender, Site
 from benchmarks.serving.material import INT8
 from benchmarks.serving.peers.place import MAX_BATCH
-from benchmarks.serving.process_tree import stop
+from benchmarks.serving.processes import ContenderError, started
+from benchmarks.serving.servers import Load
 from marquee.handlers.host import usable_cores
 
 ONE_PROCESS, MANY_PROCESSES = "in-process-threads", "in-process-processes"
@@ -30,34 +26,29 @@ ONE_PROCESS, MANY_PROCESSES = "in-process-threads", "in-process-processes"
 class InProcess:
     """A :class:`benchmarks.serving.servers.Server` that is none."""
 
-    process: psutil.Process
-    pipe: "subprocess.Popen[str]"
-    bodies: Path
+    process: psutil.Popen
 
-    def ask(self, photograph: bytes) -> str:
+    def ask(self, photograph: Path) -> str:
         """See :class:`benchmarks.serving.servers.Server`."""
-        with tempfile.NamedTemporaryFile(suffix=".jpg") as stream:
-            stream.write(photograph)
-            stream.flush()
-            return str(json.loads(self._command({"ask": stream.name}))["label"])
+        return str(self._run([photograph], 1, 0)[0][0])
 
-    def load(self, size: Size, clients: int, seconds: float) -> Load:
+    def load(self, photographs: Sequence[Path], clients: int, seconds: float) -> Load:
         """Batches as a server would form them of so many clients."""
-        files = [str(path) for path in write_bodies(self.bodies, size, "file")]
-        return parse_load(self._command({"files": files, "batch": min(MAX_BATCH, clients), "seconds": seconds}))
+        batch = min(MAX_BATCH, clients)
+        parts = self._run(photographs, batch, seconds)
+        # Each process counts its own seconds, so the sum of their speeds is the speed.
+        rate = sum(images / took for _, images, took, _ in parts)
+        latencies = np.concatenate([durations for *_, durations in parts])
+        return Load(seconds=batch * len(latencies) / rate, latencies=latencies, images=batch)
 
-    def _command(self, command: dict[str, Any]) -> str:
-        if self.pipe.stdin is None or self.pipe.stdout is None:
-            raise ContenderError("its process was started without pipes")
+    def _run(self, photographs: Sequence[Path], batch: int, seconds: float) -> list[Any]:
+        line = json.dumps({"files": [*map(str, photographs)], "batch": batch, "seconds": seconds})
         try:
-            self.pipe.stdin.write(json.dumps(command) + "\n")
-            self.pipe.stdin.flush()
-            line = self.pipe.stdout.readline()
-        except OSError as error:
+            print(line, file=self.process.stdin, flush=True)
+            answer: list[Any] = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError) as error:
             raise ContenderError(f"its process has ended: {error}") from error
-        if not line:
-            raise ContenderError("its process has ended")
-        return line
+        return answer
 
 
 def _contender(name: str, title: str, processes: int, threads: int) -> Contender:
@@ -65,26 +56,10 @@ def _contender(name: str, title: str, processes: int, threads: int) -> Contender
     def start(site: Site) -> Iterator[InProcess]:
         command = [sys.executable, "-m", "benchmarks.serving.in_process", str(site.material.absolute()), INT8]
         command += [str(processes), str(threads)]
-        site.log(name).parent.mkdir(parents=True, exist_ok=True)
-        with open(site.log(name), "wb") as log:
-            pipe = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=PASSIVE,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        root = psutil.Process(pipe.pid)
-        try:
-            yield InProcess(root, pipe, site.work)
-        finally:
-            stop(root)
-            pipe.wait()
+        with started(command, ROOT, site.log(name), PASSIVE, pipes=True) as process:
+            yield InProcess(process)
 
-    return Contender(name=name, title=title, kind="limit", start=start, reference=INT8)
+    return Contender(name=name, title=title, kind="limit", start=start, reference=INT8, needs=("openvino",))
 
 
 _CORES = usable_cores()

@@ -1,22 +1,23 @@
-"""This project: its archive on TorchServe, started as scripts/serve.py starts it."""
+"""This project: its archive on TorchServe, started as marquee serve starts it."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
 
 from benchmarks import ROOT
-from benchmarks.serving.bodies import Size, write_bodies
 from benchmarks.serving.contenders.base import Contender, Site
-from benchmarks.serving.errors import ContenderError
-from benchmarks.serving.load import Load, parse_load
 from benchmarks.serving.material import FP32, INT8
-from benchmarks.serving.servers import RestServer, bearer, likeliest
+from benchmarks.serving.processes import ContenderError
+from benchmarks.serving.servers import Load, RestServer, likeliest
 from marquee.handlers.host import usable_cores
 from marquee.serving import server
 from marquee.serving.archive import package
@@ -30,28 +31,36 @@ MARQUEE, WORKER_A_CORE = "marquee-int8", "marquee-int8-workers"
 
 @dataclass(frozen=True)
 class GrpcServer:
-    """A :class:`benchmarks.serving.servers.Server` that is asked over gRPC, by threads of a Python process."""
+    """A :class:`benchmarks.serving.servers.Server` that is asked over gRPC, by threads of this process."""
 
     process: psutil.Process
     running: server.Server
     name: str
-    bodies: Path
 
-    def ask(self, photograph: bytes) -> str:
+    def ask(self, photograph: Path) -> str:
         """See :class:`benchmarks.serving.servers.Server`."""
         try:
-            return likeliest(self.running.client().predict_grpc(self.name, photograph).body)
+            return likeliest(self.running.client().predict_grpc(self.name, photograph.read_bytes()).body)
         except OperationError as error:
             raise ContenderError(str(error)) from error
 
-    def load(self, size: Size, clients: int, seconds: float) -> Load:
+    def load(self, photographs: Sequence[Path], clients: int, seconds: float) -> Load:
         """See :class:`benchmarks.serving.servers.Server`."""
-        command = [sys.executable, "-m", "benchmarks.serving.grpc_load", str(self.running.folder), self.name]
-        command += [str(clients), str(seconds), *map(str, write_bodies(self.bodies, size, "file"))]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ContenderError(f"the gRPC load ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
-        return parse_load(done.stdout)
+        client, bodies = self.running.client(), itertools.cycle([path.read_bytes() for path in photographs])
+        client.predict_grpc(self.name, next(bodies))  # the connection is no part of the load
+        began = time.perf_counter()
+
+        def ask(_: int) -> list[float]:
+            latencies = []
+            while (before := time.perf_counter()) < began + seconds:
+                answer = client.predict_grpc(self.name, next(bodies))
+                latencies.append(float("nan") if answer.error else time.perf_counter() - before)
+            return latencies
+
+        with ThreadPoolExecutor(clients) as threads:
+            latencies = np.concatenate([*threads.map(ask, range(clients))])
+        good = latencies[~np.isnan(latencies)]
+        return Load(seconds=time.perf_counter() - began, latencies=good, errors=len(latencies) - len(good))
 
 
 def _contender(
@@ -75,13 +84,12 @@ def _contender(
         try:
             process = psutil.Process(running.pid)
             if protocol == "gRPC":
-                yield GrpcServer(process, running, name, site.work.absolute())
+                yield GrpcServer(process, running, name)
             else:
                 yield RestServer(
                     process=process,
                     url=f"{running.addresses.inference}/predictions/{name}",
-                    bodies=site.work,
-                    authorization=bearer(KeyFile(running.folder / "key_file.json")),
+                    token=partial(KeyFile(running.folder / "key_file.json").token, "inference"),
                 )
         finally:
             server.stop(running)

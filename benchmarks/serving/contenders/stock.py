@@ -6,14 +6,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from benchmarks.serving.contenders.base import Contender, Site
-from benchmarks.serving.material import WEIGHTS
-from benchmarks.serving.process_tree import started
-from benchmarks.serving.servers import RestServer, bearer
+from benchmarks.serving.peers.place import WEIGHTS
+from benchmarks.serving.processes import started
+from benchmarks.serving.servers import RestServer
 from marquee.serving.java import java_environment
 from marquee.serving.keys import KeyFile
 from marquee.serving.settings import Addresses
@@ -43,10 +44,18 @@ def _prepare(name: str, config: dict[str, int]) -> Callable[[Site], None]:
             model, settings = Path(temporary) / "model.py", Path(temporary) / "model-config.yaml"
             model.write_text(_MODEL_FILE, "utf-8")
             settings.write_text(yaml.safe_dump(config), "utf-8")
-            command = [sys.executable, "-m", "model_archiver.model_packaging", "--force", "--model-name", _MODEL]
-            command += ["--version", "1.0", "--handler", "image_classifier", "--model-file", str(model)]
-            command += ["--serialized-file", str(site.material / WEIGHTS), "--export-path", str(store)]
-            command += ["--config-file", str(settings)] if config else []
+            arguments: list[str | Path] = [
+                "--force",
+                "--model-name",
+                _MODEL,
+                "--version",
+                "1.0",
+                "--handler",
+                "image_classifier",
+            ]
+            arguments += ["--model-file", model, "--serialized-file", site.material / WEIGHTS, "--export-path", store]
+            arguments += ["--config-file", settings] if config else []
+            command = [sys.executable, "-m", "model_archiver.model_packaging", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise TrainingError(f"torch-model-archiver failed for {name}: {done.stderr.strip()[-300:]}")
@@ -71,8 +80,7 @@ def _contender(name: str, title: str, config: dict[str, int]) -> Contender:
                 yield RestServer(
                     process=process,
                     url=f"{addresses.inference}/predictions/{_MODEL}",
-                    bodies=site.work,
-                    authorization=bearer(KeyFile(state / "key_file.json")),
+                    token=partial(KeyFile(state / "key_file.json").token, "inference"),
                 )
 
     return Contender(

@@ -13,7 +13,8 @@ class Classifier:
     """The service."""
 
     def __init__(self) -> None:
-        self._model = load_model(read_place())
+        place = read_place()
+        self._model = load_model(place.variant, place.material)
 
     # Its dispatcher refuses requests that it expects to wait longer than this; its default, a minute, refuses none.
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60_000)

@@ -37,7 +37,7 @@ async def answer_batches(model: Model) -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the model before the first request."""
-    task = asyncio.create_task(answer_batches(load_model(place)))
+    task = asyncio.create_task(answer_batches(load_model(place.variant, place.material)))
     yield
     task.cancel()
 

@@ -4,8 +4,7 @@ import torch
 from flask import Flask, request
 from torchvision.transforms.functional import normalize
 
-from benchmarks.serving.peers.eager import Eager
-from benchmarks.serving.peers.place import read_place
+from benchmarks.serving.peers.place import Eager, read_place
 
 app = Flask(__name__)
 place = read_place()

@@ -20,7 +20,7 @@ class Classifier:
     """
 
     def __init__(self, place: Place) -> None:
-        self._model = load_model(place)
+        self._model = load_model(place.variant, place.material)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_SECONDS)
     async def answer(self, images: list[bytes]) -> list[dict[str, Any]]:

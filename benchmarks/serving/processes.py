@@ -1,94 +1,81 @@
-"""A server's process and all that it started: started, watched, stopped by pid."""
+"""A contender's process and all that it started: started, watched, stopped by pid."""
 
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from benchmarks.serving.errors import ContenderError
+from benchmarks.results import Values
+from marquee.training.errors import TrainingError
 
 _STOP_SECONDS = 15
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Of all processes together, in MB (1e6 bytes)."""
-
-    rss: float
-    """Resident sets; what processes share counts once for each."""
-    pss: float
-    """Proportional sets: shared pages divided among those who share them."""
+class ContenderError(TrainingError):
+    """A contender did not start, answers wrongly or not at all; the benchmark goes on without it and says so."""
 
 
 @contextmanager
 def started(
-    command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[psutil.Process]:
-    """Runs ``command`` for the length of the block, in a session of its own, its output in ``log``."""
+    command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None, pipes: bool = False
+) -> Iterator[psutil.Popen]:
+    """Runs ``command`` for the length of the block, in a session of its own; ``pipes`` are its stdin and stdout."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as stream:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             command,
             cwd=folder,
             env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
+            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipes else stream,
             stderr=stream,
+            text=True,
             start_new_session=True,
         )
-    root = psutil.Process(process.pid)
     try:
-        yield root
+        yield process
     finally:
-        stop(root)
-        process.wait()
+        _stop(process)
 
 
-def stop(root: psutil.Process) -> None:
+def _stop(root: psutil.Popen) -> None:
     """Ends the process and its descendants: politely, then not."""
     # Listed before anyone ends: an orphan would be no descendant any more.
     members = family(root)
-    if root.is_running():
-        root.terminate()
-    _, alive = psutil.wait_procs([root], _STOP_SECONDS)
+    root.terminate()
+    psutil.wait_procs([root], _STOP_SECONDS)
     _, alive = psutil.wait_procs(members, 2)
     for member in {*alive, *family(root)}:
-        try:
+        with suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(alive, _STOP_SECONDS)
+    root.wait()
 
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether it runs; a zombie does not."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:
     """The process and its living descendants; none when it has ended."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    return []
 
 
 def cpu_seconds(root: psutil.Process) -> float:
     """User and system time that the family has used so far; what ended children used is lost."""
     total = 0.0
     for member in family(root):
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = member.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
+            total += times.user + times.system
     return total
 
 
@@ -101,23 +88,18 @@ def other_seconds(root: psutil.Process) -> float:
     return busy - cpu_seconds(root) - sum(os.times()[:4])
 
 
-def memory(root: psutil.Process) -> Memory:
-    """What the family holds now.
+def memory(root: psutil.Process) -> Values:
+    """What the family holds now, in MB of 1e6 bytes.
 
-    Raises:
-        ContenderError: it has ended.
+    Returns:
+        ``rss_mb``, resident sets, in which shared pages count once for each process; and ``pss_mb``, proportional sets.
     """
-    rss = pss = 0
+    found = {"rss_mb": 0.0, "pss_mb": 0.0}
     for member in family(root):
-        try:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             full = member.memory_full_info()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        rss += full.rss
-        pss += full.pss
-    if rss == 0:
-        raise ContenderError("its process has ended")
-    return Memory(rss=rss / 1e6, pss=pss / 1e6)
+            found = {"rss_mb": found["rss_mb"] + full.rss / 1e6, "pss_mb": found["pss_mb"] + full.pss / 1e6}
+    return found
 
 
 def last_line(log: Path) -> str:
