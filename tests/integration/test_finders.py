@@ -139,11 +139,6 @@ def test_bad_arguments_are_usage_errors(script, tmp_path, name, options):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["find_lr", "find_batch_size"])
-def test_help_has_an_example(script, name):
-    assert f"Example: python scripts/{name}.py --data photos" in " ".join(script(name, "--help").stdout.split())
-
-
 def test_a_plot_that_cannot_be_written_is_refused_first(script, tmp_path):
     result = script("find_lr", "--data", tmp_path / "none", "--plot", "curve.bmp", check=False)
     assert result.returncode == 1

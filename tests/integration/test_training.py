@@ -278,9 +278,9 @@ def test_data_is_required(script, tmp_path):
     assert "--data is required" in result.stderr
 
 
-def test_a_start_that_failed_can_be_repeated(digits, script, tmp_path):
+def test_a_start_that_failed_can_be_repeated(few, script, tmp_path):
     """This architecture refuses the size only when it is built, after the data were read."""
-    start = ["train", "--data", digits, "--out", tmp_path / "run", *TINY, "--loop.epochs", 1]
+    start = ["train", "--data", few, "--out", tmp_path / "run", *TINY, "--loop.epochs", 1]
     assert script(*start, "--model.arch", "test_vit", "--image.size", 33, check=False).returncode == 1
     script(*start)
 
@@ -291,9 +291,9 @@ def test_an_existing_folder_is_not_overwritten(run, digits, script):
     assert "exists already" in result.stderr
 
 
-def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(digits, script, tmp_path):
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(few, script, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        arguments = ["--data", digits, "--out", tmp_path / name, *TINY, "--loop.epochs", 1, "--loop.seed", seed]
+        arguments = ["--data", few, "--out", tmp_path / name, *TINY, "--loop.epochs", 1, "--loop.seed", seed]
         # Forked processes hash strings alike; two interpreters do not.
         script("train", *arguments, cold=name == "b")
     assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -314,6 +314,12 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
+
+
+@pytest.fixture
+def few(digits: Path) -> Path:
+    """Digits for tests that ask what a training does, not what it learns."""
+    return digits / "test"
 
 
 class TestResume:
@@ -410,14 +416,14 @@ class TestResumeWithEverything:
     ).split()
 
     @pytest.mark.slow
-    def test_killed_at_random_moments(self, digits, script, tmp_path):
+    def test_killed_at_random_moments(self, few, script, tmp_path):
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         started = time.monotonic()
-        script("train", "--data", digits, "--out", whole, *TINY, *self.ARGUMENTS)
+        script("train", "--data", few, "--out", whole, *TINY, *self.ARGUMENTS)
         seconds = time.monotonic() - started
         rng, resumed = random.Random(1), 0
         for _ in range(4):
-            process = start_training(digits, killed, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+            process = start_training(few, killed, *self.ARGUMENTS, *(["--resume"] if resumed else []))
             # Anywhere from the first imports to the export.
             time.sleep(rng.uniform(0.2, 1.0) * seconds)
             if process.poll() is not None:
@@ -425,7 +431,7 @@ class TestResumeWithEverything:
             process.kill()
             process.communicate()
             resumed += (killed / "checkpoints" / "last").exists()
-        script("train", "--data", digits, "--out", killed, *TINY, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+        script("train", "--data", few, "--out", killed, *TINY, *self.ARGUMENTS, *(["--resume"] if resumed else []))
         assert resumed
         assert_same_weights(weights(whole), weights(killed))
         assert_same_weights(weights(whole, "best"), weights(killed, "best"))
@@ -442,10 +448,10 @@ class TestResumeWithEverything:
         assert not (killed / "cache").exists()
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(digits, script, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(few, script, tmp_path):
     """A limit on the size of files stands in for a disk that fills up in the middle of a checkpoint."""
     out = tmp_path / "run"
-    script("train", "--data", digits, "--out", out, *TINY, "--loop.epochs", 1)
+    script("train", "--data", few, "--out", out, *TINY, "--loop.epochs", 1)
     good = weights(out)
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
     limit += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv[0] = 'train.py'; "
@@ -485,9 +491,9 @@ def test_other_losses_learn(loss, digits, script, tmp_path):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"] > 0.5
 
 
-def test_the_cache_changes_nothing(digits, script, tmp_path):
+def test_the_cache_changes_nothing(few, script, tmp_path):
     for cache in ("none", "decoded"):
-        script("train", "--data", digits, "--out", tmp_path / cache, *TINY, "--loop.epochs", 1, "--loop.cache", cache)
+        script("train", "--data", few, "--out", tmp_path / cache, *TINY, "--loop.epochs", 1, "--loop.cache", cache)
     assert_same_weights(weights(tmp_path / "none"), weights(tmp_path / "decoded"))
 
 
@@ -635,16 +641,16 @@ def test_two_processes_train_as_one(digits, script, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_restarted_by_torchrun(digits, tmp_path):
+def test_a_killed_rank_is_restarted_by_torchrun(few, tmp_path):
     """Elastic: the second attempt of the same command goes on from the last checkpoint."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = (
-        "--loop.epochs 4 --loop.batch-size 64 --checkpoint.steps 5 --optimizer.freeze-epochs 1 --loop.accumulate 2 "
+        "--loop.epochs 4 --checkpoint.steps 5 --optimizer.freeze-epochs 1 --loop.accumulate 2 "
         "--loop.ema 0.99 --augment.mixup 0.2"
     ).split()
-    result = torchrun(2, digits, whole, *arguments)
+    result = torchrun(2, few, whole, *arguments)
     assert result.returncode == 0, result.stderr
-    process = start_torchrun(2, digits, killed, *arguments, restarts=1)
+    process = start_torchrun(2, few, killed, *arguments, restarts=1)
     wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
     ranks = [child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline())]
     assert len(ranks) == 2
@@ -682,7 +688,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes(name, digits, script, tmp_path):
+def test_recipes(name, few, script, tmp_path):
     """Each trains as it is, made small; what is resolved is kept and says the same again."""
     small = "--image.size 32 --loop.epochs 2 --loop.batch-size 64 --optimizer.warmup-epochs 0".split()
     weights = ["--model.pretrained", "none"]
@@ -691,7 +697,7 @@ def test_recipes(name, digits, script, tmp_path):
     elif name == "strong":
         weights += ["--model.arch", "test_resnet", "--model.drop-path", "0"]
     out = tmp_path / "run"
-    script("train", "--data", digits, "--out", out, "--config", name, *small, *weights)
+    script("train", "--data", few, "--out", out, "--config", name, *small, *weights)
     config = load_config(out / "config.yaml")
     assert config.image.size == 32
     recipe = load_config(ROOT / "recipes" / f"{name}.yaml")
@@ -715,7 +721,10 @@ def test_help_has_an_example(script):
         "models",
         "report",
         "select_model",
+        "find_lr",
+        "find_batch_size",
     ):
-        result = script(name, "--help")
-        assert f"python scripts/{name}.py" in " ".join(result.stdout.split()), name
+        usage, _, rest = script(name, "--help").stdout.partition("\n\n")
+        assert f"scripts/{name}.py" in usage, name
+        assert f"scripts/{name}.py " in rest, name
     assert os.access(ROOT / "scripts" / "demo", os.X_OK)
