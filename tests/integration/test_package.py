@@ -110,7 +110,7 @@ def test_a_damaged_bundle_is_not_packaged(run, script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent", "--name", "x"], 1, "no bundle here"),
+        (["absent", "--name", "x"], 1, "neither a run nor a bundle"),
         (["RUN", "--name", "a b"], 1, "special characters"),
         (["RUN", "--name", "../x"], 1, "special characters"),
         (["RUN"], 2, "name"),
