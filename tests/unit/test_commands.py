@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from marquee.commands.completion import completion
@@ -174,3 +175,33 @@ def test_shell_scripts_print_help_and_do_nothing(script, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"Example: scripts/{script}" in result.stdout
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("installed", "kept"), [("2.13.0+cpu", True), ("2.14.1", False)])
+def test_an_installed_cpu_build_of_torch_is_kept(installed, kept, tmp_path):
+    """The pins of torch and torchvision, which would replace it by a build of several gigabytes, are left out."""
+    (tmp_path / ".venv/lib/python3.11/site-packages" / f"torch-{installed}.dist-info").mkdir(parents=True)
+    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    result = subprocess.run(
+        ["sh", "-euc", f". '{ROOT}/scripts/_bootstrap.sh'; constraints"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pinned = {line.partition("==")[0] for line in result.stdout.splitlines()}
+    assert {"torch", "torchvision"} & pinned == (set() if kept else {"torch", "torchvision"})
+    assert {"torch-pruning", "torchserve", "numpy"} <= pinned
+
+
+def test_an_installation_that_is_interrupted_leaves_no_process(tmp_path):
+    """Ctrl-C while pip runs ends pip, too, and says so in one line."""
+    code = f". '{ROOT}/scripts/_bootstrap.sh'; log=log; sleep 60 & pid=$!; (sleep 0.5; echo $pid) & wait_for $pid"
+    process = subprocess.Popen(
+        ["sh", "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    pid = int(process.stdout.readline())
+    process.terminate()
+    assert process.wait(30) == 1
+    assert process.stderr.read() == "interrupted\n"
+    assert not psutil.pid_exists(pid)
