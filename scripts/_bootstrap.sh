@@ -29,7 +29,7 @@ bootstrap() {
   .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -c .venv/constraints.txt \
     -e ".[$extra]" > "$log" 2>&1 &
   wait_for $! || {
-    grep -i '^error' "$log" | tail -n 3 >&2
+    grep -a -i '^error' "$log" | tail -n 3 >&2
     echo "error: the installation failed; see $log" >&2; exit 1; }
   rm -f .venv/.installed-*
   touch ".venv/.installed-$extra-$state"
@@ -53,7 +53,7 @@ wait_for() {
     sleep 1
     seconds=$((seconds + 1))
     [ $((seconds % 10)) -eq 0 ] || continue
-    step=$(grep -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing)' "$log" | tail -n 1 | cut -c 1-70)
+    step=$(grep -a -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing)' "$log" | tail -n 1 | cut -c 1-70)
     echo "==   $seconds s: ${step#"${step%%[! ]*}"}" >&2
   done
   trap - INT TERM
