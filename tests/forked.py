@@ -40,11 +40,18 @@ PRELOADED = (
     "marquee.serving.client",
     "marquee.serving.server",
     "matplotlib.backends.backend_svg",
+    "scipy.optimize",
+    "scipy.stats",
+    "sklearn.metrics",
+    "timm",
+    "torch._dynamo",
     "torch.utils.tensorboard",
 )
-"""What takes long and several commands need."""
-READ_ONCE = ("CUDA_", "GOMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_")
-"""How the variables begin that a process reads when it starts or imports, and never again."""
+"""What takes long and several commands need, whether they import it at once or where they use it."""
+READ_ONCE = ("CUDA_", "LD_", "MALLOC_", "MKL_", "OMP_NUM_THREADS", "OPENBLAS_", "PYTHON", "TORCH_")
+"""How the variables begin that a process reads when it starts or imports, and never again.
+
+Those that say how threads wait are not among them: they change no result, and the commands set them themselves."""
 ENVIRONMENT = dict(os.environ)
 """The server's."""
 
