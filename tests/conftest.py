@@ -30,26 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the tests marked slow")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if config.getoption("--quick") and "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
-        if "xdist_group" not in item.keywords and (group := _group(item)):
-            item.add_marker(pytest.mark.xdist_group(group))
-    # With --dist loadgroup the largest groups come first, then single tests in this order: the longest should not be
-    # what everybody waits for in the end.
-    items.sort(key=lambda item: "slow" not in item.keywords)
-
-
-def _group(item: pytest.Item) -> str | None:
-    """What must run in one process, so that a fixture is made once; None: anywhere."""
-    if "served" in getattr(item, "fixturenames", ()):
-        return "served"
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - not public
-    scopes = {definition.scope for found in definitions for definition in found if definition.baseid != "tests"}
-    unit = "unit" in item.path.parts
-    return item.path.stem if unit or scopes & {"class", "module"} else None
+    if config.getoption("--quick"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]

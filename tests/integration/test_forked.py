@@ -10,7 +10,7 @@ import pytest
 from tests import forked
 
 PROGRAM = """
-import atexit, multiprocessing, os, signal, sys
+import atexit, multiprocessing, os, signal, sys, threading, time
 
 def report(queue):
     queue.put((__name__, sys.argv, os.getppid()))
@@ -28,6 +28,7 @@ if __name__ == "__main__":
     child.join()
     print(name, arguments, parent == os.getpid())
     print("to the other stream", file=sys.stderr)
+    threading.Thread(target=lambda: (time.sleep(0.2), print("from a thread"))).start()
     sys.exit(int(sys.argv[1]) if sys.argv[1].isdigit() else sys.argv[1])
 """
 

@@ -342,7 +342,7 @@ class TestResume:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert f"python scripts/train.py --out {out} --resume" in stderr
+        assert f"scripts/train.py --out {out} --resume" in stderr
         assert "Traceback" not in stderr
         state = json.loads(next((out / "checkpoints").glob("epoch-*-batch-*/state.json")).read_text())["state"]
         assert state["batch"] > 0
