@@ -1,5 +1,6 @@
 """TorchServe's addresses, read from a ``config.properties``."""
 
+import secrets
 import socket
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,12 +60,18 @@ class Addresses:
         )
 
     @classmethod
-    def free(cls, start: int = 18080) -> "Addresses":
+    def free(cls, start: int | None = None) -> "Addresses":
         """Loopback addresses on which nothing listens.
+
+        Args:
+            start: the first port to try; None: a random one, so that two processes that look at once hardly ever find
+                the same.
 
         Raises:
             OperationError: there are none between ``start`` and 65,000.
         """
+        if start is None:
+            start = 18_080 + len(PORT_KEYS) * secrets.randbelow(1_000)
         for base in range(start, 65_000, len(PORT_KEYS)):
             if not (addresses := cls().shifted(base)).taken():
                 return addresses

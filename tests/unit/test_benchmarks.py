@@ -60,7 +60,9 @@ def test_an_idx_file_is_read_as_its_header_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", idx(np.zeros((2, 2), np.uint8))[:-12], gzip.compress(b""), gzip.compress(b"\0\0\x08\x01\0")]
+    "content",
+    [b"no gzip", idx(np.zeros((2, 2), np.uint8))[:-12], gzip.compress(b""), gzip.compress(b"\0\0\x08\x01\0")],
+    ids=["no gzip", "cut off", "empty", "half a header"],
 )
 def test_a_damaged_idx_file_is_one_line(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
