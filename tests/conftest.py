@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -26,6 +29,35 @@ QUICK = (
 ).split()
 
 
+# Where the tests run in the background of a shell, Ctrl-C is ignored in them and in what they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_INDEPENDENT = {
+    "test_training.py",
+    "test_finders.py",
+    "test_import_model.py",
+    "test_pretrained.py",
+    "test_benchmarks.py",
+}
+"""Long files whose tests share nothing that takes long to make."""
+
+
+class _Scheduling(LoadScopeScheduling):
+    """A file's tests stay in one worker, so that its fixtures are made once; those of the long ones are shared out.
+
+    Not by ``xdist_group``: xdist 3.8 writes groups into node ids, which pytest 9.2 does not let it change.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, first = nodeid.split("::")[:2]
+        return f"{file}::{first.partition('[')[0]}" if Path(file).name in _INDEPENDENT else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the tests marked slow")
 
@@ -35,6 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
+    # The longest come first: nobody should wait for them in the end.
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -199,9 +199,10 @@ def test_an_imported_model_is_quantized_and_served_in_int8(labels, script, tmp_p
         for name, label in CLASSES.items():
             for ask in (served.client.predict, served.client.predict_grpc):
                 body = ask("lite0", (photos / f"{name}.png").read_bytes()).body
-                # fp32 is undecided about the cat: 0.383 for n282, 0.367 for n285. So is int8, the other way round.
-                near = [one["label"] for one in body["ranking"] if one["probability"] > body["probability"] - 0.1]
-                assert label in (near if name == "chelsea" else near[:1])
+                # fp32 is undecided about the cat: 0.383 for n282, 0.367 for n285. In int8 either comes first, by a
+                # margin that depends on the processor's instructions.
+                first = [one["label"] for one in body["ranking"]][: 2 if name == "chelsea" else 1]
+                assert label in first
                 assert body["model"]["variant"] == "openvino-int8"
                 assert body["model"]["reason"] == "asked for by name"
     finally:

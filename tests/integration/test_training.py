@@ -398,7 +398,7 @@ class TestResume:
         data[len(data) // 2] ^= 16
         file.write_bytes(data[:-10] if damage == "truncated" else data)
         result = script("train", "--out", out, "--resume")
-        warning = next(line for line in result.stderr.splitlines() if line.startswith("WARNING"))
+        warning = next(line for line in result.stderr.splitlines() if line.startswith("warning: "))
         assert f"{last}/weights.safetensors: damaged" in warning
         assert "epoch-0002 instead" in warning
         assert "resuming from" in result.stderr
@@ -448,10 +448,10 @@ class TestResumeWithEverything:
         assert not (killed / "cache").exists()
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(few, script, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(digits, script, tmp_path):
     """A limit on the size of files stands in for a disk that fills up in the middle of a checkpoint."""
     out = tmp_path / "run"
-    script("train", "--data", few, "--out", out, *TINY, "--loop.epochs", 1)
+    script("train", "--data", digits, "--out", out, *TINY, "--loop.epochs", 1)
     good = weights(out)
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
     limit += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv[0] = 'train.py'; "

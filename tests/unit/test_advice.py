@@ -19,6 +19,7 @@ from marquee.training.config import ImageConfig, RunConfig
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
+from marquee.training.metrics_log import MetricsLog
 from marquee.training.models import check_model
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
@@ -54,7 +55,8 @@ class TestAdvice:
             "class 'a', the smallest, has 3; accuracy is measured on 2 val images, each of which is 50 points" in line
         )
 
-    def test_a_run_says_it_once(self, photos, tmp_path, capsys):
+    def test_a_run_says_it_once(self, photos, tmp_path, caplog):
+        caplog.set_level("INFO", "marquee")
         for number, path in enumerate(photos):
             place = tmp_path / "data" / "ab"[number % 2] / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,8 @@ class TestAdvice:
         for call in calls:
             with pytest.raises(TrainingError, match="validation loss is"):  # a run that ends at once
                 train(settings("test_resnet", lr=1e30, schedule="constant"), **call)
-            said.append(capsys.readouterr().err.count("warning: very few images"))
+            said.append(caplog.text.count("very few images"))
+            caplog.clear()
         assert said == [1, 0, 0]
 
 
@@ -116,7 +119,10 @@ class TestExistsAlready:
         prepare_folder(config, manifest, run, False, World(), QUIET)
         model, image = build_model(config, manifest)
         store = CheckpointStore(run / "checkpoints")
-        build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET).fit(TrainingState())
+        trainer = build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET)
+        trainer.log = MetricsLog(run, 0)
+        trainer.fit(TrainingState())
+        trainer.log.close()
         with pytest.raises(TrainingError, match="exists already") as caught:
             train(config, None, run, manifest=manifest)
         printed = str(caught.value).partition("go on with it: ")[2]

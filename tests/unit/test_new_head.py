@@ -111,12 +111,13 @@ class TestFromAnotherRun:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_student(photos, capsys):
+def test_a_student(photos, caplog):
     """One whose classifier is new: a pruned one has its teacher's."""
     manifest, config = manifest_of(photos, "abcd"), settings("resnet18")
     teacher, image = build_model(config, manifest)
     student, _ = build_model(settings("tf_efficientnet_lite0"), manifest)
+    caplog.set_level("INFO", "marquee")
     with contextlib.suppress(TrainingError):  # three images prove nothing
         fine_tune(student, teacher, config, manifest, image, DistilConfig(epochs=1, teacher_weight=0), Progress())
-    (loss,) = re.findall(r"train loss ([0-9.]+)", capsys.readouterr().err)
+    (loss,) = re.findall(r"train loss ([0-9.]+)", caplog.text)
     assert float(loss) == pytest.approx(math.log(4), abs=NEAR)
