@@ -203,7 +203,8 @@ def check_archive(archive: Path) -> None:
                 damaged = MANIFEST
     except FileNotFoundError as error:
         raise OperationError(
-            f"{archive}: not found; make it with: {hints.command('package', 'RUN', '--name', archive.stem)}"
+            f"{archive}: not found; make it with: "
+            f"{hints.command('package', 'RUN', '--name', archive.stem, '--store', archive.parent)}"
         ) from error
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise OperationError(f"{archive}: not a whole model archive ({error}); package the run again") from error

@@ -167,9 +167,11 @@ class Client:
 
         stubs = load_stubs()
         if self._channel is None:
-            self._channel = grpc.insecure_channel(
-                self.addresses.grpc_inference, options=[("grpc.enable_http_proxy", 0)]
-            )
+            address, options = self.addresses.grpc_inference, [("grpc.enable_http_proxy", 0)]
+            if self.addresses.inference.startswith("https:"):  # the token must not go out in clear
+                self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(), options=options)
+            else:
+                self._channel = grpc.insecure_channel(address, options=options)
         stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
         fields = {**(inputs or {}), "data": _content(data)}
         request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input=fields)
@@ -187,9 +189,11 @@ class Client:
             )
         except grpc.RpcError as error:
             code, details = error.code(), error.details()
+            if code == grpc.StatusCode.PERMISSION_DENIED:
+                raise OperationError(f"the server refuses {self._keys}: {details}") from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
-            return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).splitlines()[0]}})
+            return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).partition("\n")[0]}})
 
     def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
         """``GET /models/NAME[/VERSION]``: status, workers and settings of each version (``all`` for all of them)."""

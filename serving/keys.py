@@ -32,7 +32,7 @@ class GivenToken:
         self._token = token
 
     def __str__(self) -> str:
-        return "the token that was given"
+        return "a request without a token" if self._token is None else "the token that was given"
 
     def token(self, kind: Kind) -> str | None:
         """The token."""

@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _STATE_FILE = "server.json"
-_TEMPORARY = "ts-"
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def start(
 
 
 def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
-    """Ends a server whose state folder was deleted while it ran.
+    """Ends a server of which its state folder has no record: the folder, or the record in it, was deleted.
 
     Returns:
         Its pid; None when there is no such server.
@@ -191,10 +190,12 @@ def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
     process = front_end(folder)
     if process is None:
         return None
-    temporary = process.environ().get("TMPDIR", "")
+    environment = process.environ()
     _end(process, timeout)
-    if Path(temporary).name.startswith(_TEMPORARY):
-        shutil.rmtree(temporary, ignore_errors=True)
+    # Only a start of ours sets this, and gives the server a temporary folder of its own.
+    if environment.get("LOG_LOCATION") == str(Path(folder).absolute() / "logs"):
+        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
+        (Path(folder) / "key_file.json").unlink(missing_ok=True)
     return process.pid
 
 
@@ -237,7 +238,7 @@ def _launch(
     effective = folder / CONFIG_NAME
     effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{changed}\n", "utf-8")
     # Short on purpose: worker sockets lie in it, and a socket's path has at most 107 bytes.
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    temporary = Path(tempfile.mkdtemp(prefix="ts-"))
     environment |= {
         "TMPDIR": str(temporary),
         "TEMP": str(temporary),
@@ -317,6 +318,8 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
     """
     if server := find(folder):
         return server.client(timeout)
+    if Path(config) != DEFAULT_CONFIG:
+        find_config(config)
     key_file = Path("key_file.json").absolute()
     properties = read_properties(config) if Path(config).is_file() else {}
     authorized = properties.get("disable_token_authorization", "false") != "true"

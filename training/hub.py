@@ -33,7 +33,7 @@ def locate(arch: str) -> dict[str, Any]:
         if isinstance(cached, str):
             return {} if config.custom_load or config.source == "hf-hub" else {"file": cached}
     try:
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
         get_session().head(hf_hub_url(repository, names[0]), timeout=_PATIENCE)
     except Exception as error:

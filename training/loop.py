@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -314,8 +315,14 @@ class Signals:
 
 @contextmanager
 def deferred_signals() -> Iterator[Signals]:
-    """Turns the first SIGINT or SIGTERM into a flag, so that no update is cut in half; the second acts at once."""
+    """Turns the first SIGINT or SIGTERM into a flag, so that no update is cut in half; the second acts at once.
+
+    Only a process's main thread hears of signals; in another one nothing is changed.
+    """
     state = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield state
+        return
 
     def remember(number: int, _: FrameType | None) -> None:
         if state.received:

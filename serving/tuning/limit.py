@@ -1,6 +1,5 @@
 """The in-process limit: the predictor that serves, with the same workers, threads and batches, without any server."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -62,8 +61,6 @@ def in_process(
     Raises:
         OperationError: it cannot be loaded.
     """
-    # As serving.server sets it for its workers; read when a process loads its OpenMP.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ExitStack() as stack:
         arguments = (folder, variant, device, threads, batch, list(bodies))
         yield InProcess([stack.enter_context(child(_load, *arguments)) for _ in range(workers)])

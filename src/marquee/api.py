@@ -66,7 +66,7 @@ def load(source: str | Path, *, device: str = "cpu", variant: str | None = None)
 
     Args:
         source: a run folder, a bundle, or a ``.mar``.
-        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
         variant: the only variant to load; None: the best for this machine.
 
     Returns:
@@ -80,6 +80,7 @@ def load(source: str | Path, *, device: str = "cpu", variant: str | None = None)
     from marquee.handlers.predictor import Predictor
     from marquee.serving.archive import find_bundle, open_archive
 
+    device = _resolved(device)
     if Path(source).suffix != ".mar":
         return Predictor.load(find_bundle(Path(source)), device, variant)
     # Engines may read their files later than at load, so the unpacked bundle lives as long as its predictor.
@@ -124,7 +125,9 @@ def evaluate(
 
     log_to_stderr()
     bundle = find_bundle(Path(run))
-    return evaluation.evaluate(Predictor.load(bundle, device, variant), bundle, Path(data), seen=seen).metrics
+    return evaluation.evaluate(
+        Predictor.load(bundle, _resolved(device), variant), bundle, Path(data), seen=seen
+    ).metrics
 
 
 def package(
@@ -155,7 +158,16 @@ def package(
     return write_archive(find_bundle(Path(run)), name, version, Path(store), variant)
 
 
-def serve(*names: str, store: str | Path = "model_store", port: int = 8080, **options: Any) -> "Service":
+def _resolved(device: str) -> str:
+    """A device that is there. ``cpu`` always is, and is not worth an import of torch."""
+    if device == "cpu":
+        return device
+    from marquee.training.device import resolve_device
+
+    return str(resolve_device(device))
+
+
+def serve(*names: str, store: str | Path = "model_store", port: int | None = None, **options: Any) -> "Service":
     """Starts TorchServe with models of the store and verifies every golden answer over REST and gRPC.
 
     >>> with marquee.serve("digits", port=0) as service:
@@ -166,7 +178,7 @@ def serve(*names: str, store: str | Path = "model_store", port: int = 8080, **op
     Args:
         names: archives of the store, such as ``photos`` for ``photos.mar``.
         store: folder of archives.
-        port: first of five consecutive ports, on the loopback interface; 0: free ones.
+        port: first of five consecutive ports; 0: free ones; None: those of ``config.properties``, 8080 and others.
         options: of :func:`marquee.serving.server.start`, such as ``folder`` for process, tokens and logs.
 
     Returns:
@@ -176,10 +188,12 @@ def serve(*names: str, store: str | Path = "model_store", port: int = 8080, **op
     Raises:
         OperationError: the server cannot start, a model is refused, or an answer differs; nothing is left running.
     """
+    from marquee.serving.errors import OperationError
     from marquee.serving.settings import Addresses
     from marquee.serving.verified import start_verified
 
     log_to_stderr()
-    first = port or Addresses.free().base_port
-    # Port 8080 has TorchServe's default ports beside it, which are those of the configuration.
-    return start_verified(names, store=Path(store), port=None if first == 8080 else first, **options)
+    if port is not None and not 0 <= port <= 65_531:
+        raise OperationError(f"port {port}: expected 1 to 65531, the first of five ports, or 0 for free ones")
+    first = Addresses.free().base_port if port == 0 else port
+    return start_verified(names, store=Path(store), port=first, **options)

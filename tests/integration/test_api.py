@@ -2,15 +2,18 @@
 
 import doctest
 import importlib
+import logging
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import marquee
 import marquee.api
+from marquee.log import log_to_stderr
 from marquee.serving import client
 
 
@@ -60,8 +63,11 @@ def test_a_client_needs_the_url_and_the_token_only(served, folder):
     assert client.predict("digits", "seven.png").body["label"] == "7"
     assert client.predict_grpc("digits", "seven.png").body["label"] == "7"
     assert client.explain("digits", (folder / "seven.png").read_bytes()).status == 200
-    with pytest.raises(marquee.OperationError, match="the server refuses the token that was given"):
-        marquee.Client(served.url, token="wrong").predict("digits", "seven.png")
+    for refused, token in (("the token that was given", "wrong"), ("a request without a token", None)):
+        stranger = marquee.Client(served.url, token=token)
+        for ask in (stranger.predict, stranger.predict_grpc):
+            with pytest.raises(marquee.OperationError, match=f"the server refuses {refused}"):
+                ask("digits", "seven.png")
     management = served.headers("management")["Authorization"].removeprefix("Bearer ")
     assert [entry["modelName"] for entry in marquee.Client(served.url, token=management).list_models()] == ["digits"]
 
@@ -80,3 +86,35 @@ def test_wrong_settings_are_named(settings, message, folder):
     with pytest.raises(marquee.TrainingError, match=message):
         marquee.train("digits", "runs/new", **settings)
     assert not (folder / "runs" / "new").exists()
+
+
+def test_what_cannot_be_is_said_by_name(folder):
+    with pytest.raises(marquee.TrainingError, match="device cuda:9: not available here"):
+        marquee.load("runs/digits", device="cuda:9")
+    with pytest.raises(marquee.OperationError, match="port 65533: expected 1 to 65531"):
+        marquee.serve("digits", port=65533)
+    with pytest.raises(marquee.OperationError, match="neither a run nor a bundle; train one"):
+        marquee.load("runs/absent")
+
+
+def test_a_thread_may_train(folder):
+    """Signals are the main thread's; another one must not ask for them."""
+    part = {"image": {"size": 32}, "model": {"arch": "test_resnet"}, "loop": {"epochs": 1, "workers": 0}}
+    with ThreadPoolExecutor(1) as pool:
+        metrics = pool.submit(marquee.train, "digits", "runs/thread", **part).result()
+    assert metrics["images"] == 355
+
+
+def test_logging_that_is_configured_is_left_alone(monkeypatch, capsys):
+    """The level and the handlers of a notebook's owner win; without them, lines go to what stderr is just then."""
+    ours, root = logging.getLogger("marquee"), logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(ours, "level", logging.NOTSET)
+    log_to_stderr()
+    logging.getLogger("marquee.training.run").info("a line")
+    logging.getLogger("another.library").warning("look out")
+    assert capsys.readouterr().err == "a line\nwarning: look out\n"
+    ours.setLevel(logging.ERROR)
+    log_to_stderr()
+    assert ours.level == logging.ERROR
+    assert len(root.handlers) == 1

@@ -470,7 +470,7 @@ def assert_a_server_without_its_folder_is_found(script, store, state, port):
     assert again.returncode == 1
     assert f"a TorchServe with pid {before.pid} listens on" in again.stderr
     stopped = script("serve", "stop", "--state", state)
-    assert stopped.stdout == f"stopped pid {before.pid}, whose state folder had been deleted\n"
+    assert stopped.stdout == f"stopped pid {before.pid}, of which {state} had no record\n"
     assert not psutil.pid_exists(before.pid)
     assert not before.temporary.exists()
 

@@ -60,7 +60,7 @@ def test_a_hint_works_as_printed(way, tmp_path):
     )
     assert result.returncode == 1
     shown = result.stderr.strip().partition("make it with: ")[2]
-    assert re.search(r"package(\.py)? RUN --name 'a b'$", shown), result.stderr
+    assert re.search(r"package(\.py)? RUN --name 'a b' --store \S+model_store$", shown), result.stderr
     again = subprocess.run(
         ["/bin/sh", "-c", shown], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

@@ -60,6 +60,8 @@ def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, 
     try:
         return cli(kind, **options) if default is None else cli(kind, default=default, **options)
     except ValueError as error:
+        if not isinstance(kind, type):
+            raise  # of the work that a function has begun
         # tyro explains the refusals of single parts, such as --loop.epochs, but not those of the whole.
         print(f"error: --{error}", file=sys.stderr)
         sys.exit(2)

@@ -55,7 +55,8 @@ def main() -> None:
     device = resolve_device(arguments.device).type
     if arguments.on_host is not None:
         result = _on_host(arguments.on_host, arguments.optimize, device)
-        following = f"restart the server to use it: {hints.command('serve', 'start', arguments.on_host.stem)}"
+        start = hints.command("serve", "start", arguments.on_host.stem, "--store", arguments.on_host.parent)
+        following = f"restart the server to use it: {start}"
     elif arguments.run_folder is not None:
         result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
         if (arguments.run_folder / _EVALUATION).is_file():

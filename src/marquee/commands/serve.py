@@ -92,7 +92,7 @@ def stop(state: Path = DEFAULT_STATE) -> int:
     server = servers.find(state)
     if server is None:
         if pid := servers.stop_unrecorded(state):
-            print(f"stopped pid {pid}, whose state folder had been deleted")
+            print(f"stopped pid {pid}, of which {state} had no record")
             return 0
         print(f"error: no server is running from {state}", file=sys.stderr)
         return 1

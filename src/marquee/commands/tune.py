@@ -70,6 +70,7 @@ def main() -> int:
         where = f"{tuned.archive}: model-config.yaml: {changes}"
         print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
         if tuned.written:
-            given = () if arguments.store is None else ("--store", arguments.store)
+            given = [] if arguments.store is None else ["--store", arguments.store]
+            given += [] if arguments.config == DEFAULT_CONFIG else ["--config", arguments.config]
             print(f"next: {hints.command('serve', 'start', name, *given)}")
     return 0
