@@ -3,15 +3,26 @@
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from marquee.serving.client import Client
 from marquee.serving.errors import OperationError
 
-if TYPE_CHECKING:
-    from marquee.serving.server import Server
-
 _POLL_SECONDS = 0.3
+
+
+class StartedServer(Protocol):
+    """What has to be known of a server to wait for it."""
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+
+    def is_running(self) -> bool:
+        """True while its process lives."""
+
+    def client(self, timeout: float = 120) -> Client:
+        """A client with its addresses and tokens."""
 
 
 def ready_workers(client: Client, name: str, version: str | None = None) -> int:
@@ -33,7 +44,7 @@ def wait_for_workers(client: Client, name: str, workers: int, version: str | Non
         time.sleep(_POLL_SECONDS)
 
 
-def wait_until_listening(server: "Server", deadline: float) -> None:
+def wait_until_listening(server: StartedServer, deadline: float) -> None:
     """Waits until the management API answers.
 
     Raises:
@@ -50,7 +61,7 @@ def wait_until_listening(server: "Server", deadline: float) -> None:
     raise OperationError(f"TorchServe does not answer; see {server.logs}")
 
 
-def wait_until_ready(server: "Server", name: str, deadline: float, workers: int = 1, log_start: int = 0) -> None:
+def wait_until_ready(server: StartedServer, name: str, deadline: float, workers: int = 1, log_start: int = 0) -> None:
     """READY is asked of the management API: ``/ping`` calls a worker healthy that crashes again and again.
 
     Args:
@@ -83,7 +94,7 @@ def last_line(path: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _check_running(server: "Server") -> None:
+def _check_running(server: StartedServer) -> None:
     if not server.is_running():
         raise OperationError(f"TorchServe ended: {last_line(server.logs / 'console.log')}; see {server.logs}")
 

@@ -23,6 +23,7 @@ from marquee.training.progress import Progress
 
 _SECONDS = 1.0
 """Steps are timed for at least this long."""
+_IMPORTS = ("timm", "timm.optim", "torchvision.transforms.v2")
 _POLL_SECONDS = 0.02
 """Between two looks at a measuring process; it cannot fill much memory in that time."""
 
@@ -119,7 +120,7 @@ def measure_in_child(trial: Trial, batch_size: int) -> BatchMeasurement:
         TrainingError: with what happened and what to do.
     """
     # A Ctrl-C while a process is being made would be lost: Python ignores what a fork's hooks raise.
-    with deferred_signals() as signals, child() as process:
+    with deferred_signals() as signals, child(_load, imports=_IMPORTS) as process:
         process.submit(_outcome, trial, batch_size)
         while not process.poll(_POLL_SECONDS):
             if signals.received:
@@ -138,6 +139,10 @@ def measure_in_child(trial: Trial, batch_size: int) -> BatchMeasurement:
         raise outcome
     measurement: BatchMeasurement = outcome
     return measurement
+
+
+def _load() -> None:
+    """Nothing but what this file imports."""
 
 
 def _outcome(_: None, trial: Trial, batch_size: int) -> BatchMeasurement | TrainingError:

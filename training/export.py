@@ -21,7 +21,9 @@ from marquee.handlers.spec import (
     ModelSpec,
     OutputSpec,
     VariantSpec,
+    read_spec,
     sha256_file,
+    verify_files,
 )
 from marquee.training.calibration import calibrate
 from marquee.training.config import ExportConfig
@@ -114,9 +116,12 @@ def export_bundle(
         golden = write_golden(staging, samples, answers)
         spec = replace(predictor.spec, golden=golden, provenance={**provenance, "metrics": _numbers(metrics)})
         (staging / SPEC_FILE).write_text(spec.to_json(), "utf-8")
-        if differences := replay(Predictor.load(staging)):
+        written = read_spec(staging)
+        verify_files(staging, written.files)
+        if differences := replay(Predictor(written, written.variants[0], engine, "", staging)):
             raise ExportError(f"{folder}: the written bundle differs from its own evaluation: {differences[0]}")
-        write_predictions(folder.parent / "predictions.csv", predictor, records, outputs)
+    # Beside the folder, so after it: a bundle that cannot be put in its place leaves the answers of the one before.
+    write_predictions(folder.parent / "predictions.csv", predictor, records, outputs)
     return metrics
 
 

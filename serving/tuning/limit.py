@@ -10,6 +10,7 @@ from marquee.child import Child, ChildError, child
 from marquee.serving.errors import OperationError
 
 _WARM_BATCHES = 3
+_IMPORTS = ("torch", "marquee.handlers.predictor")
 
 
 class InProcess:
@@ -63,7 +64,7 @@ def in_process(
     """
     with ExitStack() as stack:
         arguments = (folder, variant, device, threads, batch, list(bodies))
-        yield InProcess([stack.enter_context(child(_load, *arguments)) for _ in range(workers)])
+        yield InProcess([stack.enter_context(child(_load, *arguments, imports=_IMPORTS)) for _ in range(workers)])
 
 
 _Loaded = tuple[Any, list[list[bytes]]]

@@ -6,7 +6,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,10 +25,6 @@ class ChildError(Exception):
 @dataclass(frozen=True)
 class _Failure:
     text: str
-
-
-def nothing() -> None:
-    """What :func:`child` loads where there is nothing to load."""
 
 
 class Child:
@@ -90,17 +86,21 @@ class Child:
 
 
 @contextmanager
-def child(load: Callable[..., Any] = nothing, *arguments: Any) -> Iterator[Child]:
+def child(load: Callable[..., Any], *arguments: Any, imports: Sequence[str] = ()) -> Iterator[Child]:
     """A fresh process for the length of the block, after which it is killed; it ends when this one has gone, too.
 
     It loads while this process goes on; that loading failed is said by the first result. Ctrl-C, which a terminal sends
-    to every process, is left to this one.
+    to every process, is left to this one. A server imports the module of the first call's ``load`` and forks the
+    process and those of later calls: torch takes seconds. The server computes nothing, so it has no threads that a fork
+    would leave behind. Its environment is this process's at the first call.
 
     Args:
         load: called there with ``arguments``; like them, it goes by pickle.
         arguments: of ``load``.
+        imports: modules that the work imports where it uses them, for the server to import, too.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would inherit locks of threads that it does not have
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([load.__module__, *imports])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, load, arguments), daemon=True)
     # It unblocks Ctrl-C when it starts, which must not be in the middle of what follows.

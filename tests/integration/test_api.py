@@ -15,12 +15,13 @@ import marquee
 import marquee.api
 from marquee.log import log_to_stderr
 from marquee.serving import client
+from tests.unit.tiny import with_few_to_train
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, digits, run, store):
-    """Where a user is who has trained and packaged the digits."""
-    (tmp_path / "digits").symlink_to(digits)
+    """Where a user is who has trained and packaged the digits; few of them are left to train on again."""
+    with_few_to_train(digits, tmp_path / "digits")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(run)
     shutil.copytree(store, tmp_path / "model_store")
@@ -57,21 +58,6 @@ def test_an_archive_answers_as_its_run(folder):
     assert np.array_equal(first.probabilities, second.probabilities)
 
 
-def test_a_client_needs_the_url_and_the_token_only(served, folder):
-    token = served.headers()["Authorization"].removeprefix("Bearer ")
-    client = marquee.Client(served.url, token=token)
-    assert client.predict("digits", "seven.png").body["label"] == "7"
-    assert client.predict_grpc("digits", "seven.png").body["label"] == "7"
-    assert client.explain("digits", (folder / "seven.png").read_bytes()).status == 200
-    for refused, token in (("the token that was given", "wrong"), ("a request without a token", None)):
-        stranger = marquee.Client(served.url, token=token)
-        for ask in (stranger.predict, stranger.predict_grpc):
-            with pytest.raises(marquee.OperationError, match=f"the server refuses {refused}"):
-                ask("digits", "seven.png")
-    management = served.headers("management")["Authorization"].removeprefix("Bearer ")
-    assert [entry["modelName"] for entry in marquee.Client(served.url, token=management).list_models()] == ["digits"]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -101,8 +87,8 @@ def test_a_thread_may_train(folder):
     """Signals are the main thread's; another one must not ask for them."""
     part = {"image": {"size": 32}, "model": {"arch": "test_resnet"}, "loop": {"epochs": 1, "workers": 0}}
     with ThreadPoolExecutor(1) as pool:
-        metrics = pool.submit(marquee.train, "digits", "runs/thread", **part).result()
-    assert metrics["images"] == 355
+        metrics = pool.submit(marquee.train, "digits/train", "runs/thread", **part).result()
+    assert metrics["images"] == 30
 
 
 def test_logging_that_is_configured_is_left_alone(monkeypatch, capsys):

@@ -54,16 +54,16 @@ def test_a_diverging_range_is_cut_off(digits):
     assert curve.suggestion < curve.rates[int(np.argmin(curve.smoothed))]
 
 
-def test_no_descent_is_said(digits, script):
+def test_no_descent_is_said(few, script):
     options = ["--from", "1e-12", "--to", "1e-11", "--steps", 40]
-    result = script("find_lr", "--data", digits, *QUICK, *options)
+    result = script("find_lr", "--data", few, *QUICK, *options)
     assert "no clear descent" in result.stdout
     assert "--optimizer.lr" not in result.stdout
 
 
-def test_the_same_seed_gives_the_same_curve(digits):
+def test_the_same_seed_gives_the_same_curve(few):
     rates = RateRange(start=1e-4, stop=1e-1, steps=20)
-    assert find_learning_rate(TINY, digits, rates, QUIET) == find_learning_rate(TINY, digits, rates, QUIET)
+    assert find_learning_rate(TINY, few, rates, QUIET) == find_learning_rate(TINY, few, rates, QUIET)
 
 
 def test_the_rule_on_known_curves():
@@ -81,37 +81,34 @@ def test_the_rule_on_known_curves():
     assert "lower --from" in judge([1.0, 2.0], [2.3, 900.0], diverged=True).note
 
 
-def batch_sizes(script, digits: Path, *options: object) -> dict:
-    result = script("find_batch_size", "--data", digits, *QUICK, "--json", *options)
+def batch_sizes(script, few: Path, *options: object) -> dict:
+    result = script("find_batch_size", "--data", few, *QUICK, "--image.size", 64, "--json", *options)
     return json.loads(result.stdout)
 
 
-@pytest.mark.slow
-def test_the_predicted_batch_respects_the_limit_and_fits(digits, script):
-    free = batch_sizes(script, digits, "--from", 64)
-    assert free["largest"] == 1024  # all 1225 training images are fewer than 2048
-    assert [item["batch_size"] for item in free["measured"]][:2] == [64, 256]
+def test_the_predicted_batch_respects_the_limit_and_fits(few, script):
+    free = batch_sizes(script, few, "--from", 8)
+    assert free["largest"] == 128  # all 242 training images are fewer than 256
+    assert [item["batch_size"] for item in free["measured"]][:2] == [8, 32]
     assert all(item["images_per_second"] > 0 for item in free["measured"])
-    limit = free["base_bytes"] + 768 * free["bytes_per_image"]
-    tight = batch_sizes(script, digits, "--from", 64, "--memory-bytes", limit)
-    assert tight["largest"] == 512
+    limit = free["base_bytes"] + 96 * free["bytes_per_image"]
+    tight = batch_sizes(script, few, "--from", 8, "--memory-bytes", limit)
+    assert tight["largest"] == 64
     assert tight["predicted"]
-    really = batch_sizes(script, digits, "--from", 512, "--memory-bytes", limit)
-    assert really["largest"] == 512
+    really = batch_sizes(script, few, "--from", 64, "--memory-bytes", limit)
+    assert really["largest"] == 64
     assert really["measured"][0]["peak_bytes"] <= limit
 
 
-def test_a_limit_below_everything_is_an_error(digits, script):
-    result = script(
-        "find_batch_size", "--data", digits, *QUICK, "--memory-bytes", 50_000_000, "--from", 64, check=False
-    )
+def test_a_limit_below_everything_is_an_error(few, script):
+    result = script("find_batch_size", "--data", few, *QUICK, "--memory-bytes", 50_000_000, "--from", 64, check=False)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: not even a batch of 64 fits in 48 MiB")
 
 
 @pytest.mark.parametrize("name", ["find_lr", "find_batch_size"])
-def test_ctrl_c_ends_with_one_line(digits, name):
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--data", str(digits), *QUICK]
+def test_ctrl_c_ends_with_one_line(few, name):
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--data", str(few), *QUICK]
     if name == "find_lr":
         command += ["--steps", "100000", "--loop.workers", "1"]
     process = Forked(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

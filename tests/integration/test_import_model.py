@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,67 +123,49 @@ def assert_answers_equal(imported: Imported, out: Path, net: nn.Module, mean=MEA
     assert replay(predictor) == []
 
 
+def label_two_of_three(imported: Imported, folder: Path) -> Path:
+    """Class folders in which two photos have the label that the model gives them, and the third has another one."""
+    for number, (record, answer) in enumerate(imported.answers):
+        label = next(one for one in imported.spec.labels if (one == answer.label) == (number < 2))
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, folder / label)
+    return folder
+
+
 @pytest.mark.slow
-def test_imported_models_are_served(photos, labels, net, script, tmp_path, free_port):
-    """A published model's weights, and an ONNX file, behind one real TorchServe over both protocols."""
-    folders = tmp_path / "classes"
+def test_imported_models_are_served_in_fp32_and_in_int8(photos, labels, net, script, tmp_path, free_port):
+    """A published model's weights, in int8, too, and an ONNX file, behind one real TorchServe over both protocols.
+
+    Without any labelled data, int8 is calibrated and judged on the images that came with the model.
+    """
+    folders, images = tmp_path / "classes", tmp_path / "images"
     for name, label in CLASSES.items():
         (folders / label).mkdir(parents=True)
-        (folders / label / f"{name}.png").write_bytes((photos / f"{name}.png").read_bytes())
+        shutil.copyfile(photos / f"{name}.png", folders / label / f"{name}.png")
+    shutil.copytree(photos, images)
+    for name in ("astronaut", *CLASSES):
+        whole = Image.fromarray(getattr(skimage.data, name)())
+        width, height = whole.size
+        for number, (x, y) in enumerate(((0, 0), (1, 1))):
+            corner = (x * width // 3, y * height // 3, (x + 2) * width // 3, (y + 2) * height // 3)
+            whole.crop(corner).save(images / f"{name}-{number}.png")
     arch = "--arch tf_efficientnet_lite0 --library timm --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --interpolation bicubic"
-    common = ["--labels", labels[1000], "--images", folders, "--licence", "Apache-2.0"]
+    common = ["--labels", labels[1000], "--images", images, "--licence", "Apache-2.0"]
     sizes = ["--size", 224, "--resize", 256]
-    out = tmp_path / "lite0"
+    out, store = tmp_path / "lite0", tmp_path / "store"
     told = script("import_model", "--model", LITE0, *arch.split(), *sizes, *common, "--out", out, "--json")
     made = json.loads(told.stdout)
-    assert (made["agreeing"], made["labelled"], made["golden"], made["samples"]) == (3, 3, 3, 3)
+    assert (made["agreeing"], made["labelled"], made["golden"], made["samples"]) == (0, 0, 11, 11)
     assert made["imported"]["largest_difference"] < 1e-4
     spec = read_spec(out / "bundle")
     assert (spec.image.resize, spec.image.crop, spec.image.mean) == (256, 224, (0.5, 0.5, 0.5))
     assert spec.image.decode == "scaled"
     assert spec.provenance["licence"] == "Apache-2.0"
     assert spec.provenance["imported"]["file"] == LITE0.name
-
-    small = write_onnx(tmp_path / "small.onnx", net, batch=1)
-    told = script("import_model", "--model", small, "--labels", labels[5], "--images", photos, "--out", tmp_path / "s")
-    assert "3 golden samples" in told.stdout
-    assert "next: " in told.stdout
-    assert f"scripts/package.py {tmp_path / 's'} --name NAME" in told.stdout
-
-    for run, name in ((out, "lite0"), (tmp_path / "s", "small")):
-        script("package", run, "--name", name, "--store", tmp_path / "store")
-    state = tmp_path / "state"
-    server = ["--store", tmp_path / "store", "--state", state]
-    started = script("serve", "start", "lite0", "small", *server, "--port", free_port, "--json")
-    try:
-        assert json.loads(started.stdout)["checked"] == 12  # both models, both protocols
-        served = Served(state, json.loads(started.stdout))
-        for name, label in CLASSES.items():
-            content = (photos / f"{name}.png").read_bytes()
-            for ask in (served.client.predict, served.client.predict_grpc):
-                assert ask("lite0", content).body["label"] == label
-        assert served.client.predict("small", content).body["model"]["variant"] == "fp32"
-    finally:
-        script("serve", "stop", "--state", state)
     metrics = json.loads(script("evaluate", out, "--data", folders, "--json").stdout)
     assert metrics["accuracy"] == 1
+    script("package", out, "--name", "lite0", "--store", store)
 
-
-@pytest.mark.slow
-def test_an_imported_model_is_quantized_and_served_in_int8(labels, script, tmp_path, free_port):
-    """Without any labelled data: calibrated and judged on the images that came with it, then asked for by name."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in ("astronaut", "chelsea", "coffee", "rocket"):
-        whole = Image.fromarray(getattr(skimage.data, name)())
-        whole.save(photos / f"{name}.png")
-        width, height = whole.size
-        for number, (x, y) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
-            corner = (x * width // 3, y * height // 3, (x + 2) * width // 3, (y + 2) * height // 3)
-            whole.crop(corner).save(photos / f"{name}-{number}.png")
-    out, store = tmp_path / "lite0", tmp_path / "store"
-    arch = ["--arch", "tf_efficientnet_lite0", "--labels", labels[1000], "--images", photos]
-    script("import_model", "--model", LITE0, *arch, "--out", out)
     options = ["--variants", "openvino-fp32", "openvino-int8", "bf16", "--rounds", 1, "--seconds", 0.05]
     found = json.loads(script("optimize", out, *options, "--device", "cpu", "--json").stdout)
     assert "only the bundle's program is there" in found["left_out"]["bf16"]
@@ -190,21 +173,36 @@ def test_an_imported_model_is_quantized_and_served_in_int8(labels, script, tmp_p
     int8 = found["variants"]["openvino-int8"]
     assert int8["agreement"] > 0.7
     assert int8["kernels"]["int8"] > 40
-    script("package", out, "--name", "lite0", "--store", store, "--variant", "openvino-int8")
+    script("package", out, "--name", "int8", "--store", store, "--variant", "openvino-int8")
+
+    small = write_onnx(tmp_path / "small.onnx", net, batch=1)
+    known = label_two_of_three(bring(small, labels[5], photos, tmp_path / "asked"), tmp_path / "known")
+    told = script("import_model", "--model", small, "--labels", labels[5], "--images", known, "--out", tmp_path / "s")
+    assert "3 golden samples" in told.stdout
+    assert "2 of 3 golden samples get the label of their folder" in told.stdout
+    assert "next: " in told.stdout
+    assert f"scripts/package.py {tmp_path / 's'} --name NAME" in told.stdout
+    script("package", tmp_path / "s", "--name", "small", "--store", store)
+
     state = tmp_path / "state"
     server = ["--store", store, "--state", state, "--port", free_port]
-    started = script("serve", "start", "lite0", *server, "--json")
+    started = script("serve", "start", "lite0", "int8", "small", *server, "--json")
     try:
+        assert json.loads(started.stdout)["checked"] == 2 * (11 + 11 + 3)  # all models, both protocols
         served = Served(state, json.loads(started.stdout))
         for name, label in CLASSES.items():
+            content = (photos / f"{name}.png").read_bytes()
             for ask in (served.client.predict, served.client.predict_grpc):
-                body = ask("lite0", (photos / f"{name}.png").read_bytes()).body
-                # fp32 is undecided about the cat: 0.383 for n282, 0.367 for n285. In int8 either comes first, by a
-                # margin that depends on the processor's instructions.
+                body = ask("lite0", content).body
+                assert (body["label"], body["model"]["variant"]) == (label, "fp32")
+                body = ask("int8", content).body
+                # fp32 is undecided about the cat. In int8 another label may come first, by a margin that depends on the
+                # processor's instructions.
                 first = [one["label"] for one in body["ranking"]][: 2 if name == "chelsea" else 1]
                 assert label in first
                 assert body["model"]["variant"] == "openvino-int8"
                 assert body["model"]["reason"] == "asked for by name"
+        assert served.client.predict("small", content).body["model"]["variant"] == "fp32"
     finally:
         script("serve", "stop", "--state", state)
 
@@ -218,11 +216,13 @@ def test_a_torchvision_state_dict_answers_as_torchvision_does(form, photos, labe
         torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
     else:
         safetensors.torch.save_file(network.state_dict(), path)
-    options = {"arch": "resnet18", "library": "torchvision"}
+    options = {"arch": "resnet18", "library": "torchvision", **({"size": 64} if form == "safetensors" else {})}
     imported = bring(path, labels[5], photos, tmp_path / "run", **options)
     imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert imported.spec.image.mean == imagenet.mean
-    assert (imported.spec.image.resize, imported.spec.image.interpolation) == (256, "bilinear")
+    image = imported.spec.image
+    assert (image.crop, image.resize) == ((64, 73) if form == "safetensors" else (224, 256))
+    assert image.interpolation == "bilinear"
     assert_answers_equal(imported, tmp_path / "run", network, imagenet.mean, imagenet.std)
 
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from marquee.handlers.spec import bundle_digest
-from marquee.serving.readiness import wait_for_workers
+from marquee.serving.readiness import ready_workers
 
 LINE = re.compile(r'(marquee_\w+)\{model_name="digits",model_version="1.0",(.*?),?Hostname="[^"]+",\} (\S+)')
 FLUSHED = 2.0
@@ -99,19 +99,26 @@ def test_an_explanation_is_counted_as_one_and_as_a_prediction(served, image):
     assert grown["marquee_confidence_count{}"] == 1
 
 
-def test_workers_add_up_and_what_they_reported_outlives_them(served, image):
+def test_workers_add_up_and_what_they_reported_outlives_them(served, image, script):
+    """The command scales, too: another worker is another import of torch, so this is done once."""
     key = 'marquee_requests_total{protocol="rest",status="200"}'
-    served.client.scale("digits", 2)
-    wait_for_workers(served.client, "digits", 2)
+    alone = served.client.predict("digits", image).body
+    script("models", "scale", "digits", "--workers", 2, "--state", served.state)
     try:
+        assert ready_workers(served.client, "digits") == 2
+        assert "READY, READY" in script("models", "list", "--state", served.state).stdout
         before = settled(served)
         with ThreadPoolExecutor(8) as pool:
-            statuses = list(pool.map(lambda _: served.client.predict("digits", image).status, range(40)))
-        assert statuses == [200] * 40
+            answers = list(pool.map(lambda _: served.client.predict("digits", image), range(40)))
+        assert [answer.status for answer in answers] == [200] * 40
+        assert {answer.body["label"] for answer in answers} == {alone["label"]}
+        assert [answer.body["probability"] for answer in answers] == pytest.approx(
+            [alone["probability"]] * 40, abs=1e-4
+        )
         after = settled(served)
     finally:
-        served.client.scale("digits", 1)
-        wait_for_workers(served.client, "digits", 1)
+        script("models", "scale", "digits", "--workers", 1, "--state", served.state)
+    assert ready_workers(served.client, "digits") == 1
     assert after[key] - before[key] == 40
     assert after["marquee_batch_size_sum{}"] - before["marquee_batch_size_sum{}"] == 40
     assert settled(served)[key] == after[key]

@@ -21,7 +21,7 @@ def pairs(digits, tmp_path_factory) -> Path:
     with open(folder / "table.csv", "w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "label"])
-        for i in range(700):
+        for i in range(500):
             shown = rng.choice(list("0123"), 2) if i % 10 else []
             canvas = Image.new("L", (32, 32))
             for place, label in enumerate(shown):
@@ -35,7 +35,7 @@ def pairs(digits, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pairs_run(pairs, script, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "pairs"
-    flags = ["--model.multi-label", "--loss.name", "bce", "--loop.epochs", 8, "--augment.rotation", 0]
+    flags = ["--model.multi-label", "--loss.name", "bce", "--loop.epochs", 6]
     script("train", "--data", pairs, "--out", out, *QUICK, *flags)
     return out
 
@@ -93,7 +93,7 @@ def test_it_is_served(pairs_run, script, tmp_path, free_port):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [("find_lr", ["--steps", 20]), ("find_batch_size", ["--from", 128])])
+@pytest.mark.parametrize(("name", "options"), [("find_lr", ["--steps", 20]), ("find_batch_size", ["--from", 256])])
 def test_the_finders_take_several_labels(name, options, pairs, script):
     quick = [*QUICK[: QUICK.index("--loop.epochs")], "--model.multi-label", "--loss.name", "bce"]
     found = json.loads(script(name, "--data", pairs, "--json", *quick, *options).stdout)

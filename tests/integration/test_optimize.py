@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.integration.test_package import pickles_in
 from tests.integration.test_refusal import rewrite
 
-FAST = ["--rounds", 2, "--seconds", 0.05, "--device", "cpu"]
+FAST = ["--rounds", 2, "--seconds", 0.05, "--calibration-images", 50, "--device", "cpu"]
 ENGINES = ["openvino-fp32", "openvino-int8"]
 
 
@@ -112,10 +112,20 @@ def test_the_report_shows_table_and_frontier(optimized):
     assert "median latency of one image" in page
 
 
-def test_optimizing_again_starts_from_the_original(optimized, script, tmp_path):
+@pytest.mark.slow
+def test_again_from_the_original_without_what_cannot_be_built(optimized, script, tmp_path):
+    """Of three variants and a prune only one can be built; nothing stays of those of the time before."""
     folder = tmp_path / "again"
     shutil.copytree(optimized, folder)
-    script("optimize", folder, "--variants", "openvino-fp32", "--max-accuracy-drop", 0.02, *FAST)
+    variants = ["fp16", "openvino-fp32", "openvino-int8"]
+    impossible = ["--calibration-images", 3, "--prune.size-mb", 0.001]
+    options = ["--max-accuracy-drop", 0.02, *FAST, *impossible, "--json"]
+    found = json.loads(script("optimize", folder, "--variants", *variants, *options).stdout)
+    assert set(found["left_out"]) == {"fp16", "openvino-int8", "pruned"}
+    assert "GPU" in found["left_out"]["fp16"]
+    assert "3 images to calibrate on" in found["left_out"]["openvino-int8"]
+    assert "cannot be reached by pruning" in found["left_out"]["pruned"]
+    assert set(found["variants"]) == {"fp32", "openvino-fp32"}
     spec = read_spec(folder / "bundle")
     assert [variant.name for variant in spec.variants] == ["fp32", "openvino-fp32"]
     verify_files(folder / "bundle", spec.files)
@@ -210,33 +220,12 @@ def test_on_host_measures_without_the_data(archive, script, tmp_path):
         assert new["measurements"][-1]["accuracy"] == old["measurements"][-1]["accuracy"]
 
 
-def test_what_cannot_be_built_is_left_out_and_the_rest_goes_on(run, script, tmp_path):
-    folder = tmp_path / "digits"
-    shutil.copytree(run, folder)
-    found = json.loads(
-        script(
-            "optimize",
-            folder,
-            "--variants",
-            "fp16",
-            "openvino-fp32",
-            "openvino-int8",
-            "--calibration-images",
-            3,
-            *FAST,
-            "--json",
-        ).stdout
-    )
-    assert "GPU" in found["left_out"]["fp16"]
-    assert "3 images to calibrate on" in found["left_out"]["openvino-int8"]
-    assert "openvino-fp32" in found["variants"]
-
-
 @pytest.mark.slow
 def test_pruned_networks_are_measured_like_the_others(run, script, tmp_path):
     folder = tmp_path / "digits"
     shutil.copytree(run, folder)
-    prune = ["--prune.keep", 0.5, "--prune.weights", 0.6, "--max-accuracy-drop", 0.05]
+    # Accuracy control, which has a test of its own, has nothing to do within this drop.
+    prune = ["--prune.keep", 0.4, "--prune.weights", 0.6, "--prune.epochs", 2, "--max-accuracy-drop", 0.2]
     found = json.loads(script("optimize", folder, "--variants", "openvino-int8", *prune, *FAST, "--json").stdout)
     one = found["variants"]
     assert set(one) == {"fp32", "openvino-int8", "pruned-fp32", "pruned-openvino-int8", "sparse-fp32"}
@@ -246,15 +235,6 @@ def test_pruned_networks_are_measured_like_the_others(run, script, tmp_path):
     assert one["sparse-fp32"]["file_bytes"] == pytest.approx(one["fp32"]["file_bytes"], rel=0.01)
     assert "when compressed" in one["sparse-fp32"]["note"]
     verify_files(folder / "bundle", read_spec(folder / "bundle").files)
-
-
-def test_a_prune_that_cannot_be_leaves_the_rest(run, script, tmp_path):
-    folder = tmp_path / "digits"
-    shutil.copytree(run, folder)
-    options = ["--variants", "openvino-fp32", "--prune.keep", 0.01]
-    found = json.loads(script("optimize", folder, *options, *FAST, "--json").stdout)
-    assert "cannot be reached by pruning" in found["left_out"]["pruned"]
-    assert set(found["variants"]) == {"fp32", "openvino-fp32"}
 
 
 def test_usage_errors(script, tmp_path):
@@ -285,8 +265,8 @@ def test_accuracy_control_mends_a_bad_quantization(run):
 
     spec = read_spec(run / "bundle")
     read = read_run(run, spec)
-    validation = read_records(read.manifest.split("val")[:100], spec, Progress(quiet=True))
-    train = read_records(even_sample(read.manifest.split("train"), 20), spec, Progress(quiet=True))
+    validation = read_records(read.manifest.split("val")[:50], spec, Progress(quiet=True))
+    train = read_records(even_sample(read.manifest.split("train"), 10), spec, Progress(quiet=True))
     black = Images(pixels=train.pixels // 64, targets=None)
     model = convert(trace_program(LogitsAndFeatures(read.classifier), spec.image), spec.image)
     quantized, how = quantize(model, black, validation, 0.02)

@@ -16,6 +16,7 @@ from marquee.training.models import Classifier, create_backbone, pretrained_inpu
 from marquee.training.pretrained import load_state_dict
 from tests.conftest import QUICK
 from tests.integration.test_training import weights
+from tests.unit.tiny import with_few_to_train
 
 LITE0 = ModelConfig(arch="tf_efficientnet_lite0", pretrained=EFFICIENTNET_LITE0_WHEEL)
 
@@ -43,7 +44,8 @@ def test_a_new_head_keeps_the_backbone():
 
 def test_transfer_learning_without_the_internet(digits, script, tmp_path):
     arguments = ["--model.arch", LITE0.arch, "--model.pretrained", LITE0.pretrained, "--loop.epochs", "1"]
-    script("train", "--data", digits / "test", "--out", tmp_path / "run", *QUICK, *arguments)
+    data = with_few_to_train(digits, tmp_path / "digits") / "train"
+    script("train", "--data", data, "--out", tmp_path / "run", *QUICK, *arguments)
     image = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())["image"]
     # The weights know colour images, so the grey digits are served as colour images.
     assert (image["channels"], image["interpolation"], image["mean"]) == (3, "bicubic", [0.5, 0.5, 0.5])
@@ -56,18 +58,9 @@ def test_a_run_that_starts_from_another_answers_as_it_does(run, digits, script, 
     arguments = ["--model.arch", "test_resnet", "--model.pretrained", run, "--image.size", "32"]
     # Batch norm's statistics move whatever the learning rate; one batch of everything moves them once.
     plain = "--augment.horizontal-flip 0 --augment.crop-scale 1 --augment.rotation 0 --augment.zoom 0 --augment.color 0"
-    script(
-        "train",
-        "--data",
-        digits,
-        "--out",
-        tmp_path / "run",
-        *arguments,
-        *still,
-        *plain.split(),
-        "--loop.batch-size",
-        1225,
-    )
+    still += [*plain.split(), "--loop.batch-size", "200"]
+    data = with_few_to_train(digits, tmp_path / "digits")
+    script("train", "--data", data, "--out", tmp_path / "run", *arguments, *still)
     first, second = (json.loads((folder / "bundle" / "spec.json").read_text()) for folder in (run, tmp_path / "run"))
     assert second["image"] == first["image"]
     accuracy = [json.loads((folder / "evaluation.json").read_text())["accuracy"] for folder in (run, tmp_path / "run")]

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -73,17 +74,37 @@ def rewrite(path: Path, change) -> None:
         csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
-@pytest.fixture
-def copy(run, tmp_path):
-    """A copy of the run that may be changed."""
-    folder = tmp_path / "copy"
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "report.html", "*.md"))
+def copied(run: Path, parent: Path) -> Path:
+    """A copy of the run without its report and what no report reads."""
+    unread = shutil.ignore_patterns("checkpoints", "tensorboard", "report.html", "*.md")
+    return Path(shutil.copytree(run, parent / "copy", ignore=unread))
+
+
+def written(folder: Path) -> Path:
+    """``folder`` with its page and its card."""
+    before = dict(matplotlib.rcParams)
+    write_report(folder)
+    assert dict(matplotlib.rcParams) == before
+    write_model_card(folder)
     return folder
 
 
 @pytest.fixture
-def hostile(copy):
+def copy(run, tmp_path):
+    """A copy of the run that may be changed."""
+    return copied(run, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(run, tmp_path_factory):
+    """A copy of the run with its page and its card. This and the next two are shared: no test changes them."""
+    return written(copied(run, tmp_path_factory.mktemp("plain")))
+
+
+@pytest.fixture(scope="module")
+def hostile(run, tmp_path_factory):
     """The run with class names and file names that try to be something else."""
+    copy = copied(run, tmp_path_factory.mktemp("hostile"))
     rename = {**{str(i): str(i) for i in range(10)}, **HOSTILE}
     rewrite(copy / "manifest.csv", lambda number, row: [row[0], rename.get(row[1], row[1]), *row[2:]])
     rewrite(
@@ -103,12 +124,13 @@ def hostile(copy):
     (copy / "evaluation.json").write_text(json.dumps(evaluation))
     with open(copy / "rejected.csv", "a") as stream:
         stream.write("/data/<script>alert(1)</script>.png,<b>damaged</b>\n")
-    return copy
+    return written(copy)
 
 
-@pytest.fixture
-def complete(copy):
+@pytest.fixture(scope="module")
+def complete(run, tmp_path_factory):
     """The run with every measure that an evaluation may have; the numbers are easy to find again."""
+    copy = copied(run, tmp_path_factory.mktemp("complete"))
     evaluation = json.loads((copy / "evaluation.json").read_text())
     rows = [{"label": str(i), "images": 30 + i, "precision": 0.5, "recall": 0.9 - i / 20, "f1": 0.6} for i in range(10)]
     evaluation |= {
@@ -133,7 +155,7 @@ def complete(copy):
     spec = json.loads((copy / "bundle" / "spec.json").read_text())
     spec["output"]["temperature"] = 0.5
     (copy / "bundle" / "spec.json").write_text(json.dumps(spec))
-    return copy
+    return written(copy)
 
 
 def test_the_command_writes_both_and_names_them(copy, script):
@@ -150,13 +172,11 @@ def test_the_command_writes_both_and_names_them(copy, script):
     assert "evaluation.json" in failed.stderr
 
 
-def test_the_page_says_what_was_measured(copy):
-    before = dict(matplotlib.rcParams)
-    text = write_report(copy).read_text("utf-8")
-    assert dict(matplotlib.rcParams) == before
+def test_the_page_says_what_was_measured(plain):
+    text = (plain / "report.html").read_text("utf-8")
     page = Page(text)
     shown = " ".join(" ".join(page.texts).replace("\u00a0", " ").split())
-    evaluation = json.loads((copy / "evaluation.json").read_text())
+    evaluation = json.loads((plain / "evaluation.json").read_text())
     low, high = evaluation["accuracy_interval"]
     assert f"{100 * evaluation['accuracy']:.1f} %" in shown
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in shown
@@ -176,19 +196,20 @@ def test_the_page_says_what_was_measured(copy):
 
 
 def test_measures_of_a_fuller_evaluation_are_used(complete):
-    shown = " ".join(" ".join(Page(write_report(complete).read_text("utf-8")).texts).replace("\u00a0", " ").split())
+    page = Page((complete / "report.html").read_text("utf-8"))
+    shown = " ".join(" ".join(page.texts).replace("\u00a0", " ").split())
     for number in ("81.2 % to 98.8 %", "0.9917", "0.0471", "73.5 %", "87.6 %", "3.25", "1.9 %"):
         assert number in shown
     assert "from 13.57 % to 2.46 %" in shown
     assert "before temperature scaling 11.22 %" in shown
     assert "Weakest class: 9 , of which 45.0 % of 39 images" in shown
-    card = write_model_card(complete).read_text("utf-8").replace("\u00a0", " ")
+    card = (complete / "MODEL_CARD.md").read_text("utf-8").replace("\u00a0", " ")
     for number in ("81.23 % to 98.76 %", "0.9917", "0.0471", "0.7345", "13.57 %, 2.46 %", "3.25", "1.92 %"):
         assert number in card
 
 
 def test_nothing_is_loaded_from_elsewhere(hostile):
-    page = Page(write_report(hostile).read_text("utf-8"))
+    page = Page((hostile / "report.html").read_text("utf-8"))
     assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base", "form", "h4"}
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert [tag for tag, _ in page.tags].count("h1") == 1
@@ -207,8 +228,7 @@ def test_nothing_is_loaded_from_elsewhere(hostile):
 
 @needs_browser
 def test_a_browser_shows_it_without_complaint(hostile, tmp_path):
-    page = write_report(hostile)
-    document, console = browse(page, tmp_path, "--dump-dom")
+    document, console = browse(hostile / "report.html", tmp_path, "--dump-dom")
     assert console == ""
     assert 'data-ready="true"' in document
     assert "<title>copy: training report</title>" in document
@@ -218,17 +238,18 @@ def test_a_browser_shows_it_without_complaint(hostile, tmp_path):
 
 
 @needs_browser
-def test_the_browser_test_would_notice_a_complaint(copy, tmp_path):
+def test_the_browser_test_would_notice_a_complaint(plain, tmp_path):
     """Twin of the test above: the same browser does report what that test hopes not to see."""
-    page = write_report(copy)
-    page.write_text(page.read_text().replace("</main>", '<img src="https://example.org/x.png"></main>'))
+    page = tmp_path / "page.html"
+    text = (plain / "report.html").read_text()
+    page.write_text(text.replace("</main>", '<img src="https://example.org/x.png"></main>'))
     _, console = browse(page, tmp_path, "--dump-dom")
     assert "Content Security Policy" in console
 
 
 @needs_browser
 def test_headings_sort(complete, tmp_path):
-    page = write_report(complete)
+    page = complete / "report.html"
 
     def first_column(fragment: str) -> list[str]:
         document, console = browse(page, tmp_path, "--dump-dom", fragment=fragment)
@@ -243,9 +264,9 @@ def test_headings_sort(complete, tmp_path):
 
 @needs_browser
 @pytest.mark.parametrize("flags", [[], ["--blink-settings=preferredColorScheme=0"]], ids=["light", "dark"])
-def test_screenshots_are_not_blank(copy, tmp_path, flags):
+def test_screenshots_are_not_blank(plain, tmp_path, flags):
     shot = tmp_path / "page.png"
-    browse(write_report(copy), tmp_path, f"--screenshot={shot}", "--window-size=1280,5000", *flags)
+    browse(plain / "report.html", tmp_path, f"--screenshot={shot}", "--window-size=1280,5000", *flags)
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("L")).astype(int)
     assert pixels.shape == (5000, 1280)
@@ -264,24 +285,27 @@ def test_images_that_have_gone_are_told_of(copy):
     assert "training images have gone or changed" in text
 
 
-def test_galleries_show_what_the_model_is_given(copy, digits):
+def test_galleries_show_what_the_model_is_given(plain):
     from marquee.handlers.spec import read_spec
+    from marquee.training.config import AugmentConfig
     from marquee.training.data.augment import Augmentation
     from marquee.training.data.loading import EvaluationImages, TrainingImages
     from marquee.training.report.facts import read_facts
     from marquee.training.report.pictures import augmentation_samples, data_uri, least_sure
 
-    facts, spec = read_facts(copy), read_spec(copy / "bundle")
+    facts, spec = read_facts(plain), read_spec(plain / "bundle")
     pictures = least_sure(facts, 5)
     assert [picture.confidence for picture in pictures] == sorted(facts.predictions.confidence)[:5]
     for picture in pictures:
         assert picture.uri == data_uri(EvaluationImages([picture.record], spec.labels, spec.image)[0][0].numpy())
+    facts = replace(facts, config=replace(facts.config, augment=AugmentConfig()))  # the run was trained without
     records = facts.manifest.split("train")
     augment = Augmentation(facts.config.augment, spec.image, spec.image.mean)
     trained = TrainingImages(records, spec.labels, spec.image, augment, facts.config.loop.seed)
     for sample in augmentation_samples(facts, 3, 2):
         index = records.index(sample.record)
         assert sample.drawn == tuple(data_uri(trained[epoch, index][0].numpy()) for epoch in (0, 1))
+        assert len({sample.original, *sample.drawn}) == 3
 
 
 def test_the_card_has_the_run_s_numbers_and_keeps_its_owner_s_words(copy):
@@ -315,7 +339,7 @@ def test_the_card_has_the_run_s_numbers_and_keeps_its_owner_s_words(copy):
 
 
 def test_names_are_text_in_the_card(hostile):
-    card = write_model_card(hostile).read_text("utf-8")
+    card = (hostile / "MODEL_CARD.md").read_text("utf-8")
     assert not re.search(r"<(?!!-- )", card)
     rows = [line for line in card.splitlines() if line.startswith("| ") and "code" in line]
     assert rows

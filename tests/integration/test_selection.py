@@ -21,6 +21,7 @@ from marquee.training.selection.candidates import Candidate, read_ladder
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.report import Report
 from marquee.training.selection.select import select
+from marquee.training.selection.store import REQUEST_FILE
 from tests.conftest import ROOT
 from tests.forked import Forked
 from tests.integration.test_training import wait_for, weights
@@ -32,7 +33,7 @@ LADDER = """
 """
 SETTINGS = (
     "--folds 2 --all --image.size 32 --loop.workers 0 --optimizer.lr 4e-3 --augment.horizontal-flip 0 "
-    "--augment.crop-scale 0.9"
+    "--augment.crop-scale 0.9 --augment.rotation 0 --augment.zoom 0 --augment.color 0"
 ).split()
 
 
@@ -40,7 +41,7 @@ BASE = RunConfig(
     image=ImageConfig(size=32),
     loop=LoopConfig(workers=0),
     optimizer=OptimizerConfig(lr=4e-3),
-    augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
+    augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9, rotation=0, zoom=0, color=0),
 )
 """The same settings, for calls that need no process of their own."""
 PROBE = Candidate(name="probe", kind="probe", config={"model": {"arch": "test_resnet"}})
@@ -125,10 +126,17 @@ def call(table: Path, out: Path, *more: Candidate, base: RunConfig = BASE, **con
     return select(table, out, ladder, base, options, Rule(all=True), Progress(quiet=True))
 
 
-def test_a_probe_can_win_and_others_can_start_from_it(table, tmp_path):
-    report = call(table, tmp_path / "out", PROBE)
-    assert "chosen" in report.table()
-    winner = tmp_path / "out" / "winner"
+def test_with_its_budget_spent_a_probe_wins_and_others_can_start_from_it(table, selected, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="no candidate is complete: the budget of 1e-06 minutes is spent"):
+        call(table, out, minutes=1e-6)
+    shutil.copytree(selected / "folds" / "probe", out / "folds" / "probe")  # a candidate that is done
+    some = call(table, out, minutes=1e-6)
+    assert some.decision.choice == "probe"
+    assert "budget" in some.ended
+    assert [row.verdict for row in some.rows] == ["chosen", "skipped", "not measured"]
+    assert "chosen" in some.table()
+    winner = out / "winner"
     spec = json.loads((winner / "bundle" / "spec.json").read_text())
     assert spec["provenance"]["probe"]["backbone"] == "frozen, randomly initialised"
     assert spec["provenance"]["metrics"]["accuracy"] > 0.5
@@ -146,24 +154,27 @@ def start(table: Path, out: Path) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
-    """kill -9 in one fold, Ctrl-C in the next, and the numbers of a selection that nobody disturbed."""
+    """Ctrl-C in one fold, kill -9 in the next, and the numbers of a selection that nobody disturbed."""
     out = tmp_path / "out"
+    (out / "folds" / "probe").mkdir(parents=True)
+    for done in (REQUEST_FILE, "folds/probe/1.json"):
+        shutil.copy2(selected / done, out / done)
     process = start(table, out)
     wait_for(lambda: (out / "folds" / "small" / "1" / "checkpoints" / "last").exists(), process)
-    process.kill()
-    process.communicate()
-    finished = {path: path.stat().st_mtime_ns for path in (out / "folds" / "probe").glob("*.json")}
-    assert len(finished) == 2
-    assert not (out / "folds" / "small" / "1.json").exists()
-
-    process = start(table, out)
-    wait_for(lambda: (out / "folds" / "small" / "2" / "checkpoints" / "last").exists(), process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"The same command goes on with {out}" in stderr
-    assert "resuming from" in stderr
     assert "Traceback" not in stderr
+    assert not (out / "folds" / "small" / "1.json").exists()
+
+    process = start(table, out)
+    wait_for(lambda: (out / "folds" / "small" / "2" / "checkpoints" / "last").exists(), process)
+    process.kill()
+    _, stderr = process.communicate()
+    assert "resuming from" in stderr
+    finished = {path: path.stat().st_mtime_ns for path in (out / "folds").glob("*/*.json")}
+    assert {f"{path.parent.name}/{path.stem}" for path in finished} == {"probe/1", "probe/2", "small/1"}
 
     result = script("select_model", *arguments(table, out))
     assert "probe: all folds are measured already" in result.stderr
@@ -178,17 +189,6 @@ def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
     assert (selected / "winner" / "bundle" / "model.pt2").read_bytes() == (
         out / "winner" / "bundle" / "model.pt2"
     ).read_bytes()
-
-
-def test_a_spent_budget(table, selected, tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(TrainingError, match="no candidate is complete: the budget of 1e-06 minutes is spent"):
-        call(table, out, minutes=1e-6)
-    shutil.copytree(selected / "folds" / "probe", out / "folds" / "probe")  # a candidate that is done
-    some = call(table, out, minutes=1e-6)
-    assert some.decision.choice == "probe"
-    assert "budget" in some.ended
-    assert [row.verdict for row in some.rows] == ["chosen", "skipped", "not measured"]
 
 
 @pytest.mark.parametrize(

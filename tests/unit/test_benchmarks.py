@@ -24,6 +24,7 @@ from benchmarks.training.throughput import Throughput, measure
 from marquee.training.config import AugmentConfig
 from marquee.training.errors import DataError, TrainingError
 from tests.conftest import ROOT
+from tests.forked import Forked
 
 EACH = 8
 TINY = (
@@ -244,6 +245,13 @@ def test_each_variant_switches_the_others_off():
     assert variant_settings("none", "digits")["model.dropout"] == 0
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """The benchmark's processes need not import torch."""
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+
+
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("settings", "contender", "small", "metrics"),
     [
@@ -265,6 +273,7 @@ def test_accuracy_runs_a_contender_of_each_process(tmp_path, settings, contender
     assert values.get("gap") == (values["train_accuracy"] - values["test_accuracy"] if "gap" in metrics else None)
 
 
+@pytest.mark.usefixtures("forked")
 def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
     place = ["--source", source, "--data", tmp_path, "--out", tmp_path / "run", "--results", tmp_path / "results"]
     command = [sys.executable, "-m", "benchmarks.training.fashion_mnist", *map(str, place), *TINY]
@@ -279,6 +288,7 @@ def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
     assert result["settings"]["measured_on"] == "80 test images, once"
 
 
+@pytest.mark.usefixtures("forked")
 def test_throughput_compares_all_kinds_of_contenders(tmp_path):
     chosen = ("torchvision-style fp32", "timm bf16 channels_last", "marquee bf16 cache progressive")
     small = Throughput(arch="test_resnet", size=32, batch_size=8, images=16, workers=0, rounds=1, contenders=chosen)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import socket
 from dataclasses import dataclass, replace
 
@@ -110,7 +111,14 @@ def trained() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def predictor(trained, tmp_path_factory) -> Predictor:
+    """No test changes its files, nor those of the next one."""
     return bundle(trained, tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def by_openvino(trained, tmp_path_factory) -> Predictor:
+    pytest.importorskip("openvino")
+    return bundle(trained, tmp_path_factory.mktemp("openvino"), engine="openvino")
 
 
 def share(heat: np.ndarray, corner: tuple[int, int]) -> float:
@@ -172,8 +180,7 @@ class TestReason:
 
 
 class TestFallback:
-    @pytest.mark.parametrize("method", ["auto", "gradcam"])
-    def test_a_transformer_has_no_feature_map(self, tmp_path, method):
+    def test_a_transformer_has_no_feature_map(self, tmp_path):
         import timm
 
         vit = timm.create_model("test_vit", num_classes=len(LABELS), img_size=64)
@@ -181,15 +188,15 @@ class TestFallback:
         explainer = Explainer(bundle(vit, tmp_path, image))
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
         (prediction,) = explainer._predictor.predict_arrays([pixels])
-        explanation = explainer.explain(pixels, prediction, Ask(method=method), seconds=30)
-        assert explanation.method == "occlusion"
-        assert "no last feature map" in explanation.note
+        for method in ("auto", "gradcam"):
+            explanation = explainer.explain(pixels, prediction, Ask(method=method), seconds=30)
+            assert explanation.method == "occlusion"
+            assert "no last feature map" in explanation.note
         integrated = explainer.explain(pixels, prediction, Ask(method="integrated_gradients"), seconds=30)
         assert (integrated.method, integrated.note) == ("integrated_gradients", None)
 
-    def test_a_bundle_without_program_is_explained_by_its_engine(self, trained, tmp_path):
-        pytest.importorskip("openvino")
-        explainer = Explainer(bundle(trained, tmp_path, engine="openvino"))
+    def test_a_bundle_without_program_is_explained_by_its_engine(self, by_openvino):
+        explainer = Explainer(by_openvino)
         pixels, (corner,) = textured(np.random.default_rng(5), 0)
         (prediction,) = explainer._predictor.predict_arrays([pixels])
         explanation = explainer.explain(pixels, prediction, Ask(method="gradcam"), seconds=30)
@@ -197,13 +204,13 @@ class TestFallback:
         assert "no fp32 program" in explanation.note
         assert share(explanation.heat, corner) > 0.5
 
-    def test_gradients_are_those_of_the_program_whatever_answers(self, trained, predictor, tmp_path):
+    def test_gradients_are_those_of_the_program_whatever_answers(self, predictor, by_openvino, tmp_path):
         """A machine that serves an OpenVINO variant still has the fp32 program at hand."""
-        pytest.importorskip("openvino")
-        served = bundle(trained, tmp_path, engine="openvino")
-        first = bundle(trained, tmp_path).variant
+        served = by_openvino
+        for part in (predictor, served):
+            shutil.copytree(part.folder, tmp_path, dirs_exist_ok=True)
         second = replace(served.variant, name="openvino-fp32")
-        spec = replace(served.spec, variants=(first, second))
+        spec = replace(served.spec, variants=(predictor.variant, second))
         both = Explainer(Predictor(spec, second, served.engine, "", tmp_path))
         pixels, _ = textured(np.random.default_rng(5), 0)
         (prediction,) = served.predict_arrays([pixels])
@@ -214,8 +221,8 @@ class TestFallback:
         of_engine = both.explain(pixels, prediction, Ask(method="occlusion"), seconds=30)
         assert (of_engine.method, of_engine.variant) == ("occlusion", "openvino-fp32")
 
-    def test_a_damaged_program_costs_only_the_gradients(self, trained, tmp_path):
-        explainer = Explainer(bundle(trained, tmp_path))
+    def test_a_damaged_program_costs_only_the_gradients(self, predictor, tmp_path):
+        explainer = Explainer(Predictor(predictor.spec, predictor.variant, predictor.engine, "", tmp_path))
         (tmp_path / "model.pt2").write_bytes(b"damaged")
         pixels, _ = textured(np.random.default_rng(5), 0)
         (prediction,) = explainer._predictor.predict_arrays([pixels])

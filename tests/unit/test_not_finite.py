@@ -109,7 +109,7 @@ def test_selection_leaves_the_candidate_out(photos, tmp_path):
         place.write_bytes(path.read_bytes())
     ladder = [
         Candidate(name="wild", config={"optimizer": {"lr": 1e30, "schedule": "constant"}}),
-        Candidate(name="calm", config={"loop": {"epochs": 1}}),
+        Candidate(name="calm", kind="probe", config={}),
     ]
     report = select(tmp_path / "data", tmp_path / "out", ladder, CALM, SelectionConfig(folds=2), Rule(), QUIET)
     wild, calm = report.entries

