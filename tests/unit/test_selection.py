@@ -130,6 +130,26 @@ class TestFolds:
         assert held(here, 1) == held(moved, 1)
         assert held(here, 1) != held(here, 2)
 
+    def test_groups_of_different_sizes_are_seeded_and_keep_the_shares_of_classes(self):
+        images = [
+            Record(f"/{label}/{group}/{i}", label, "", f"{label}{group:030d}{i:030d}", group=f"{label}-{group}")
+            for label, groups in (("a", 24), ("b", 12))
+            for group in range(groups)
+            for i in range(3 + group)
+        ]
+        found = set()
+        for seed in range(20):
+            folds = make_folds(Manifest(tuple(images)), 4, seed)
+            held = [{record.sha256 for record in fold.split("test")} for fold in folds]
+            assert sum(map(len, held)) == len(set.union(*held)) == len(images)
+            for fold in folds:
+                assert all(len(places) == 1 for places in splits_of_groups(fold))
+                counts = Counter(record.label for record in fold.split("test"))
+                assert counts["a"] == pytest.approx(348 / 4, abs=13)
+                assert counts["b"] == pytest.approx(102 / 4, abs=7)
+            found.add(frozenset(map(frozenset, held)))
+        assert len(found) == 20
+
     def test_named_test_images_stay_out(self):
         named = [Record(f"/t{i}", "ab"[i % 2], "test", f"t{i:063d}") for i in range(10)]
         for fold in make_folds(Manifest((*records(a=20, b=20), *named)), 4, seed=0):

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from marquee.training.config import SplitConfig
@@ -71,31 +72,43 @@ def _divide_classes(records: tuple[Record, ...] | list[Record], parts: dict[str,
 
 
 def _divide_groups(records: tuple[Record, ...] | list[Record], parts: dict[str, float], seed: int) -> list[Record]:
-    """Greedy: the largest group first, each to the split that lacks most of what the group has.
-
-    For a group with ``c`` images of a class of ``n``, that choice lowers the sum over splits and classes of
-    ``((have - want) / n)^2`` the most.
-    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.sha256, record.path)):
         groups[f"group {record.group}" if record.group else f"image {record.sha256} {record.path}"].append(record)
     members = sorted(groups.values(), key=lambda group: group[0].sha256)
     random.Random(f"{seed}/groups").shuffle(members)  # noqa: S311 - a split is no secret
-    sizes = Counter(record.label for record in records)
+    members.sort(key=len, reverse=True)
     fractions = {"train": 1 - sum(parts.values()), **parts}
-    lacking = {split: {label: share * n for label, n in sizes.items()} for split, share in fractions.items()}
-    divided = []
-    for group in sorted(members, key=len, reverse=True):
-        counts = Counter(record.label for record in group)
+    places = place_groups([[record.label for record in group] for group in members], fractions)
+    return [replace(record, split=place) for group, place in zip(members, places, strict=True) for record in group]
+
+
+def place_groups(groups: Sequence[Sequence[str]], fractions: Mapping[str, float]) -> list[str]:
+    """Greedy: each group goes to the part that lacks most of what the group has.
+
+    For a group with ``c`` images of a class of ``n``, that choice lowers the sum over parts and classes of
+    ``((have - target) / n)^2`` the most.
+
+    Args:
+        groups: the labels of each group's images; the large ones should come first.
+        fractions: part -> its share of the images of each class.
+
+    Returns:
+        The part of each group.
+    """
+    sizes = Counter(label for group in groups for label in group)
+    lacking = {part: {label: share * n for label, n in sizes.items()} for part, share in fractions.items()}
+    places = []
+    for group in groups:
+        counts = Counter(group)
         needs = {
-            split: sum(c * lacking[split][label] / sizes[label] ** 2 for label, c in counts.items())
-            for split in fractions
+            part: sum(c * lacking[part][label] / sizes[label] ** 2 for label, c in counts.items()) for part in fractions
         }
-        chosen = max(needs, key=lambda split: needs[split])
+        place = max(needs, key=lambda part: needs[part])
         for label, count in counts.items():
-            lacking[chosen][label] -= count
-        divided += [replace(record, split=chosen) for record in group]
-    return divided
+            lacking[place][label] -= count
+        places.append(place)
+    return places
 
 
 def _check_groups(manifest: Manifest) -> None:
