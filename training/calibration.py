@@ -3,6 +3,7 @@
 All of it is fitted on validation images and travels in the bundle's spec.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from marquee.handlers.spec import OutputSpec
 from marquee.training.config import ExportConfig
 from marquee.training.metrics import confidence_metrics
 from marquee.training.multi_label import multi_label_confidence_metrics
+
+logger = logging.getLogger(__name__)
 
 TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for."""
@@ -124,10 +127,20 @@ def abstain_threshold(confidence: np.ndarray, right: np.ndarray, max_error: floa
 
 
 def distance_threshold(distances: np.ndarray, share: float) -> float:
-    """The distance that ``share`` of the validation images exceed.
+    """The distance that ``share`` of further images like these will exceed, on average.
+
+    For that the sample's k-th smallest of N counts as the quantile k / (N + 1) (Weibull, 1939; Hyndman and Fan, 1996,
+    definition 6): interpolated between 0 and 1, the quantile of few images would let through a multiple of ``share``.
+    Below 1 / (N + 1) it is the largest of them, and a warning is logged.
 
     Args:
-        distances: float (N,), of images like those of training.
+        distances: float (N,), of validation images.
         share: between 0 and 1.
     """
-    return float(np.quantile(distances, 1 - share))
+    images = len(distances)
+    if 0 < share < 1 / (images + 1):
+        logger.warning(
+            f"{images} validation images are too few to let only {share:.2%} of images like them count as unfamiliar: "
+            f"expect {1 / (images + 1):.1%}"
+        )
+    return float(np.quantile(distances, 1 - share, method="weibull"))

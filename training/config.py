@@ -260,8 +260,8 @@ class ExportConfig:
     """Wanted error rate among the answers that are given: below the probability that reaches it on the validation
     images, an answer is marked as abstained. 0: never."""
     unfamiliar: float = 0.005
-    """Share of validation images that may be taken for unfamiliar: sets the threshold of the feature distance (Lee et
-    al., 2018) above which an answer is marked as abstained. 0: distances are not measured."""
+    """Share of images like the validation images that may be taken for unfamiliar: sets the threshold of the feature
+    distance (Lee et al., 2018) above which an answer is marked as abstained. 0: distances are not measured."""
 
     def __post_init__(self) -> None:
         _at_least(self, top_k=1, golden=16)

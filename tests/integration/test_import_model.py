@@ -27,6 +27,8 @@ from marquee.training.errors import TrainingError
 from marquee.training.importing.bundle import Imported, import_bundle
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.images import MAX_IMAGES, find_images
+from marquee.training.importing.labels import read_labels
+from marquee.training.importing.torch_weights import prepare
 from marquee.training.progress import Progress
 from tests.conftest import Served
 
@@ -205,6 +207,14 @@ def test_imported_models_are_served_in_fp32_and_in_int8(photos, labels, net, scr
         assert served.client.predict("small", content).body["model"]["variant"] == "fp32"
     finally:
         script("serve", "stop", "--state", state)
+
+
+def test_an_architecture_of_timm_brings_its_own_preprocessing(photos, labels):
+    config = ImportConfig(model=LITE0, arch="tf_efficientnet_lite0", labels=labels[1000], images=photos)
+    ready = prepare(config, read_labels(labels[1000]))
+    image = ready.image
+    assert (image.resize, image.crop, image.interpolation) == (256, 224, "bicubic")
+    assert (image.mean, image.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])

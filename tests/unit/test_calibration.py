@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import gamma
 
 from marquee.handlers.predictor import Outputs
 from marquee.training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
@@ -70,8 +71,19 @@ class TestAbstainThreshold:
         assert abstain_threshold(confidence, np.array([1, 1, 1, 0], bool), 0.0) == pytest.approx(0.85)
 
 
-def test_distance_threshold():
-    assert distance_threshold(np.arange(101.0), 0.05) == pytest.approx(95)
+@pytest.mark.parametrize("images", [39, 199])
+def test_further_images_exceed_the_distance_threshold_as_often_as_stated(images):
+    rng = np.random.default_rng(0)
+    thresholds = [distance_threshold(rng.gamma(3, size=images), 0.025) for _ in range(2000)]
+    assert gamma.sf(thresholds, 3).mean() == pytest.approx(0.025, rel=0.05)
+
+
+def test_too_few_images_for_the_share_are_told_of(caplog):
+    assert distance_threshold(np.arange(1.0, 100), 0.05) == pytest.approx(95)
+    assert not caplog.records
+    assert distance_threshold(np.arange(50.0), 0.005) == 49
+    assert "50 validation images are too few to let only 0.50% of images" in caplog.text
+    assert "expect 2.0%" in caplog.text
 
 
 def test_feature_distance_by_hand():

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,17 @@ def test_a_bundle_without_its_run(run, folder, evaluate, tmp_path):
     shown = {line.split("  ")[0]: line for line in evaluate(tmp_path / "alone", "--data", folder).splitlines()}
     assert "all images were measured" in shown["seen"]
     assert shown["images"].split()[1] == "12"
+
+
+def test_a_bundle_that_cannot_be_put_in_its_place_leaves_the_answers_of_the_one_before(run, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    shutil.rmtree(out / "bundle")
+    (out / "bundle").symlink_to("nowhere")  # no folder can be renamed to that
+    answers = out / "predictions.csv"
+    answers.write_text("of the bundle before")
+    config = settings("test_resnet")
+    with pytest.raises(NotADirectoryError):
+        train(replace(config, loop=replace(config.loop, epochs=2)), None, out, resume=True)
+    assert answers.read_text() == "of the bundle before"
+    assert not list(out.glob(".bundle*"))
