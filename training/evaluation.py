@@ -192,11 +192,13 @@ def measure(predictor: Predictor, records: Sequence[Record], outputs: Outputs) -
     """
     output, targets = predictor.spec.output, encode_targets(predictor, records)
     probabilities = predictor.to_probabilities(outputs.logits)
+    # Without a group an image is on its own; a group's name contains no NUL.
+    groups = [record.group or f"\0{number}" for number, record in enumerate(records)]
     if predictor.spec.multi_label:
-        metrics = multi_label_metrics(probabilities, targets, output.threshold)
+        metrics = multi_label_metrics(probabilities, targets, output.threshold, groups)
         plain = multi_label_confidence_metrics(sigmoid(outputs.logits), targets)
     else:
-        metrics = classification_metrics(probabilities, targets)
+        metrics = classification_metrics(probabilities, targets, groups)
         plain = confidence_metrics(softmax(outputs.logits), targets)
     labelled = zip(predictor.spec.labels, metrics["per_class"], strict=True)
     metrics["per_class"] = [{"label": label, **values} for label, values in labelled]

@@ -1,5 +1,6 @@
 """Metrics of a classifier, from its probabilities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,15 +8,18 @@ import numpy as np
 ECE_BINS = 15
 
 
-def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+def classification_metrics(
+    probabilities: np.ndarray, targets: np.ndarray, groups: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Measures predictions.
 
     Args:
         probabilities: float (N, classes), rows sum to 1.
         targets: int (N,), the true indices.
+        groups: see :func:`accuracy_interval`.
 
     Returns:
-        ``images``; ``accuracy``; ``accuracy_interval`` (95 %, Wilson, 1927); ``balanced_accuracy`` (mean recall of the
+        ``images``; ``accuracy``; ``accuracy_interval`` (95 %); ``balanced_accuracy`` (mean recall of the
         classes that occur); ``nll`` (mean negative log-likelihood, nats); ``brier`` (squared distance to the truth,
         summed over classes, 0 to 2); ``auroc`` (one class against the rest, mean over the classes that occur; None when
         only one does); ``ece`` (expected calibration error, Guo et al., 2017) of the bins in ``reliability`` (see
@@ -31,7 +35,7 @@ def classification_metrics(probabilities: np.ndarray, targets: np.ndarray) -> di
     return {
         "images": len(targets),
         "accuracy": right / len(targets),
-        "accuracy_interval": accuracy_interval(right, len(targets)),
+        "accuracy_interval": accuracy_interval(predicted == targets, groups),
         "balanced_accuracy": float((np.diag(confusion)[present] / per_class[present]).mean()),
         **confidence_metrics(probabilities, targets),
         "brier": float(((probabilities**2).sum(axis=1) - 2 * of_truth + 1).mean()),
@@ -88,12 +92,43 @@ def calibration_error(bins: list[dict[str, float]]) -> float:
     return sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / images
 
 
-def accuracy_interval(right: int, images: int) -> list[float]:
-    """Lower and upper end of the 95 % confidence interval of an accuracy (Wilson, 1927)."""
-    from scipy.stats import binomtest  # takes a second to import
+def accuracy_interval(right: np.ndarray, groups: Sequence[str] | None = None) -> list[float]:
+    """Lower and upper end of the 95 % confidence interval of an accuracy (Wilson, 1927).
 
-    interval = binomtest(right, images).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+    Images of one group, such as a patient's, are often all answered rightly or all wrongly, and say less than as many
+    that are independent. The interval is then that of the effective number of images (Korn and Graubard, 1998): their
+    number divided by the design effect, the variance between groups over that of independent images, and corrected by
+    Student's t for the number of groups.
+
+    Args:
+        right: bool (N,), which answers are right.
+        groups: the group of each image; None where each is on its own.
+    """
+    from scipy.stats import binomtest, norm  # takes a second to import
+
+    images, hits = len(right), int(right.sum())
+    if groups is None or len(set(groups)) == images:
+        interval = binomtest(hits, images).proportion_ci(method="wilson")
+        return [float(interval.low), float(interval.high)]
+    share, effective, z = hits / images, _effective_images(right, groups), float(norm.ppf(0.975))
+    centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
+    spread = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
+    return [float(max(0.0, centre - spread)), float(min(1.0, centre + spread))]
+
+
+def _effective_images(right: np.ndarray, groups: Sequence[str]) -> float:
+    from scipy.stats import t
+
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    images, count = len(right), len(names)
+    if count < 2:
+        return 1.0
+    share = right.mean()
+    sums = np.bincount(group, right - share)
+    variance = count / (count - 1) * float((sums**2).sum()) / images**2
+    # Where all answers are right, or all wrong, nothing tells how alike those of a group are: then they are one.
+    effective = min(images, share * (1 - share) / variance) if 0 < share < 1 and variance > 0 else count
+    return float(max(1.0, effective * (t.ppf(0.975, images - 1) / t.ppf(0.975, count - 1)) ** 2))
 
 
 def _auroc(probabilities: np.ndarray, targets: np.ndarray, present: np.ndarray) -> float | None:

@@ -1,5 +1,6 @@
 """Metrics where an image may have several labels, or none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,16 @@ import numpy as np
 from marquee.training.metrics import accuracy_interval, calibration_error, rates, reliability
 
 
-def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
+def multi_label_metrics(
+    probabilities: np.ndarray, targets: np.ndarray, threshold: float = 0.5, groups: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Measures predictions.
 
     Args:
         probabilities: float (N, classes), each between 0 and 1.
         targets: zeros and ones (N, classes).
         threshold: a label with at least this probability is predicted.
+        groups: see :func:`marquee.training.metrics.accuracy_interval`.
 
     Returns:
         ``images``; ``accuracy`` (share of images all of whose labels are right) with its ``accuracy_interval``;
@@ -22,14 +26,14 @@ def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray, threshol
         the single yes or no; ``per_class`` (``images``, ``precision``, ``recall``, ``f1``, ``average_precision``).
     """
     truth, predicted = targets > 0.5, probabilities >= threshold
-    whole = int((truth == predicted).all(axis=1).sum())
+    whole = (truth == predicted).all(axis=1)
     columns = zip(truth.T, predicted.T, probabilities.T, strict=True)
     per_class = [_measure_label(*column) for column in columns]
     of_truth = np.where(truth, probabilities, 1 - probabilities)
     return {
         "images": len(targets),
-        "accuracy": whole / len(targets),
-        "accuracy_interval": accuracy_interval(whole, len(targets)),
+        "accuracy": int(whole.sum()) / len(targets),
+        "accuracy_interval": accuracy_interval(whole, groups),
         "f1_micro": rates(int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum()))["f1"],
         "f1_macro": _mean([row["f1"] for row in per_class]),
         "mean_average_precision": _mean([row["average_precision"] for row in per_class]),

@@ -31,7 +31,7 @@ from marquee.training.data.split import assign_splits
 from marquee.training.errors import CheckpointError, DataError, TrainingError
 from marquee.training.files import atomic_folder, write_atomic
 from marquee.training.golden import choose_golden
-from marquee.training.metrics import classification_metrics
+from marquee.training.metrics import accuracy_interval, classification_metrics
 from marquee.training.records import check_resumable
 
 
@@ -417,6 +417,43 @@ class TestFiles:
             write_atomic(tmp_path / "y", content)
         assert (tmp_path / "x" / "a").read_text() == (tmp_path / "y").read_text() == "2"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+
+
+class TestIntervalsOfGroups:
+    """36 patients with ten images each, which are answered alike."""
+
+    GROUPS = tuple(str(i // 10) for i in range(360))
+
+    def test_they_cover_the_truth_as_often_as_they_say(self):
+        rng, covered = np.random.default_rng(0), {"groups": 0, "images": 0}
+        for _ in range(500):
+            of_group = rng.beta(2, 0.5, 36)  # its mean is 0.8
+            right = rng.random(360) < np.repeat(of_group, 10)
+            for name, groups in (("groups", self.GROUPS), ("images", None)):
+                low, high = accuracy_interval(right, groups)
+                covered[name] += low <= 0.8 <= high
+        assert covered["images"] < 0.75 * 500
+        assert covered["groups"] > 0.92 * 500
+
+    def test_images_that_tell_nothing_of_each_other_lose_little(self):
+        rng = np.random.default_rng(0)
+        wider = []
+        for _ in range(200):
+            right = rng.random(360) < 0.8
+            alone, grouped = accuracy_interval(right), accuracy_interval(right, self.GROUPS)
+            wider.append((grouped[1] - grouped[0]) / (alone[1] - alone[0]))
+        assert 1 < np.mean(wider) < 1.15
+
+    def test_what_cannot_be_told(self):
+        sure = np.ones(360, dtype=bool)
+        low, high = accuracy_interval(sure, self.GROUPS)
+        assert high == 1
+        assert low < accuracy_interval(sure[:36])[0] < accuracy_interval(sure)[0]
+        assert accuracy_interval(sure, ["one"] * 360)[0] < 0.25
+
+    def test_a_group_for_each_image_changes_nothing(self):
+        right = np.arange(50) % 3 > 0
+        assert accuracy_interval(right, [str(i) for i in range(50)]) == accuracy_interval(right)
 
 
 class TestMetrics:
