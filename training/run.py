@@ -59,7 +59,12 @@ _REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
 
 
 def train(
-    config: RunConfig, data: Path | None, out: Path, resume: bool = False, manifest: Manifest | None = None
+    config: RunConfig,
+    data: Path | None,
+    out: Path,
+    resume: bool = False,
+    manifest: Manifest | None = None,
+    report: bool = True,
 ) -> dict[str, Any]:
     """Trains on ``data`` into the run folder ``out`` and exports the bundle.
 
@@ -69,6 +74,7 @@ def train(
         out: the run's folder; it must be new unless ``resume``.
         resume: go on from the last checkpoint of ``out``.
         manifest: images that were scanned already, with or without splits; used instead of ``data``.
+        report: write the report and the model card, too.
 
     Returns:
         The bundle's metrics (see :func:`marquee.training.export.export_bundle`), ``train_seconds`` and ``best_epoch``.
@@ -89,7 +95,14 @@ def train(
         if not resume and manifest is None:  # a selection trains many times on what its caller has seen
             for line in advise(config, recorded):
                 logger.info(line)
-        return _train(config, recorded, out, device, world, progress)
+        result = _train(config, recorded, out, device, world, progress)
+        if report and world.is_main:
+            from marquee.training.report import write_model_card, write_report  # matplotlib: nothing is drawn before
+
+            logger.info("writing the report")
+            write_report(out)
+            write_model_card(out)
+        return result
 
 
 def _restarted(out: Path) -> bool:
@@ -199,9 +212,4 @@ def _finish(
     result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
     write_json(out / EVALUATION_FILE, result)
     shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
-    from marquee.training.report import write_model_card, write_report  # matplotlib: none is drawn before this
-
-    logger.info("writing the report")
-    write_report(out)
-    write_model_card(out)
     return result

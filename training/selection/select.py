@@ -175,7 +175,7 @@ class _Selection:
         out = self._store.run_folder(name, number)
         logger.info(f"== {name}, fold {number} of {len(self._folds)}")
         started = time.monotonic()
-        metrics = self._train(name, fold, out)
+        metrics = self._train(name, fold, out, report=False)  # the folder is kept no longer than the fold's numbers
         footprint = measure_footprint(out / BUNDLE_FOLDER, fold.split("test")[0])
         result = FoldResult(
             accuracy=metrics["accuracy"],
@@ -189,7 +189,7 @@ class _Selection:
         logger.info(f"== {name}, fold {number}: accuracy {result.accuracy:.4f} on {result.images} images")
         return result
 
-    def _train(self, name: str, manifest: Manifest, out: Path) -> dict[str, Any]:
+    def _train(self, name: str, manifest: Manifest, out: Path, report: bool = True) -> dict[str, Any]:
         candidate, config = self._candidates[name]
         if candidate.kind == "probe":
             if name not in self._probes:
@@ -197,7 +197,7 @@ class _Selection:
                 self._probes[name] = Probe(config, pool, self._progress)
             return train_probe(self._probes[name], manifest, out, self._progress)
         resume = (out / MANIFEST_FILE).is_file() and not CheckpointStore(out / "checkpoints").is_empty
-        return train(config, None, out, resume, manifest)
+        return train(config, None, out, resume, manifest, report)
 
     def _refit(self, name: str) -> dict[str, Any]:
         logger.info(f"== {name} on all training images")
