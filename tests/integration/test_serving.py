@@ -25,7 +25,7 @@ import marquee
 from marquee.handlers.spec import bundle_digest
 from marquee.serving.errors import OperationError
 from marquee.serving.readiness import ready_workers
-from marquee.serving.server import find, start
+from marquee.serving.server import find
 from tests.conftest import ROOT
 from tests.forked import Forked
 
