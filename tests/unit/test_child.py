@@ -3,6 +3,8 @@
 import operator
 import os
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -54,3 +56,13 @@ def test_it_leaves_ctrl_c_to_its_parent_and_ends_with_the_block():
         raise KeyboardInterrupt
     assert not psutil.pid_exists(pid)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_its_server_has_imported_what_the_work_needs():
+    code = (
+        "import operator; from marquee.child import child\n"
+        "with child(eval, \"'wave' in __import__('sys').modules\", imports=('wave',)) as process:\n"
+        "    print(process.ask(operator.truth))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "True\n"
