@@ -18,6 +18,8 @@ from marquee.training.rate_range import RateRange
 from tests.conftest import QUICK, ROOT
 from tests.forked import Forked
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 QUIET = Progress(quiet=True)
 TINY = RunConfig(
     image=ImageConfig(size=32),

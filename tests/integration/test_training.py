@@ -292,6 +292,7 @@ def test_an_existing_folder_is_not_overwritten(run, digits, script):
     assert "exists already" in result.stderr
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(few, script, tmp_path):
     """In whichever process, and with the cache or without it."""
     for name, seed, cache in (("a", 5, "decoded"), ("b", 5, "none"), ("c", 6, "decoded")):
@@ -330,6 +331,7 @@ def interrupted_at(out: Path) -> int:
     return state["epoch"]
 
 
+@pytest.mark.slow
 class TestResume:
     """Interrupted and resumed equals uninterrupted, to the last bit."""
 
@@ -456,6 +458,7 @@ class TestResumeWithEverything:
         assert not (killed / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(few, script, tmp_path):
     """A limit on the size of files stands in for a disk that fills up in the middle of a checkpoint."""
     out = tmp_path / "run"
