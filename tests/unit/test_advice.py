@@ -9,22 +9,17 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
-import torch
 
 from marquee.training import progress
 from marquee.training.advice import advise
-from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.assemble import build_model
 from marquee.training.config import ImageConfig, RunConfig
 from marquee.training.data.manifest import Manifest, Record
-from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
-from marquee.training.metrics_log import MetricsLog
 from marquee.training.models import check_model
 from marquee.training.progress import Progress
-from marquee.training.records import prepare_folder
 from marquee.training.run import train
-from tests.unit.tiny import manifest_of, settings
+from tests.unit.tiny import manifest_of, settings, train_without_export
 
 QUIET = Progress(quiet=True)
 
@@ -116,13 +111,7 @@ class TestExistsAlready:
         from marquee.commands import train as command
 
         run, config, manifest = tmp_path / "my run", settings("test_resnet"), manifest_of(photos, "ab")
-        prepare_folder(config, manifest, run, False, World(), QUIET)
-        model, image = build_model(config, manifest)
-        store = CheckpointStore(run / "checkpoints")
-        trainer = build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET)
-        trainer.log = MetricsLog(run, 0)
-        trainer.fit(TrainingState())
-        trainer.log.close()
+        train_without_export(config, manifest, run)
         with pytest.raises(TrainingError, match="exists already") as caught:
             train(config, None, run, manifest=manifest)
         printed = str(caught.value).partition("go on with it: ")[2]

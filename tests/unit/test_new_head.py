@@ -9,22 +9,18 @@ import pytest
 import torch
 
 from marquee.handlers.spec import ImageSpec
-from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.assemble import build_model
 from marquee.training.config import EFFICIENTNET_LITE0_WHEEL, LossConfig, RunConfig
 from marquee.training.data.loading import EvaluationImages
 from marquee.training.data.manifest import Manifest
-from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.losses import create_loss
-from marquee.training.metrics_log import MetricsLog
 from marquee.training.models import Classifier
 from marquee.training.optimize.distil import DistilConfig, fine_tune
 from marquee.training.progress import Progress
-from marquee.training.records import prepare_folder
 from marquee.training.run import train
 from tests.integration.test_training import weights
-from tests.unit.tiny import PLAIN, manifest_of, settings
+from tests.unit.tiny import PLAIN, manifest_of, settings, train_without_export
 
 FAMILIES = (
     "convnext_atto efficientnet_b0 fbnetc_100 ghostnet_100 hardcorenas_a mnasnet_100 mobilenetv3_small_100 "
@@ -89,14 +85,8 @@ def test_equal_seeds_give_equal_heads(photos):
 def begun(photos, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     """A run that was ended between its epoch and its export, and gone on with; and its weights from before that."""
     run = tmp_path_factory.mktemp("runs") / "ab"
-    manifest, config, quiet = manifest_of(photos, "ab"), settings("test_efficientnet"), Progress(quiet=True)
-    prepare_folder(config, manifest, run, False, World(), quiet)
-    model, image = build_model(config, manifest)
-    store = CheckpointStore(run / "checkpoints")
-    trainer = build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), quiet)
-    trainer.log = MetricsLog(run, 0)
-    trainer.fit(TrainingState())
-    trainer.log.close()
+    config = settings("test_efficientnet")
+    train_without_export(config, manifest_of(photos, "ab"), run)
     before = weights(run, "best")
     train(config, None, run, resume=True)
     return run, before

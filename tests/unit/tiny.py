@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from marquee.handlers.spec import sha256_file
+from marquee.training.assemble import build_model, build_trainer
+from marquee.training.checkpoint import CheckpointStore, TrainingState
 from marquee.training.config import (
     ExportConfig,
     ImageConfig,
@@ -19,6 +22,10 @@ from marquee.training.config import (
     RunConfig,
 )
 from marquee.training.data.manifest import Manifest, Record
+from marquee.training.distributed import World
+from marquee.training.metrics_log import MetricsLog
+from marquee.training.progress import Progress
+from marquee.training.records import prepare_folder
 
 PLAIN = LossConfig(label_smoothing=0)
 
@@ -41,6 +48,18 @@ def with_few_to_train(digits: Path, folder: Path) -> Path:
         for path in sorted(label.iterdir())[:20]:
             shutil.copyfile(path, folder / "train" / label.name / path.name)
     return folder
+
+
+def train_without_export(config: RunConfig, manifest: Manifest, run: Path) -> None:
+    """The run folder of a training that was ended between its last epoch and its export."""
+    quiet = Progress(quiet=True)
+    prepare_folder(config, manifest, run, False, World(), quiet)
+    model, image = build_model(config, manifest)
+    store = CheckpointStore(run / "checkpoints")
+    trainer = build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), quiet)
+    trainer.log = MetricsLog(run, 0)
+    trainer.fit(TrainingState())
+    trainer.log.close()
 
 
 def manifest_of(photos: Sequence[Path], labels: Sequence[str], multi_label: bool = False) -> Manifest:
