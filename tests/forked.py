@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from inspect import signature
@@ -138,6 +139,51 @@ def run(command: list[str], timeout: float, **options: Any) -> "subprocess.Compl
             process.kill()
             raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+_COMMAND = """\
+#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+    door.connect({door!r})
+    request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+    socket.send_fds(door, [request.encode()], [0, 1, 2])
+    sys.exit(int(door.recv(4)))
+"""
+
+
+@contextmanager
+def command(path: Path, module: str) -> Iterator[None]:
+    """Makes ``path`` a program that a shell can start, which runs ``python -m module``, forked."""
+    door = path.with_name(f".{path.name}")
+    path.write_text(_COMMAND.format(python=sys.executable, door=str(door)))
+    path.chmod(0o755)
+
+    def answer_all(listener: socket.socket) -> None:
+        with suppress(OSError):  # shut down
+            while True:
+                answer(listener.accept()[0])
+
+    def answer(caller: socket.socket) -> None:
+        message, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+        arguments, folder, environment = json.loads(message)
+        options = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
+        process = Forked([sys.executable, "-m", module, *arguments], cwd=folder, env=environment, **options)
+        for stream in streams:
+            os.close(stream)
+        with caller:
+            caller.send(str(process.wait() & 0xFF).encode())
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(door))
+        listener.listen()
+        thread = threading.Thread(target=answer_all, args=(listener,))
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _can_be_forked(given: dict[str, Any], environment: dict[str, str]) -> bool:

@@ -101,7 +101,6 @@ def build_caches(
     manifest: Manifest,
     image: ImageSpec,
     out: Path,
-    workers: int,
     world: World,
     progress: Progress,
 ) -> Caches:
@@ -117,8 +116,8 @@ def build_caches(
     no_room = False
     if world.is_main:
         try:
-            build_cache(folder / "train", train, image, short_side, workers, progress)
-            build_cache(folder / "val", val, image, None, workers, progress)
+            build_cache(folder / "train", train, image, short_side, progress)
+            build_cache(folder / "val", val, image, None, progress)
         except TrainingError as error:
             failure = error
         except OSError as error:

@@ -120,7 +120,7 @@ def _train(
     if world.is_main:
         environment = describe_environment(device, resolve_precision(config.loop.precision, device), world.size)
         write_json(out / "environment.json", environment)
-    caches = build_caches(config, manifest, image, out, workers, world, progress)
+    caches = build_caches(config, manifest, image, out, world, progress)
     trainer = build_trainer(config, manifest, model, image, store, device, world, progress, caches)
     state = _restore(store, model, trainer.optimizer, trainer.scaler, trainer.average, config, progress)
     if not world.is_main:

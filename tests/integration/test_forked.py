@@ -1,6 +1,7 @@
 """A forked process is what Popen starts, in everything that tests look at."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,3 +69,17 @@ def test_what_is_read_once_takes_a_new_interpreter(tmp_path):
     command = [sys.executable, str(program)]
     assert forked.run(command, timeout=60).stdout == "True\n"
     assert forked.run(command, timeout=60, env={**os.environ, "PYTHONHASHSEED": "1"}).stdout == "False\n"
+
+
+def test_a_shell_finds_it_as_a_command(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import os, sys; print(sys.argv[1:], os.getcwd(), os.environ['GREETING'], 'torch' in sys.modules); sys.exit(3)"
+    )
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    shutil.move(tmp_path / "program.py", folder)
+    with forked.command(tmp_path / "greet", "program"):
+        shell = ["bash", "-c", 'GREETING=hello greet "two words" | tr a-z A-Z; exit ${PIPESTATUS[0]}']
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        result = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (3, f"['TWO WORDS'] {str(folder).upper()} HELLO TRUE\n")

@@ -33,12 +33,11 @@ def photos(tmp_path):
     return records
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_as_decoded_and_as_prepared(photos, tmp_path, channels, workers):
+def test_as_decoded_and_as_prepared(photos, tmp_path, channels):
     spec = ImageSpec(channels=channels, resize=36, crop=32, mean=(0.5,) * channels, std=(0.5,) * channels)
-    build_cache(tmp_path / "whole", photos, spec, UNLIMITED, workers, QUIET)
-    build_cache(tmp_path / "prepared", photos, spec, None, workers, QUIET)
+    build_cache(tmp_path / "whole", photos, spec, UNLIMITED, QUIET)
+    build_cache(tmp_path / "prepared", photos, spec, None, QUIET)
     whole, prepared = ImageCache(tmp_path / "whole"), ImageCache(tmp_path / "prepared")
     plain = EvaluationImages(photos, ["a"], spec)
     cached = EvaluationImages(photos, ["a"], spec, prepared)
@@ -54,7 +53,7 @@ def test_as_decoded_and_as_prepared(photos, tmp_path, channels, workers):
 
 def test_large_images_are_shrunk_to_what_crops_need(photos, tmp_path):
     spec = ImageSpec(channels=1, resize=16, crop=16)
-    build_cache(tmp_path / "c", photos, spec, 32, 0, QUIET)
+    build_cache(tmp_path / "c", photos, spec, 32, QUIET)
     cache = ImageCache(tmp_path / "c")
     assert [cache.image(record).size for record in photos] == [(40, 30), (30, 40), (64, 32), (32, 32), (40, 30)]
 
@@ -69,7 +68,7 @@ def test_scaled_decoding_reaches_the_cache(tmp_path):
     assert not np.array_equal(served, prepare(decode(path.read_bytes(), replace(spec, decode="full")), spec))
 
     def cached(spec, short_side) -> ImageCache:
-        build_cache(tmp_path / "c", [record], spec, short_side, 0, QUIET)
+        build_cache(tmp_path / "c", [record], spec, short_side, QUIET)
         return ImageCache(tmp_path / "c")
 
     assert np.array_equal(cached(spec, None).array(record), served)
@@ -87,7 +86,7 @@ def test_it_is_used_again_only_for_the_same_images(photos, tmp_path):
     file = tmp_path / "c" / "pixels.bin"
 
     def built(*arguments) -> int:
-        build_cache(tmp_path / "c", *arguments, 0, QUIET)
+        build_cache(tmp_path / "c", *arguments, QUIET)
         return file.stat().st_mtime_ns
 
     first = built(photos, spec, 32)
@@ -101,12 +100,12 @@ def test_it_is_used_again_only_for_the_same_images(photos, tmp_path):
 def test_a_changed_image_leaves_no_cache(photos, tmp_path):
     Image.new("L", (9, 9)).save(photos[2].path)
     with pytest.raises(DataError, match=r"2\.png: has changed"):
-        build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, 0, QUIET)
+        build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, QUIET)
     assert not list(tmp_path.glob("*c*"))
 
 
 def test_loader_processes_map_the_file_themselves(photos, tmp_path):
-    build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, 0, QUIET)
+    build_cache(tmp_path / "c", photos, ImageSpec(channels=1, resize=16, crop=16), 32, QUIET)
     cache = ImageCache(tmp_path / "c")
     expected = cache.array(photos[0])
     sent = pickle.dumps(cache)

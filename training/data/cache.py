@@ -7,19 +7,20 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
+from marquee.handlers.host import usable_cores
 from marquee.handlers.images import prepare, shrink
 from marquee.handlers.schema import to_dict
 from marquee.handlers.spec import ImageSpec
-from marquee.training.data.loading import init_worker, read_image
+from marquee.training.data.loading import read_image
 from marquee.training.data.manifest import Record
 from marquee.training.files import atomic_folder
 from marquee.training.progress import Progress
@@ -63,23 +64,32 @@ class ImageCache:
         return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-class _Decoded(Dataset[torch.Tensor]):
-    def __init__(self, records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> None:
-        self._records, self._spec, self._short_side = records, spec, short_side
+def _decode(record: Record, spec: ImageSpec, short_side: int | None) -> np.ndarray:
+    # Where nothing is shrunk, an image is kept as the server decodes it.
+    image = read_image(record, spec, None if short_side == UNLIMITED else short_side)
+    if short_side is None:
+        return prepare(image, spec)
+    return np.atleast_3d(np.asarray(shrink(image, short_side, spec)))
 
-    def __len__(self) -> int:
-        return len(self._records)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        # Where nothing is shrunk, an image is kept as the server decodes it.
-        target = None if self._short_side == UNLIMITED else self._short_side
-        image = read_image(self._records[index], self._spec, target)
-        if self._short_side is None:
-            pixels = prepare(image, self._spec)
-        else:
-            pixels = np.atleast_3d(np.asarray(shrink(image, self._short_side, self._spec)))
-        # A tensor crosses from a loader process by shared memory; torch wants a writable array for that.
-        return torch.from_numpy(pixels.copy())
+def _decode_in_order(records: Sequence[Record], spec: ImageSpec, short_side: int | None) -> Iterator[np.ndarray]:
+    """Each record's pixels, decoded a few images ahead of the caller.
+
+    By threads: Pillow decodes without the GIL, and what a process decodes costs more to hand over than a small image
+    costs to decode.
+    """
+    waiting: deque[Future[np.ndarray]] = deque()
+    threads = usable_cores()
+    pool = ThreadPoolExecutor(threads, "cache")
+    try:
+        for record in records:
+            waiting.append(pool.submit(_decode, record, spec, short_side))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def build_cache(
@@ -87,7 +97,6 @@ def build_cache(
     records: Sequence[Record],
     spec: ImageSpec,
     short_side: int | None,
-    workers: int,
     progress: Progress,
 ) -> None:
     """Writes the cache ``folder``, unless it holds these images already.
@@ -97,7 +106,6 @@ def build_cache(
         records: images.
         spec: how they are decoded.
         short_side: larger images are shrunk to it; None: images are prepared exactly as they are served.
-        workers: processes that decode.
         progress: told about it.
 
     Raises:
@@ -108,14 +116,10 @@ def build_cache(
     if _is_whole(folder, key):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    loader = DataLoader(
-        _Decoded(unique, spec, short_side), batch_size=None, num_workers=workers, worker_init_fn=init_worker
-    )
     images, start = [], 0
     with atomic_folder(folder) as staging, progress.task(f"decoding {folder.name}", len(unique)) as task:
         with open(staging / _PIXELS, "wb") as stream:
-            for record, decoded in zip(unique, loader, strict=True):
-                pixels = decoded.numpy()
+            for record, pixels in zip(unique, _decode_in_order(unique, spec, short_side), strict=True):
                 stream.write(pixels.tobytes())
                 images.append([record.sha256, start, *pixels.shape])
                 start += pixels.size

@@ -13,7 +13,6 @@ from marquee.handlers.spec import ImageSpec
 from marquee.training.assemble import build_caches, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState, load_weights
 from marquee.training.config import CheckpointConfig, RunConfig
-from marquee.training.data.loading import resolve_workers
 from marquee.training.data.manifest import Manifest, names_of
 from marquee.training.device import autocast, resolve_device
 from marquee.training.distributed import World
@@ -86,11 +85,10 @@ def fine_tune(
     device, settings = resolve_device(run.loop.device), _settings(run, config)
     tuned = copy.deepcopy(student).requires_grad_(True)
     guide = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    workers = resolve_workers(run.loop.workers, len(manifest.split("train")))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         store = CheckpointStore(folder / "checkpoints", settings.checkpoint.keep)
-        caches = build_caches(settings, manifest, image, folder, workers, World(), progress)
+        caches = build_caches(settings, manifest, image, folder, World(), progress)
         trainer = build_trainer(settings, manifest, tuned, image, store, device, World(), progress, caches)
         state = _fit(_Distiller.of(trainer, guide, config), manifest)
         best = store.find("best")

@@ -24,6 +24,7 @@ NAME = "digits"
 TOLERANCE = 1e-4
 MINIMUM_ACCURACY = 0.97
 WORKERS = 2
+CLIENTS = 8
 # Tiny images: a small input, few epochs, and no flip, since a mirrored digit is another sign.
 TRAINING = {
     "image.size": 32,
@@ -60,7 +61,6 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
     trained = json.loads(_command("train", work, "--data", data, "--out", run_folder, "--json", *flags))
     _check(trained["accuracy"] >= MINIMUM_ACCURACY, f"accuracy {trained['accuracy']:.4f} < {MINIMUM_ACCURACY}")
     _say(f"    test accuracy {trained['accuracy']:.4f}")
-    _command("evaluate", work, run_folder, "--data", data, "--predictions", work / "predictions.csv", "--json")
     _say("3/7 packaging")
     _command("package", work, run_folder, "--name", NAME, "--store", store)
     _say("4/7 starting TorchServe and replaying the golden samples over REST and gRPC")
@@ -69,8 +69,10 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
     try:
         golden = json.loads(_command("serve", work, "start", NAME, *serve, "--port", port, "--json"))
         client = servers.connect(state)
-        _say(f"5/7 predicting {tests} test images over REST and gRPC")
-        equal = {protocol: _count_equal(client, protocol, work / "predictions.csv") for protocol in ("REST", "gRPC")}
+        _say(f"5/7 predicting {tests} test images over REST and gRPC, {CLIENTS} at a time")
+        equal = {
+            protocol: _count_equal(client, protocol, run_folder / "predictions.csv") for protocol in ("REST", "gRPC")
+        }
         for protocol, count in equal.items():
             _say(f"    {protocol}: {count} of {tests} answers equal evaluation's")
             _check(count == tests, f"{tests - count} answers over {protocol} differ from evaluation's")
@@ -151,20 +153,24 @@ def _empty(work: Path, state: Path) -> None:
 def _count_equal(client: "Client", protocol: str, predictions: Path) -> int:
     """Answers with evaluation's label and with probabilities within the tolerance of evaluation's."""
     import csv
+    from concurrent.futures import ThreadPoolExecutor
 
     from marquee.serving.replay import served_ranking
 
     ask = client.predict if protocol == "REST" else client.predict_grpc
-    equal = 0
     with open(predictions, newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            ranking = served_ranking(ask(NAME, Path(row["path"]).read_bytes()))
-            equal += (
-                isinstance(ranking, dict)
-                and next(iter(ranking)) == row["predicted"]
-                and all(abs(probability - float(row[label])) < TOLERANCE for label, probability in ranking.items())
-            )
-    return equal
+        rows = list(csv.DictReader(stream))
+
+    def is_equal(row: dict[str, str]) -> bool:
+        ranking = served_ranking(ask(NAME, Path(row["path"]).read_bytes()))
+        return (
+            isinstance(ranking, dict)
+            and next(iter(ranking)) == row["predicted"]
+            and all(abs(probability - float(row[label])) < TOLERANCE for label, probability in ranking.items())
+        )
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        return sum(clients.map(is_equal, rows))
 
 
 def _check(condition: bool, failure: str) -> None:
