@@ -12,17 +12,17 @@ import torch
 from .batch import Batch
 from .errors import BundleError, InputError
 from .explain.batch import Explanations
-from .explain.config import ExplainConfig
 from .explain.explainer import Explainer
 from .explain.request import Ask
 from .golden import prove, read_golden
 from .host import usable_cores
 from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
 from .predictor import Prediction, Predictor
-from .schema import to_dict
+from .schema import SchemaError, to_dict
 from .service_metrics import ServiceMetrics
 from .spec import BUNDLE_FOLDER, VariantSpec
 from .threads import set_threads
+from .worker_config import WorkerConfig, read_worker_config
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,9 @@ class ClassifierService:
         _silence_request_log()
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
-        config = context.model_yaml_config or {}
-        set_threads(_threads(config), _threads_alone(config))
+        config = _worker_config(context.model_yaml_config or {})
+        set_threads(config.threads, config.threads_alone)
         device = _device(context.system_properties.get("gpu_id"))
-        explain = _explain_config(config)
         batch_size = int(context.system_properties.get("batch_size") or 1)
 
         def make_ready(loaded: Predictor) -> None:
@@ -77,9 +76,8 @@ class ClassifierService:
             loaded.warm_up(batch_size)
 
         try:
-            predictor = Predictor.load(
-                folder / BUNDLE_FOLDER, device, _variant(config), make_ready, _decode_threads(config)
-            )
+            variant = None if config.variant == "auto" else config.variant
+            predictor = Predictor.load(folder / BUNDLE_FOLDER, device, variant, make_ready, config.decode_threads)
         except BundleError as error:
             raise RuntimeError(f"{context.model_name} is not served: {error}") from error
         version = str((context.manifest or {}).get("model", {}).get("modelVersion", ""))
@@ -92,7 +90,7 @@ class ClassifierService:
         }
         self._predictor = predictor
         self._metrics.report_to(context.metrics, predictor, context.model_name, version)
-        self._explanations = Explanations(Explainer(predictor, device), explain, self._metrics.count_explanation)
+        self._explanations = Explanations(Explainer(predictor, device), config, self._metrics.count_explanation)
         checked = len(read_golden(predictor.folder, predictor.spec, predictor.variant))
         logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
 
@@ -198,19 +196,12 @@ def _describe_variant(variant: VariantSpec) -> dict[str, Any]:
     }
 
 
-def _variant(config: dict[str, Any]) -> str | None:
-    """The only variant to serve, where ``model-config.yaml`` names one; with ``auto`` or without, the best."""
-    wanted = config.get("variant", "auto")
-    if not isinstance(wanted, str):
-        raise RuntimeError(f"model-config.yaml: variant: expected a name or auto, got {wanted!r}")
-    return None if wanted == "auto" else wanted
-
-
-def _explain_config(config: dict[str, Any]) -> ExplainConfig:
+def _worker_config(document: dict[str, Any]) -> WorkerConfig:
     try:
-        return ExplainConfig.read(config)
-    except ValueError as error:
-        raise RuntimeError(f"model-config.yaml: {error}") from error
+        config = read_worker_config(document)
+        return config.resolve(int(document.get("maxWorkers", 1)), usable_cores())
+    except SchemaError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _silence_request_log() -> None:
@@ -231,28 +222,6 @@ def _refuse_foreign_code(folder: Path) -> None:
             f"the handler was imported from {code.parent}, not from the archive in {folder}; "
             "remove that folder from PYTHONPATH"
         )
-
-
-def _threads(config: dict[str, Any]) -> int:
-    """Threads of this worker. More in all workers together than there are cores makes each many times slower."""
-    return _number(config, "threads") or max(1, usable_cores() // max(1, int(config.get("maxWorkers", 1))))
-
-
-def _threads_alone(config: dict[str, Any]) -> int:
-    """Threads for a batch of one image, which comes when there is little to do: other workers' cores are free then."""
-    return _number(config, "threads_alone") or min(2 * _threads(config), usable_cores())
-
-
-def _decode_threads(config: dict[str, Any]) -> int:
-    """Images of a batch that are decoded at once. The engine's threads rest meanwhile, so as many as it has."""
-    return _number(config, "decode_threads") or _threads(config)
-
-
-def _number(config: dict[str, Any], name: str) -> int:
-    wanted = config.get(name, 0)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
-        raise RuntimeError(f"model-config.yaml: {name}: expected a number, 0 for automatic, got {wanted!r}")
-    return wanted
 
 
 def _device(gpu_id: int | None) -> str:

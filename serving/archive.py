@@ -17,11 +17,12 @@ from model_archiver.model_packaging import generate_model_archive
 
 from marquee import handlers, hints
 from marquee.handlers.errors import BundleError
+from marquee.handlers.schema import to_dict
 from marquee.handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify_files
+from marquee.handlers.worker_config import CONFIG_FILE, SECTION, WorkerConfig
 from marquee.serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-CONFIG_ENTRY = "model-config.yaml"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every entry's date: the oldest that a zip can hold. Equal bundles give equal archives."""
 
@@ -35,20 +36,9 @@ MODEL_CONFIG = {
     # Seconds. As soon as a YAML is present, TorchServe takes 120 for both unless they are given.
     "responseTimeout": 60,
     "startupTimeout": 300,
-    # For the handler: torch threads of each worker; 0 = cores / maxWorkers.
-    "threads": 0,
-    # For the handler: threads for a batch of one image; 0 = twice `threads`, up to the cores: when images come one by
-    # one, other workers' cores are likely free.
-    "threads_alone": 0,
-    # For the handler: images of a batch that are decoded at once, each on a core; 0 = as many as `threads`.
-    "decode_threads": 0,
-    # For the handler: the name of the only variant to serve; auto = the fastest that was measured and runs here.
-    "variant": "auto",
-    # For the handler: whether /explanations is answered, and the seconds that the explanations of one batch may take.
-    "explain": True,
-    "explain_seconds": 2.0,
 }
-"""``model-config.yaml`` of the archive."""
+"""``model-config.yaml`` of the archive: TorchServe's keys. Those of the handler are its
+:class:`~marquee.handlers.worker_config.WorkerConfig`."""
 
 
 def find_bundle(run: Path) -> Path:
@@ -99,15 +89,16 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
         shutil.copytree(code, stage / code.name, ignore=ignored)
         entry = work / f"image_classifier_{_digest(stage / code.name)[:12]}.py"
         shutil.copyfile(code / "image_classifier.py", entry)
-        config_text = yaml.safe_dump({**MODEL_CONFIG, "variant": variant}, sort_keys=False)
-        (work / CONFIG_ENTRY).write_text(config_text, "utf-8")
+        section = {SECTION: to_dict(WorkerConfig(variant=variant))}
+        config_text = yaml.safe_dump({**MODEL_CONFIG, **section}, sort_keys=False)
+        (work / CONFIG_FILE).write_text(config_text, "utf-8")
         (work / "out").mkdir()
         config = ModelArchiverConfig(
             model_name=name,
             handler=str(entry),
             version=version,
             extra_files=str(stage),
-            config_file=str(work / CONFIG_ENTRY),
+            config_file=str(work / CONFIG_FILE),
             export_path=str(work / "out"),
             archive_format="no-archive",
         )
@@ -152,7 +143,7 @@ def replace_entry(archive: Path, place: str, content: bytes) -> None:
 
     Args:
         archive: the ``.mar``.
-        place: path inside it, such as :data:`CONFIG_ENTRY`.
+        place: path inside it, such as ``model-config.yaml``.
         content: what it holds from now on.
 
     Raises:

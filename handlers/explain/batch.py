@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..explain.config import ExplainConfig
 from ..explain.early import answer_early, can_carry
 from ..explain.explainer import Explainer, check_captum
 from ..explain.request import Ask, may_ask, read_ask
 from ..payload import add_to_answer, encode_error
 from ..predictor import Prediction
+from ..worker_config import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Explanations:
 
     Args:
         explainer: of the served model.
-        config: whether, and for how long.
+        config: whether, and for how long (``explain``, ``explain_seconds``).
         count: told what came of each explanation: ``ok`` or an error's code.
     """
 
     def __init__(
-        self, explainer: Explainer, config: ExplainConfig, count: Callable[[str], None] = lambda outcome: None
+        self, explainer: Explainer, config: WorkerConfig, count: Callable[[str], None] = lambda outcome: None
     ) -> None:
         self._explainer = explainer
         self._config = config
@@ -73,7 +73,7 @@ class Explanations:
         return left, asked
 
     def _check(self, ask: Ask) -> None:
-        if not self._config.enabled:
+        if not self._config.explain:
             raise InputError("not_supported", "explanations are switched off for this model (explain: false)")
         check_captum()
         if ask.label is not None:
@@ -121,7 +121,7 @@ class Explanations:
                     bodies[i] = self._respond(context, i, busy)
                 return bodies
             answer_early(context, bodies, open_, carrier)
-        end = time.monotonic() + self._config.seconds
+        end = time.monotonic() + self._config.explain_seconds
         for i, one in open_.items():
             bodies[i] = self._respond(context, i, self._explain(one, bodies[i], end))
         return bodies
@@ -136,7 +136,7 @@ class Explanations:
             return add_to_answer(body, {"explanation": explanation.as_json()})
         except InputError as error:
             # What is too slow in what others have left of the time may be fast enough on its own.
-            shared = left < 0.95 * self._config.seconds
+            shared = left < 0.95 * self._config.explain_seconds
             return busy if error.code == "too_slow" and shared else error
         except Exception:
             # Whatever one image brings to light inside of a library, the worker goes on.

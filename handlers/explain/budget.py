@@ -70,4 +70,4 @@ def chunk(seconds_each: float, most: int) -> int:
     return max(1, min(most, math.floor(CHUNK_SECONDS / seconds_each)))
 
 
-_ADVICE = "ask for coarser settings or another method, or raise explain_seconds in model-config.yaml"
+_ADVICE = "ask for coarser settings or another method, or raise handler.explain_seconds in model-config.yaml"

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from marquee.handlers.worker_config import CONFIG_FILE
 from marquee.serving import server as servers
-from marquee.serving.archive import CONFIG_ENTRY, copy_archive
+from marquee.serving.archive import copy_archive
 from marquee.serving.client import Client
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import KeyFile
@@ -68,7 +69,7 @@ class PrivateServer:
         try:
             # A queue that a closed loop cannot fill: what is measured is the settings, not the refusals.
             text = changed_config(self._archive, {"jobQueueSize": max(100, 2 * self._clients), **config})
-            copy_archive(self._archive, copy, CONFIG_ENTRY, text.encode("utf-8"))
+            copy_archive(self._archive, copy, CONFIG_FILE, text.encode("utf-8"))
             client.register(copy.name, workers, name, wait=False)
             try:
                 wait_until_ready(self._server, name, time.monotonic() + _LOAD_SECONDS, workers, log_start)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marquee.serving.errors import OperationError
+from marquee.serving.model_config import worker_config
 
 Value = int | str
 
@@ -20,7 +21,7 @@ class Dimension:
     name: str
     """As tables show it."""
     keys: tuple[str, ...]
-    """Keys of ``model-config.yaml`` that take the value."""
+    """Settings of ``model-config.yaml``, TorchServe's or the handler's, that take the value."""
     values: tuple[Value, ...]
     """What is tried: numbers in rising order, where the best may be next to a good one; names in any order."""
 
@@ -69,7 +70,7 @@ class Space:
         return point.having("threads", min(int(point["threads"]), most))
 
     def config(self, point: Point) -> dict[str, Value]:
-        """The keys of ``model-config.yaml`` that say ``point``."""
+        """The settings that say ``point``, for :func:`marquee.serving.model_config.update_model_config`."""
         return {key: point[dimension.name] for dimension in self.dimensions for key in dimension.keys}
 
 
@@ -86,22 +87,19 @@ def space_of(config: Mapping[str, Any], variants: Sequence[str], cores: int, cli
         OperationError: the configuration has a value that is no number.
     """
     workers = _number(config, "minWorkers", 1)
-    # What the handler takes for 0.
-    threads = _number(config, "threads", 0, at_least=0) or max(1, cores // _number(config, "maxWorkers", 1))
+    worker = worker_config(config).resolve(_number(config, "maxWorkers", 1), cores)
     batch, delay = _number(config, "batchSize", 1), _number(config, "maxBatchDelay", 100)
-    wanted = str(config.get("variant", "auto"))
     now: dict[str, Value] = {
-        "variant": wanted if wanted in variants else variants[0],
+        "variant": worker.variant if worker.variant in variants else variants[0],
         "workers": workers,
-        "threads": threads,
+        "threads": worker.threads,
         "batch": batch,
         "delay": delay,
     }
     dimensions = (
         Dimension(name="variant", keys=("variant",), values=tuple(variants)),
         Dimension(name="workers", keys=("minWorkers", "maxWorkers"), values=_doubling(cores, workers)),
-        # For the handler: threads of each worker's engine.
-        Dimension(name="threads", keys=("threads",), values=_doubling(cores, threads)),
+        Dimension(name="threads", keys=("threads",), values=_doubling(cores, worker.threads)),
         Dimension(name="batch", keys=("batchSize",), values=_doubling(clients, batch)),
         # Milliseconds. TorchServe takes 0 for 100.
         Dimension(name="delay", keys=("maxBatchDelay",), values=_with(delay, 1, 2, 5, 10)),
@@ -119,8 +117,8 @@ def _with(*values: int) -> tuple[int, ...]:
     return tuple(sorted(set(values)))
 
 
-def _number(config: Mapping[str, Any], key: str, default: int, at_least: int = 1) -> int:
+def _number(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise OperationError(f"model-config.yaml: {key}: expected a number from {at_least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OperationError(f"model-config.yaml: {key}: expected a number from 1, got {value!r}")
     return value

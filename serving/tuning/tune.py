@@ -13,7 +13,7 @@ from pathlib import Path
 from marquee.handlers.host import this_host
 from marquee.serving.archive import check_archive
 from marquee.serving.errors import OperationError
-from marquee.serving.model_config import read_model_config, update_model_config
+from marquee.serving.model_config import read_model_config, update_model_config, worker_config
 from marquee.serving.tuning.config import TuneConfig
 from marquee.serving.tuning.material import Material, read_material
 from marquee.serving.tuning.meter import FINAL_FACTOR, Meter
@@ -154,7 +154,7 @@ def _changes(
     found: Found, space: Space, before: dict[str, object], material: Material, goal: Goal, clients: int
 ) -> dict[str, Value]:
     """What the archive's ``model-config.yaml`` must say."""
-    best, named = found.best, before.get("variant", "auto")
+    best, named = found.best, worker_config(before).variant
     is_new = best.point != found.start.point or named not in ("auto", best.point["variant"])
     changes = space.config(best.point) if is_new else {}
     if changes.get("variant") == material.variants[0] and named == "auto":

@@ -83,8 +83,9 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
     check_archive(archive)
     config = read_model_config(archive)
     assert config["mine"] == "kept"
-    assert {key: config[key] for key in tuned["changes"]} == tuned["changes"]
-    assert config["variant"] == "auto"
+    settings = {**config, **config["handler"]}
+    assert {key: settings[key] for key in tuned["changes"]} == tuned["changes"]
+    assert settings["variant"] == "auto"
     assert config["jobQueueSize"] >= 16
     server = archive.parent / "s"
     script("serve", "start", "digits", "--store", archive.parent, "--state", server, "--port", free_port)
@@ -105,10 +106,10 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
 
 
 def test_an_archive_that_is_refused_says_why(archive, script):
-    update_model_config(archive, {"threads": "many"})
+    update_model_config(archive, {"threads": "many"})  # which belongs to the handler
     result = script("tune", "digits", "--store", archive.parent, "--seconds", "0.5", check=False)
     assert result.returncode == 1
-    assert "model-config.yaml: threads: expected a number from 0, got 'many'" in result.stderr
+    assert "model-config.yaml: handler.threads: expected int, got str 'many'" in result.stderr
     assert not (archive.parent / ".digits.tuning").exists()
 
 

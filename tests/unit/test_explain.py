@@ -18,13 +18,13 @@ from marquee.handlers.errors import InputError
 from marquee.handlers.explain import batch as explain_batch
 from marquee.handlers.explain import explainer as explain_explainer
 from marquee.handlers.explain.budget import Budget
-from marquee.handlers.explain.config import ExplainConfig
 from marquee.handlers.explain.explainer import Explainer
 from marquee.handlers.explain.methods import occlusion
 from marquee.handlers.explain.picture import LARGEST_SIDE, grey_map, overlay, png
 from marquee.handlers.explain.request import METHODS, Ask, may_ask, read_ask
 from marquee.handlers.predictor import Predictor
 from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
+from marquee.handlers.worker_config import WorkerConfig
 from marquee.training.export import export_program, trace_program
 from marquee.training.models import Classifier
 
@@ -333,20 +333,6 @@ class TestRequest:
             read_ask({"body": {"b64": "AAAA", **settings}}, True)
         assert caught.value.status == 400
 
-    @pytest.mark.parametrize(
-        ("config", "message"),
-        [
-            ({"explain": "yes"}, "explain: expected true or false"),
-            ({"explain_seconds": 0}, "explain_seconds: expected seconds"),
-            ({"explain_seconds": True}, "explain_seconds: expected seconds"),
-            ({"explain_seconds": 60, "responseTimeout": 60}, "less than responseTimeout"),
-        ],
-    )
-    def test_bad_configuration(self, config, message):
-        with pytest.raises(ValueError, match=message):
-            ExplainConfig.read(config)
-        assert ExplainConfig.read({"explain": False, "explain_seconds": 3}) == ExplainConfig(enabled=False, seconds=3)
-
 
 class TestPicture:
     def test_warm_for_and_blue_against(self):
@@ -385,7 +371,7 @@ class TestBatch:
 
         loaded = ClassifierService()
         loaded._predictor, loaded._model = predictor, {"name": "textures"}
-        loaded._explanations = explain_batch.Explanations(Explainer(predictor), ExplainConfig(seconds=30))
+        loaded._explanations = explain_batch.Explanations(Explainer(predictor), WorkerConfig(explain_seconds=30))
         return loaded
 
     @pytest.fixture
@@ -486,8 +472,6 @@ class TestBatch:
         assert message.count(b'"code": "busy"') == 1
 
     def test_what_goes_wrong_stays_with_its_request(self, service, worker, monkeypatch):
-        from marquee.handlers.explain.config import ExplainConfig
-
         front, _ = worker
         explain = {"explain": "True"}
 
@@ -510,5 +494,5 @@ class TestBatch:
             message = bytes(front.predict([self.request(0, {"body": self.image()}, **explain)]))
             assert b"not_supported" in message
             assert b"the extra explain" in message
-        service._explanations = explain_batch.Explanations(Explainer(service.predictor), ExplainConfig(enabled=False))
+        service._explanations = explain_batch.Explanations(Explainer(service.predictor), WorkerConfig(explain=False))
         assert b"switched off" in bytes(front.predict([self.request(0, {"body": self.image()}, **explain)]))

@@ -209,37 +209,14 @@ def test_an_engine_that_fails_with_a_batch_size_is_not_served(archive, service, 
         load(archive, {})
 
 
-@pytest.mark.parametrize("key", ["threads", "threads_alone", "decode_threads"])
-@pytest.mark.parametrize("wanted", [-1, 1.5, "many", True])
-def test_a_strange_number_of_threads_is_refused(archive, service, key, wanted):
-    with pytest.raises(RuntimeError, match=rf"model-config\.yaml: {key}: expected a number"):
-        load(archive, {key: wanted})
-
-
-def test_decode_threads_are_the_workers_share_of_the_cores(monkeypatch):
-    from marquee.handlers.service import _decode_threads
-
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert _decode_threads({}) == 8
-    assert _decode_threads({"maxWorkers": 4}) == 2
-    assert _decode_threads({"maxWorkers": 4, "threads": 3}) == 3
-    assert _decode_threads({"maxWorkers": 4, "threads": 3, "decode_threads": 1}) == 1
-
-
-def test_an_image_that_comes_alone_may_use_a_neighbours_cores(monkeypatch):
-    from marquee.handlers.service import _threads_alone
-
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert _threads_alone({}) == 8
-    assert _threads_alone({"maxWorkers": 4}) == 4
-    assert _threads_alone({"maxWorkers": 8}) == 2
-    assert _threads_alone({"threads": 1}) == 2
-    assert _threads_alone({"maxWorkers": 4, "threads_alone": 2}) == 2
+def test_a_wrong_configuration_is_named(archive, service):
+    with pytest.raises(RuntimeError, match=r"^model-config\.yaml: handler\.threads: expected int, got str 'many'"):
+        load(archive, {"handler": {"threads": "many"}})
 
 
 def test_the_pool_changes_no_answer(archive, service, images):
-    alone = load(archive, {"decode_threads": 1})
-    many = load(archive, {"decode_threads": 4})
+    alone = load(archive, {"handler": {"decode_threads": 1}})
+    many = load(archive, {"handler": {"decode_threads": 4}})
     batch = [{"body": data} for _, data in images]
     batch.insert(3, {"body": b"text"})
     batch.insert(6, {"body": images[5][1][:-40]})
