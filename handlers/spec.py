@@ -25,6 +25,8 @@ EXPECTED_FILE = "golden/expected.json"
 """The golden answers of the bundle's first variant (see :mod:`marquee.handlers.golden`)."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
+"""By which probabilities of one variant may differ between machines: low precision rounds sums in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)

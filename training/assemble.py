@@ -33,6 +33,7 @@ from marquee.training.metrics_log import MetricsLog
 from marquee.training.models import (
     Classifier,
     PretrainedInput,
+    check_size,
     create_backbone,
     pretrained_channels,
     pretrained_input,
@@ -53,6 +54,8 @@ def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, Imag
     single = one_logit(config.loss, len(manifest.labels)) and not config.model.multi_label
     outputs = 1 if single else len(manifest.labels)
     backbone = create_backbone(config.model, config.image, outputs, channels, manifest.labels)
+    for side in ProgressiveResizing(config.loop.progressive_resizing, config.image.size, 1).sides():
+        check_size(backbone, f"--model.arch {config.model.arch}", side, channels)
     wanted = pretrained_input(config.model, backbone, channels) if config.model.pretrained != "none" else None
     image = _image_spec(config, wanted, channels)
     if wanted is None:

@@ -1,6 +1,7 @@
 """The network: a timm backbone behind its own normalisation, so that what is exported takes plain pixels."""
 
 import difflib
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -118,6 +119,29 @@ def check_resizing(model: ModelConfig, loop: LoopConfig) -> None:
         )
 
 
+@torch.inference_mode()
+def check_size(backbone: nn.Module, named: str, side: int, channels: int) -> None:
+    """Raises TrainingError where a network takes no images of ``side`` pixels: many say so only when they see one.
+
+    Args:
+        backbone: on the CPU; it is left as it was.
+        named: how the user named it.
+        side: of square images.
+        channels: of the images.
+    """
+    was_training = backbone.training
+    try:
+        backbone.eval()(torch.zeros(1, channels, side, side))
+    except Exception as error:
+        # What a layer raises is its own; an assertion often comes without a text, and then its code says more.
+        said = " ".join(str(error).split()) or f"fails at {traceback.extract_tb(error.__traceback__)[-2].line}"
+        usual = getattr(backbone, "pretrained_cfg", None) or {}
+        hint = f"; its authors use {usual['input_size'][-1]}" if "input_size" in usual else ""
+        raise TrainingError(f"{named}: does not take images of {side} pixels: {said[:300]}{hint}") from error
+    finally:
+        backbone.train(was_training)
+
+
 def create_backbone(
     model: ModelConfig, image: ImageConfig, classes: int, channels: int, labels: Sequence[str] | None = None
 ) -> nn.Module:
@@ -132,7 +156,8 @@ def create_backbone(
             None: wherever it fits.
 
     Raises:
-        TrainingError: the architecture is unknown, or the weights cannot be had or do not fit it.
+        TrainingError: the architecture is unknown or takes no images of that size, or the weights cannot be had or do
+            not fit it.
     """
     check_model(model)
     timm = architectures()
@@ -149,6 +174,7 @@ def create_backbone(
     except Exception as error:
         # timm and the hub raise anything from RuntimeError to their own HTTP errors.
         raise TrainingError(f"--model.arch {model.arch} --model.pretrained {model.pretrained}: {error}") from error
+    check_size(backbone, f"--model.arch {model.arch}", image.size, channels)
     if model.pretrained != "timm" or default is None or default.num_classes != classes:
         _start_small(backbone, classes)
     if model.pretrained not in ("none", "timm"):

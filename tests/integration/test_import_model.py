@@ -1,5 +1,6 @@
 """scripts/import_model.py: models from elsewhere answer as they did there, also behind a real TorchServe."""
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -109,12 +110,72 @@ def write_onnx(path: Path, net: nn.Module, batch="N", side=SIDE, layout="nchw", 
     return path
 
 
+STEP = {"w": 0.01, "x": 0.03, "r": 0.05}
+"""Sizes of a level: of weights, of pixels after normalisation, and of what follows the convolution."""
+
+
+def write_quantized_onnx(path: Path, net: nn.Module) -> Path:
+    """``net`` with QuantizeLinear and DequantizeLinear before each convolution and product, as quantizers write it."""
+    conv, linear = net[0], net[4]
+    constants = {f"{name}_step": np.float32(step) for name, step in STEP.items()}
+    constants |= {"w_zero": np.int8(0), "x_zero": np.uint8(100), "r_zero": np.uint8(0)}
+    constants |= {"b0": conv.bias.detach().numpy(), "b1": linear.bias.detach().numpy()}
+    for name, weight in (("w0", conv.weight), ("w1", linear.weight)):
+        constants[name] = (weight.detach() / STEP["w"]).round().clamp(-128, 127).to(torch.int8).numpy()
+
+    def rounded(name: str, kind: str) -> list:
+        return [
+            helper.make_node("QuantizeLinear", [name, f"{kind}_step", f"{kind}_zero"], [f"{name}_q"]),
+            helper.make_node("DequantizeLinear", [f"{name}_q", f"{kind}_step", f"{kind}_zero"], [f"{name}_d"]),
+        ]
+
+    nodes = [
+        *rounded("x", "x"),
+        *(helper.make_node("DequantizeLinear", [w, "w_step", "w_zero"], [f"{w}_d"]) for w in ("w0", "w1")),
+        helper.make_node("Conv", ["x_d", "w0_d", "b0"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        *rounded("f", "r"),
+        helper.make_node("Gemm", ["f_d", "w1_d", "b1"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def rounded_net(net: nn.Module) -> nn.Module:
+    """What :func:`write_quantized_onnx` writes, in PyTorch."""
+
+    class Round(nn.Module):
+        def __init__(self, step: float, zero: int) -> None:
+            super().__init__()
+            self.step, self.zero = step, zero
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return torch.fake_quantize_per_tensor_affine(values, self.step, self.zero, 0, 255)
+
+    copied = copy.deepcopy(net)
+    with torch.no_grad():
+        for layer in (copied[0], copied[4]):
+            layer.weight.copy_((layer.weight / STEP["w"]).round().clamp(-128, 127) * STEP["w"])
+    return nn.Sequential(Round(STEP["x"], 100), *copied[:4], Round(STEP["r"], 0), copied[4])
+
+
 def bring(model: Path, labels: Path, images: Path, out: Path, **options) -> Imported:
     config = ImportConfig(model=model, labels=labels, images=images, **options)
     return import_bundle(config, out, Progress(quiet=True))
 
 
-def assert_answers_equal(imported: Imported, out: Path, net: nn.Module, mean=MEAN, std=STD, white=1.0) -> None:
+def assert_answers_equal(
+    imported: Imported, out: Path, net: nn.Module, mean=MEAN, std=STD, white=1.0, tolerance=1e-4
+) -> None:
     """Every image gets the softmax of what ``net`` gives for normalised pixels."""
     predictor = Predictor.load(out / "bundle")
     image = predictor.spec.image
@@ -123,7 +184,7 @@ def assert_answers_equal(imported: Imported, out: Path, net: nn.Module, mean=MEA
         normalised = (pixels / 255 * white - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
         with torch.inference_mode():
             wanted = net(normalised).softmax(1)[0].numpy()
-        assert np.abs(wanted - answer.probabilities).max() < 1e-4
+        assert np.abs(wanted - answer.probabilities).max() < tolerance
     assert replay(predictor) == []
 
 
@@ -282,6 +343,24 @@ def test_a_single_output_is_the_second_of_two_classes(last, photos, labels, tmp_
     imported = bring(model, labels[2], photos, tmp_path / "run", mean=MEAN, std=STD, output=output)
     pair = nn.Sequential(single, nn.ZeroPad1d((1, 0)))
     assert_answers_equal(imported, tmp_path / "run", pair)
+
+
+def test_models_that_are_quantized_already(net, photos, labels, script, tmp_path):
+    """From ONNX with QuantizeLinear; and the IR that OpenVINO makes of it, which is what NNCF writes."""
+    model = write_quantized_onnx(tmp_path / "net.onnx", net)
+    ov.save_model(ov.Core().read_model(model), tmp_path / "ir.xml", compress_to_fp16=False)
+    for number, file in enumerate((model, tmp_path / "ir.xml")):
+        out = tmp_path / f"run{number}"
+        imported = bring(file, labels[5], photos, out, mean=MEAN, std=STD)
+        (variant,) = imported.spec.variants
+        assert (variant.name, variant.precision, variant.tolerance) == ("int8", "int8", 0.02)
+        assert Predictor.load(out / "bundle").engine.kernels().get("int8", 0) >= 1
+        assert_answers_equal(imported, out, rounded_net(net), tolerance=0.01)
+        with pytest.raises(AssertionError):  # what it was quantized from answers differently
+            assert_answers_equal(imported, out, net)
+    result = script("optimize", tmp_path / "run0", "--device", "cpu", "--rounds", 1, "--seconds", 0.05, "--json")
+    left = json.loads(result.stdout)["left_out"]
+    assert "quantized already" in left["openvino-fp32"]
 
 
 def test_an_openvino_ir(net, photos, labels, tmp_path):

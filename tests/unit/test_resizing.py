@@ -26,11 +26,13 @@ class TestSide:
         assert set(sides[800:]) == {size}
         assert abs(sides[0] - size / 2) <= size / 16
         assert len(set(sides)) <= 7
+        assert set(sides) - {size} <= set(resizing.sides()) < set(range(size))
 
     def test_of_one_nothing_is_resized(self):
         resizing = ProgressiveResizing(1.0, 30, 10)
         pixels = torch.zeros(2, 30, 30, 3, dtype=torch.uint8)
         assert all(resizing(pixels, step) is pixels for step in range(10))
+        assert resizing.sides() == []
 
 
 class TestPixels:

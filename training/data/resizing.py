@@ -37,6 +37,12 @@ class ProgressiveResizing:
         unit = max(1, self._size // _SIDES)
         return min(self._size, max(unit, round(self._size * share / unit) * unit))
 
+    def sides(self) -> list[int]:
+        """Every side that a run has, but for the full one."""
+        unit = max(1, self._size // _SIDES)
+        smallest = ProgressiveResizing(self._start, self._size, 1).side(0)
+        return list(range(smallest, self._size, unit))
+
     def __call__(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
         """uint8, or mixed float in 0..255, (N, size, size, C) -> the same type (N, side, side, C)."""
         side = self.side(step)

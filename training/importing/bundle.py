@@ -18,6 +18,7 @@ from marquee.handlers.spec import (
     BUNDLE_FOLDER,
     SCHEMA_VERSION,
     SPEC_FILE,
+    TOLERANCES,
     GoldenSpec,
     ModelSpec,
     OutputSpec,
@@ -102,7 +103,14 @@ def _write_bundle(
 ) -> tuple[ModelSpec, tuple[tuple[Record, Prediction], ...]]:
     folder.mkdir()
     files = {name: sha256_file(folder / name) for name in ready.write(folder)}
-    variant = VariantSpec(name="fp32", engine=ready.engine, precision="fp32", files=files, device=ready.device)
+    variant = VariantSpec(
+        name=ready.precision,
+        engine=ready.engine,
+        precision=ready.precision,
+        files=files,
+        tolerance=TOLERANCES[ready.precision],
+        device=ready.device,
+    )
     draft = ModelSpec(
         schema_version=SCHEMA_VERSION,
         task="image-classification",

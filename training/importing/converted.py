@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from marquee.training.errors import TrainingError
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
 from marquee.training.importing.labels import check_count
-from marquee.training.importing.openvino_graph import dynamic_batch, logits_of, pixels_in
+from marquee.training.importing.openvino_graph import dynamic_batch, is_quantized, logits_of, pixels_in
 from marquee.training.importing.ready import ReadyModel
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
         image=image,
         engine="openvino",
         device="cpu",
+        precision="int8" if is_quantized(model) else "fp32",
         write=write,
         facts={
             "format": FORMATS.get(config.model.suffix.lower(), "TensorFlow SavedModel"),

@@ -16,6 +16,11 @@ _SMALLEST = 1e-30
 """Probabilities are at least this before the logarithm: a softmax does underflow to 0, and the logarithm must not."""
 
 
+def is_quantized(model: "ov.Model") -> bool:
+    """Whether its activations are rounded to few levels, as by NNCF or by ONNX's QuantizeLinear: it runs in int8."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+
+
 def dynamic_batch(model: "ov.Model", path: Path, layout: str, image: ImageSpec) -> None:
     """Gives ``model``, in place, a batch of any size and the other dimensions of ``image``.
 

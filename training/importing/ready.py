@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import ImageSpec
+from marquee.handlers.spec import ImageSpec, Precision
 
 
 def nothing_to_compare(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
@@ -26,6 +26,8 @@ class ReadyModel:
     """A name known to :mod:`marquee.handlers.engines`."""
     device: Literal["any", "cpu"]
     """Where that engine runs it."""
+    precision: Precision = "fp32"
+    """What it computes in; ``int8`` for a model that came quantized."""
     write: Callable[[Path], list[str]]
     """Writes the files into a folder; returns their names, first the one that the engine opens."""
     compare: Callable[[Predictor, np.ndarray], dict[str, Any]] = nothing_to_compare

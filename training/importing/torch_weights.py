@@ -16,7 +16,7 @@ from marquee.training.export import MODEL_FILE, compare_with_eager, export_progr
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
 from marquee.training.importing.labels import check_count
 from marquee.training.importing.ready import ReadyModel
-from marquee.training.models import Classifier, architectures
+from marquee.training.models import Classifier, architectures, check_size
 from marquee.training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -103,12 +103,14 @@ def _defaults(config: ImportConfig) -> InputDefaults:
 def _create(config: ImportConfig, classes: int, size: int) -> nn.Module:
     create = _create_timm if config.library == "timm" else _create_torchvision
     try:
-        return create(str(config.arch), classes, config.channels, size)
+        network = create(str(config.arch), classes, config.channels, size)
     except TrainingError:
         raise
     except Exception as error:
         # Builders raise whatever their arithmetic raises for a size that they cannot take.
         raise TrainingError(f"--arch {config.arch} with {size} pixels and {classes} labels: {error}") from error
+    check_size(network, f"--arch {config.arch}", size, config.channels)
+    return network
 
 
 def _create_timm(arch: str, classes: int, channels: int, size: int) -> nn.Module:

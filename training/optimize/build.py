@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from marquee.handlers.distance import DISTANCE_FILE, Distance, write_distance
-from marquee.handlers.spec import Precision, VariantSpec, sha256_file
+from marquee.handlers.spec import TOLERANCES, Precision, VariantSpec, sha256_file
 from marquee.training.errors import OptimizeError
 from marquee.training.export import export_program, trace_program
 from marquee.training.familiarity import FeatureDistance, WithDistance
@@ -24,8 +24,6 @@ from marquee.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
-"""By which probabilities of one variant may differ between machines: low precision rounds sums in another order."""
 _BF16_CPUS = ("avx512_bf16", "amx_bf16")
 """Others compute bf16 by way of fp32, slower than fp32 itself."""
 
@@ -128,6 +126,8 @@ class Builder:
             served = classifier if self._network.distance is None else LogitsAndFeatures(classifier)
             return convert(trace_program(served, image), image)
         first = self._spec.variants[0]
+        if first.precision == "int8":
+            raise OptimizeError("the bundle's model is quantized already; import what it was quantized from")
         path = self._folder / next(iter(first.files))
         return read(path) if first.engine == "openvino" else convert(torch.export.load(path), image)
 
@@ -163,7 +163,7 @@ class Builder:
             engine=engine,
             precision=precision,
             files=dict(zip(relative(files, self._folder), map(sha256_file, files), strict=True)),
-            tolerance=_TOLERANCE[precision],
+            tolerance=TOLERANCES[precision],
             device=device,
             isa=isa,
         )

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 def kinds_for(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
     """What to build: not again what the bundle begins with."""
     wanted = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
-    own = "openvino-fp32" if spec.variants[0].engine == "openvino" else "fp32"
+    first = spec.variants[0]
+    own = f"openvino-{first.precision}" if first.engine == "openvino" else "fp32"
     return [kind for kind in wanted if kind != own]
 
 
