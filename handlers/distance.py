@@ -1,7 +1,7 @@
-"""How far features lie from those of training, for engines whose graph ends with the features.
+"""The out-of-distribution score: how far the features of an image lie from those of training (Lee et al., 2018).
 
-The same formula is part of exported programs (see :mod:`marquee.training.familiarity`). Where a graph runs in low
-precision it stays outside: a difference of large squares is what low precision is worst at.
+The engine gives the features, and the distance is computed here, in float32, for all of them: a difference of large
+squares is what low precision is worst at. :mod:`marquee.training.familiarity` fits the tables.
 """
 
 from pathlib import Path
@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BundleError
+from .spec import VariantSpec
 
 DISTANCE_FILE = "distance.npz"
 """Last part of the path of the variant's file that holds the tables."""
+_AT_ONCE = 1 << 22
+"""Differences that are held in memory: 16 MB."""
 
 
 class Distance:
@@ -26,11 +29,30 @@ class Distance:
         self.whitening, self.means = whitening.astype(np.float32), means.astype(np.float32)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Float (N, D) -> float32 (N, 1)."""
+        """Float (N, D) -> float32 (N,)."""
         white = np.asarray(features, dtype=np.float32) @ self.whitening
+        rows = max(1, _AT_ONCE // self.means.size)
+        parts = [self._nearest(white[start : start + rows]) for start in range(0, len(white), rows)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _nearest(self, white: np.ndarray) -> np.ndarray:
         squares = ((white[:, None] - self.means[None]) ** 2).sum(axis=2)
-        result: np.ndarray = np.sqrt(squares.min(axis=1, keepdims=True) / white.shape[1])
-        return result
+        nearest: np.ndarray = np.sqrt(squares.min(axis=1) / white.shape[1])
+        return nearest
+
+
+def distance_of(variant: VariantSpec, folder: Path) -> Distance | None:
+    """The tables of a variant of the bundle ``folder``; None where its engine gives no features.
+
+    Raises:
+        BundleError: their file is absent or damaged.
+    """
+    if "features" not in variant.outputs:
+        return None
+    for name in variant.files:
+        if name.rpartition("/")[2] == DISTANCE_FILE:
+            return read_distance(Path(folder) / name)
+    raise BundleError(f"variant {variant.name!r} gives features, but has no {DISTANCE_FILE} to measure them by")
 
 
 def read_distance(path: Path) -> Distance:

@@ -8,7 +8,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from PIL import Image
 
 from .batch import Batch, BatchLoader
 from .choice import Choice, choices
+from .distance import distance_of
 from .engines import Engine, load_engine
 from .errors import BundleError, InputError
 from .host import this_host
 from .images import open_image
-from .spec import ModelSpec, VariantSpec, bundle_digest, read_spec, verify_files
+from .spec import ModelSpec, OutputName, VariantSpec, bundle_digest, read_spec, verify_files
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Predictor:
         self.reason = reason
         """Why this variant and no other."""
         self.engine = engine
+        self._distance = distance_of(variant, folder)
         self._loader = BatchLoader(spec.image, decode_threads)
 
     @classmethod
@@ -225,20 +227,33 @@ class Predictor:
         """uint8 (N, crop, crop, channels) -> logits and distances.
 
         Raises:
-            BundleError: the engine returned another number of rows or columns, or a NaN.
+            BundleError: the engine returned arrays of another shape, or a NaN.
         """
         side, channels = self.spec.image.crop, self.spec.image.channels
         if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, channels):
             raise ValueError(f"expected uint8 (N, {side}, {side}, {channels}), got {batch.dtype} {batch.shape}")
-        labels = len(self.spec.labels)
-        columns = labels + (self.spec.output.max_distance is not None)
-        rows = [self.engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
-        values = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, columns))
-        if values.shape != (len(batch), columns):
-            raise BundleError(f"the engine gave {values.shape} for {len(batch)} images, expected {columns} columns")
-        if not np.isfinite(values).all():
-            raise BundleError("the engine gave logits that are not finite")
-        return Outputs(values[:, :labels], values[:, labels] if columns > labels else None)
+        parts = [self.engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
+        if not parts:
+            return Outputs(np.zeros((0, len(self.spec.labels))), None)
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in self.variant.outputs}
+        found = self._named(arrays)
+        for values, columns in ((found.logits, (len(self.spec.labels),)), (found.distances, ())):
+            if values is None:
+                continue
+            if values.shape != (len(batch), *columns):
+                raise BundleError(
+                    f"the engine gave {values.shape} for {len(batch)} images, expected {(len(batch), *columns)}"
+                )
+            if not np.isfinite(values).all():
+                raise BundleError("the engine gave logits or features that are not finite")
+        return found
+
+    def _named(self, arrays: Mapping[OutputName, np.ndarray]) -> Outputs:
+        if "logits_and_distance" in arrays:  # a bundle of an earlier version
+            joined = arrays["logits_and_distance"].astype(np.float64)
+            return Outputs(joined[:, :-1], joined[:, -1])
+        distances = None if self._distance is None else self._distance(arrays["features"]).astype(np.float64)
+        return Outputs(arrays["logits"].astype(np.float64), distances)
 
     def answer(self, outputs: Outputs) -> list[Prediction]:
         """One prediction a row: temperature, ranking and thresholds applied."""

@@ -13,17 +13,20 @@ from typing import Any, Literal
 
 from .errors import BundleError
 from .measurement import Measurement, Ranking
+from .migrate import migrate
 from .schema import SchemaError, from_dict, to_dict
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 had one variant and nothing measured; what it lacks has defaults."""
+SCHEMA_VERSION = 3
 SPEC_FILE = "spec.json"
 BUNDLE_FOLDER = "bundle"
 """Name of the bundle's folder inside a run and inside an archive."""
 EXPECTED_FILE = "golden/expected.json"
 """The golden answers of the bundle's first variant (see :mod:`marquee.handlers.golden`)."""
 
+OutputName = Literal["logits", "features", "logits_and_distance"]
+"""What an engine gives for N images: ``logits``, (N, labels); ``features``, (N, D), from which the distance is computed
+(:mod:`marquee.handlers.distance`). ``logits_and_distance``, (N, labels + 1), only in bundles of earlier versions, whose
+programs computed it."""
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
 """By which probabilities of one variant may differ between machines: low precision rounds sums in another order."""
@@ -89,8 +92,7 @@ class OutputSpec:
     """An answer whose likeliest label has less is marked as abstained (``low_confidence``)."""
     max_distance: float | None = None
     """An answer for an image whose features lie further from those of training is marked as abstained
-    (``unfamiliar``). With it, every variant's engine gives one column more than there are labels: that distance.
-    None: the model has none."""
+    (``unfamiliar``). None: none is, whether the distance is measured or not."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -117,6 +119,8 @@ class VariantSpec:
     """Number format that the variant computes in; a variant whose kernels run in another one is not served."""
     files: dict[str, str]
     """Path inside the bundle -> sha256. The first is the one that the engine opens."""
+    outputs: tuple[OutputName, ...] = ("logits",)
+    """What its engine gives, in the order of the program's outputs."""
     tolerance: float = 1e-4
     """Largest difference in any probability from the golden answers that still counts as equal."""
     expected: str = EXPECTED_FILE
@@ -134,6 +138,8 @@ class VariantSpec:
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("files: expected at least one")
+        if len(set(self.outputs)) != len(self.outputs) or sum(name != "features" for name in self.outputs) != 1:
+            raise ValueError(f"outputs: expected logits, with or without features, got {', '.join(self.outputs)}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
         check_files(self.files)
@@ -178,7 +184,7 @@ class ModelSpec:
     """Data digest, training configuration, library versions, metrics: facts for people and audits."""
 
     def __post_init__(self) -> None:
-        if self.schema_version not in READABLE_VERSIONS:
+        if self.schema_version != SCHEMA_VERSION:
             raise ValueError(
                 f"schema_version: this code reads {SCHEMA_VERSION}, the bundle has {self.schema_version}; "
                 "package the run again with the code that serves it"
@@ -238,7 +244,7 @@ def read_spec(folder: Path) -> ModelSpec:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable as JSON: {error}") from error
     try:
-        return from_dict(ModelSpec, data)
+        return from_dict(ModelSpec, migrate(data))
     except SchemaError as error:
         raise BundleError(f"{path}: {error}") from error
 

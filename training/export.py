@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from marquee.handlers.distance import DISTANCE_FILE, Distance, write_distance
 from marquee.handlers.engines import load_engine
 from marquee.handlers.golden import replay
 from marquee.handlers.predictor import Predictor
@@ -19,6 +20,7 @@ from marquee.handlers.spec import (
     GoldenSpec,
     ImageSpec,
     ModelSpec,
+    OutputName,
     OutputSpec,
     VariantSpec,
     read_spec,
@@ -31,7 +33,7 @@ from marquee.training.data.loading import EvaluationImages
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.errors import ExportError
 from marquee.training.evaluation import encode_targets, measure, predict_outputs, write_predictions
-from marquee.training.familiarity import WithDistance, fit_distance
+from marquee.training.familiarity import LogitsAndFeatures, fit_distance
 from marquee.training.files import atomic_folder
 from marquee.training.golden import choose_golden, write_golden
 from marquee.training.models import Classifier
@@ -78,22 +80,14 @@ def export_bundle(
     measured = "test" if manifest.split("test") else "val"
     records = manifest.split(measured)
     with atomic_folder(folder) as staging:
-        served = _with_distance(model, manifest, image, config, workers, progress)
-        export_program(served, image, staging / MODEL_FILE)
-        variant = VariantSpec(
-            name="fp32",
-            engine="exported",
-            precision="fp32",
-            files={MODEL_FILE: sha256_file(staging / MODEL_FILE)},
-        )
-        # The thresholds are fitted below; until then any number says that there is a distance.
-        output = OutputSpec(top_k=config.top_k, max_distance=1.0 if isinstance(served, WithDistance) else None)
+        distance = fit_distance(model, manifest, image, workers, progress) if config.unfamiliar else None
+        variant = _write_program(model, distance, image, staging)
         draft = ModelSpec(
             schema_version=SCHEMA_VERSION,
             task="multi-label-classification" if manifest.multi_label else "image-classification",
             labels=tuple(labels),
             image=image,
-            output=output,
+            output=OutputSpec(top_k=config.top_k),
             variants=(variant,),
             golden=GoldenSpec(),
         )
@@ -150,18 +144,27 @@ def trace_program(model: nn.Module, image: ImageSpec) -> torch.export.ExportedPr
         return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
-def _with_distance(
-    model: Classifier,
-    manifest: Manifest,
-    image: ImageSpec,
-    config: ExportConfig,
-    workers: int,
-    progress: Progress,
-) -> Classifier | WithDistance:
-    if not config.unfamiliar:
-        return model
-    distance = fit_distance(model, manifest, image, workers, progress)
-    return model if distance is None else WithDistance(model, distance).eval()
+def _write_program(model: Classifier, distance: Distance | None, image: ImageSpec, folder: Path) -> VariantSpec:
+    """The program, with features where there is a distance to compute from them."""
+    files = [MODEL_FILE]
+    if distance is None:
+        export_program(model, image, folder / MODEL_FILE)
+    else:
+        export_program(LogitsAndFeatures(model).eval(), image, folder / MODEL_FILE)
+        write_distance(folder / DISTANCE_FILE, distance)
+        files.append(DISTANCE_FILE)
+    return VariantSpec(
+        name="fp32",
+        engine="exported",
+        precision="fp32",
+        files={name: sha256_file(folder / name) for name in files},
+        outputs=outputs_of(distance),
+    )
+
+
+def outputs_of(distance: Distance | None) -> tuple[OutputName, ...]:
+    """What the program of a network gives."""
+    return ("logits",) if distance is None else ("logits", "features")
 
 
 def compare_with_eager(model: nn.Module, predictor: Predictor, pixels: torch.Tensor) -> float:

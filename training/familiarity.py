@@ -4,6 +4,7 @@ Confidence does not tell: a network is often surest about pictures of nothing th
 """
 
 import logging
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,64 +23,39 @@ SAMPLE = 20_000
 """Training images that are looked at: the covariance of more is the same."""
 
 
-class FeatureDistance(nn.Module):
-    """Distance to the nearest class mean, in units in which training features spread by about 1.
+class Featured(Protocol):
+    """A network that also gives what its classifier layer sees."""
+
+    def logits_and_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`marquee.training.models.Classifier.logits_and_features`."""
+
+
+class LogitsAndFeatures(nn.Module):
+    """uint8 (N, H, W, C) -> logits (N, labels) and features (N, D).
+
+    Args:
+        classifier: the network.
+    """
+
+    def __init__(self, classifier: Featured) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the class."""
+        return self.classifier.logits_and_features(pixels)
+
+
+def tables_of(means: np.ndarray, covariance: np.ndarray) -> Distance:
+    """What a distance is computed from.
 
     Args:
         means: float64 (classes, D), of each class's features.
         covariance: float64 (D, D), within the classes.
     """
-
-    whitening: torch.Tensor
-    means: torch.Tensor
-
-    def __init__(self, means: np.ndarray, covariance: np.ndarray) -> None:
-        super().__init__()
-        # inv(covariance) = W W^T: after W, distances are Euclidean.
-        whitening = np.linalg.cholesky(np.linalg.inv(covariance))
-        self._register(whitening, means @ whitening)
-
-    @classmethod
-    def of(cls, tables: Distance) -> "FeatureDistance":
-        """The module of tables that were fitted before."""
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._register(tables.whitening, tables.means)
-        return module
-
-    @property
-    def tables(self) -> Distance:
-        """What the distance is computed from."""
-        return Distance(self.whitening.numpy(), self.means.numpy())
-
-    def _register(self, whitening: np.ndarray, means: np.ndarray) -> None:
-        self.register_buffer("whitening", torch.from_numpy(whitening).float())
-        self.register_buffer("means", torch.from_numpy(means).float())
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Float (N, D) -> float (N, 1)."""
-        white = features.float() @ self.whitening
-        squares = white.square().sum(1, keepdim=True) - 2 * white @ self.means.T + self.means.square().sum(1)
-        return (squares.amin(1, keepdim=True).clamp(min=0) / white.shape[1]).sqrt()
-
-
-class WithDistance(nn.Module):
-    """uint8 (N, H, W, C) -> float (N, classes + 1): the logits, then the distance.
-
-    Args:
-        model: the classifier.
-        distance: of its features.
-    """
-
-    def __init__(self, model: Classifier, distance: FeatureDistance) -> None:
-        super().__init__()
-        self.model = model
-        self.distance = distance
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        logits, features = self.model.logits_and_features(pixels)
-        return torch.cat([logits, self.distance(features)], dim=1)
+    # inv(covariance) = W W^T: after W, distances are Euclidean.
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    return Distance(whitening, means @ whitening)
 
 
 def _features(model: Classifier, pixels: torch.Tensor) -> np.ndarray | None:
@@ -98,7 +74,7 @@ def fit_distance(
     image: ImageSpec,
     workers: int,
     progress: Progress,
-) -> FeatureDistance | None:
+) -> Distance | None:
     """The distance to the features of the training images, as they are served.
 
     Args:
@@ -136,4 +112,4 @@ def fit_distance(
     covariance, _ = ledoit_wolf(values - means[classes], assume_centered=True)
     # Features that never vary would be infinitely far away as soon as they do.
     floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
-    return FeatureDistance(means, covariance + floor * np.eye(len(covariance)))
+    return tables_of(means, covariance + floor * np.eye(len(covariance)))

@@ -106,7 +106,7 @@ def _load(files: list[Path], folder: Path, engine: str, precision: Precision) ->
         files={file.name: sha256_file(file) for file in files},
     )
     spec = ModelSpec(
-        schema_version=2,
+        schema_version=3,
         task="image-classification",
         labels=tuple(map(str, range(CLASSES))),
         image=_IMAGE,

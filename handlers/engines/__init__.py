@@ -1,9 +1,8 @@
 """Engines: what runs a variant's files.
 
-An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns float32 logits of shape (N, labels), with
-one column more, the feature distance, where the spec's output has a ``max_distance``;
-normalisation is part of the model, so no engine can be fed the wrong mean. To add one: a module here with a
-``load(spec, variant, folder, device)`` and a line in :data:`ENGINES` (docs/optimizing.md shows a whole one).
+An engine takes a uint8 batch of shape (N, crop, crop, channels) and returns the float32 arrays that the variant's
+``outputs`` name. Normalisation is part of the model, so no engine can be fed the wrong mean. To add one: a module here
+with a ``load(spec, variant, folder, device)`` and a line in :data:`ENGINES` (docs/optimizing.md shows a whole one).
 """
 
 import importlib
@@ -38,8 +37,8 @@ ENGINES = {
 class Engine(Protocol):
     """A loaded model."""
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels), or one column more."""
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (N, crop, crop, channels) -> float32 arrays, by the names of :attr:`VariantSpec.outputs`."""
 
     def kernels(self) -> dict[str, int]:
         """Precision (``fp32``, ``bf16``, ``fp16``, ``int8``) -> convolutions and matrix products that run in it."""

@@ -20,7 +20,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
     module = load_module(variant, folder, device)
     # With CUDA graphs each new batch size would be recorded anew; without, dynamic shapes compile once.
     compiled = torch.compile(module, dynamic=True)
-    engine = ExportedEngine(module, spec.image, device, compiled)
+    engine = ExportedEngine(module, spec.image, device, variant.outputs, compiled)
     side, channels = spec.image.crop, spec.image.channels
     try:
         for size in (2, 1):  # one image is a case of its own for the compiler; neither is left to the first request

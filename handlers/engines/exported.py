@@ -20,7 +20,7 @@ _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", 
 
 def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> Engine:
     """See :func:`marquee.handlers.engines.load_engine`."""
-    return ExportedEngine(load_module(variant, folder, device), spec.image, device)
+    return ExportedEngine(load_module(variant, folder, device), spec.image, device, variant.outputs)
 
 
 def load_module(variant: VariantSpec, folder: Path, device: str) -> torch.nn.Module:
@@ -49,9 +49,10 @@ class ExportedEngine:
     """Calls the exported module without autograd.
 
     Args:
-        module: uint8 (N, crop, crop, channels) -> logits.
+        module: uint8 (N, crop, crop, channels) -> one tensor, or a tuple of them.
         image: sizes.
         device: where the module is.
+        outputs: names of the tensors.
         compiled: the module as machine code, which is then called in its place.
     """
 
@@ -60,25 +61,27 @@ class ExportedEngine:
         module: torch.nn.Module,
         image: ImageSpec,
         device: str,
-        compiled: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        outputs: Sequence[str],
+        compiled: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
         self._module = module
         self._call = compiled or module
         self._image = image
         self._device = device
+        self._outputs = outputs
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels)."""
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (N, crop, crop, channels) -> float32 arrays by name."""
         pixels = torch.from_numpy(batch)
         if self._device.startswith("cuda"):
             # Out of pinned memory the GPU fetches the batch itself, while this thread already queues the kernels.
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
         else:
             pixels = pixels.to(self._device)
-        logits = self._call(pixels)
-        result: np.ndarray = logits.float().cpu().numpy()
-        return result
+        found = self._call(pixels)
+        tensors = found if isinstance(found, (tuple, list)) else (found,)
+        return {name: tensor.float().cpu().numpy() for name, tensor in zip(self._outputs, tensors, strict=True)}
 
     @torch.inference_mode()
     def kernels(self) -> dict[str, int]:

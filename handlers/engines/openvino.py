@@ -1,13 +1,13 @@
 """The ``openvino`` engine: an OpenVINO IR on a CPU, several times as fast as PyTorch there."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import torch
 
-from ..distance import DISTANCE_FILE, read_distance
 from ..engines import Engine
 from ..engines.openvino_core import core
 from ..errors import BundleError
@@ -48,8 +48,7 @@ def load(spec: ModelSpec, variant: VariantSpec, folder: Path, device: str) -> En
         alone = together if (threads, streams) == (for_one, 1) else compile_for(for_one, 1)
     except Exception as error:
         raise BundleError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
-    tables = [Path(folder) / name for name in variant.files if name.endswith(DISTANCE_FILE)]
-    return OpenVinoEngine(together, alone, tables[0] if tables else None)
+    return OpenVinoEngine(together, alone, variant.outputs)
 
 
 class OpenVinoEngine:
@@ -58,20 +57,20 @@ class OpenVinoEngine:
     What cannot be shared out equally, such as an image that comes alone, goes through all threads together.
 
     Args:
-        together: uint8 (N, crop, crop, channels) -> logits and, with ``distance``, features (N, D); as many streams as
-            parts of a batch run at once.
+        together: uint8 (N, crop, crop, channels) -> one output or several; as many streams as parts of a batch run at
+            once.
         alone: the same model with one stream.
-        distance: file of the class means.
+        outputs: names of the outputs.
     """
 
-    def __init__(self, together: ov.CompiledModel, alone: ov.CompiledModel, distance: Path | None) -> None:
+    def __init__(self, together: ov.CompiledModel, alone: ov.CompiledModel, outputs: Sequence[str]) -> None:
         self._together, self._alone = together, alone
         self._streams = [together.create_infer_request() for _ in range(int(together.get_property("NUM_STREAMS")))]
         self._rest = alone.create_infer_request()
-        self._distance = read_distance(distance) if distance else None
+        self._outputs = outputs
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, crop, crop, channels) -> float32 logits (N, labels), or with the distance."""
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (N, crop, crop, channels) -> float32 arrays by name."""
         share = len(batch) // len(self._streams) if len(batch) > 1 else 0
         shared = share * len(self._streams)
         running = self._streams if share else []
@@ -84,8 +83,8 @@ class OpenVinoEngine:
         if shared < len(batch):
             self._rest.infer([batch[shared:]], share_inputs=True)
             parts.append(_outputs(self._rest))
-        logits, *features = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return logits if self._distance is None else np.concatenate([logits, self._distance(features[0])], axis=1)
+        arrays = (np.concatenate(shares) for shares in zip(*parts, strict=True))
+        return dict(zip(self._outputs, arrays, strict=True))
 
     def kernels(self) -> dict[str, int]:
         """See :class:`marquee.handlers.engines.Engine`: what the compiled graph says about itself."""

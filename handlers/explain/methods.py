@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
-from ..engines import Engine
 from ..errors import InputError
 from ..explain.budget import Budget, chunk
 from ..explain.program import OpenProgram
@@ -94,11 +93,18 @@ def integrated_gradients(
     return _as_map(values.detach().sum(channels)[0]), {"steps": steps, "delta": round(float(delta[0]), 4)}
 
 
-def occlusion(engine: Engine, pixels: np.ndarray, index: int, ask: Ask, colour: np.ndarray, budget: Budget) -> Map:
+def occlusion(
+    logits_of: Callable[[np.ndarray], np.ndarray],
+    pixels: np.ndarray,
+    index: int,
+    ask: Ask,
+    colour: np.ndarray,
+    budget: Budget,
+) -> Map:
     """Occlusion (Zeiler and Fergus, 2014): how much the logit falls when a square is covered. Needs no gradient.
 
     Args:
-        engine: any that is served.
+        logits_of: uint8 (N, crop, crop, channels) -> logits (N, labels), by whatever engine.
         pixels: uint8 (crop, crop, channels).
         index: of the label.
         ask: for ``window`` and ``stride``.
@@ -109,11 +115,11 @@ def occlusion(engine: Engine, pixels: np.ndarray, index: int, ask: Ask, colour: 
         InputError: ``too_slow``; ``bad_request``, the window or stride does not fit the image.
     """
     crop, channels = pixels.shape[0], pixels.shape[2]
-    each = budget.measure(lambda: engine(pixels[None]))
+    each = budget.measure(lambda: logits_of(pixels[None]))
     window, stride = _squares(crop, ask, lambda least: budget.passes(each, least))
 
     def logits(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(engine(images.round().to(torch.uint8).numpy()))
+        return torch.from_numpy(logits_of(images.round().to(torch.uint8).numpy())).float()
 
     values = Occlusion(_checked(logits, budget)).attribute(
         torch.from_numpy(pixels[None].astype(np.float32)),

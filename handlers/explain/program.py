@@ -13,10 +13,10 @@ from torch import fx, nn
 
 
 class OpenProgram(nn.Module):
-    """Floats of the program's first float node -> float32 (N, columns).
+    """Floats of the program's first float node -> float32 (N, columns), the program's first output.
 
     Args:
-        module: the exported program, uint8 (N, crop, crop, channels) -> float (N, columns).
+        module: the exported program, uint8 (N, crop, crop, channels) -> float (N, columns), alone or first of a tuple.
         crop: side of the images.
         channels: of the images.
 
@@ -53,7 +53,8 @@ class OpenProgram(nn.Module):
         # The graph asks the pixels for the number of images; their values are not looked at any more.
         blank = torch.zeros((len(floats), *self._pixels_shape), dtype=torch.uint8, device=floats.device)
         calls = {} if self._map is None else {self._map: self.feature_map}
-        logits: torch.Tensor = _Walk(self.module, calls).run(blank, initial_env={self._entry: floats.clone()})
+        found = _Walk(self.module, calls).run(blank, initial_env={self._entry: floats.clone()})
+        logits: torch.Tensor = found[0] if isinstance(found, (tuple, list)) else found
         return logits.float()
 
 

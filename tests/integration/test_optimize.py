@@ -261,8 +261,9 @@ def test_heavy_libraries_are_imported_only_when_used():
 def test_accuracy_control_mends_a_bad_quantization(run):
     """Ranges taken from nearly black images ruin plain int8; what the validation images show brings it back."""
     from marquee.training.export import trace_program
+    from marquee.training.familiarity import LogitsAndFeatures
     from marquee.training.optimize.material import Images, even_sample, read_records, read_run
-    from marquee.training.optimize.openvino_ir import LogitsAndFeatures, accuracy, convert, quantize
+    from marquee.training.optimize.openvino_ir import accuracy, convert, quantize
     from marquee.training.progress import Progress
 
     spec = read_spec(run / "bundle")

@@ -25,7 +25,7 @@ def tiny_spec(tmp_path) -> ModelSpec:
     ov.save_model(ov.Model([ops.matmul(mean, weights, False, False)], [pixels]), tmp_path / "m.xml", False)
     files = {name: sha256_file(tmp_path / name) for name in ("m.xml", "m.bin")}
     return ModelSpec(
-        schema_version=2,
+        schema_version=3,
         task="image-classification",
         labels=("bright", "dark"),
         image=ImageSpec(channels=1, resize=4, crop=4),

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import gamma
 
 from marquee.handlers.predictor import Outputs
 from marquee.training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
 from marquee.training.config import ExportConfig
-from marquee.training.familiarity import FeatureDistance
+from marquee.training.familiarity import tables_of
 
 RNG = np.random.default_rng(0)
 TRUE_LOGITS = RNG.normal(0, 2, (4000, 3))
@@ -88,8 +87,11 @@ def test_too_few_images_for_the_share_are_told_of(caplog):
 
 def test_feature_distance_by_hand():
     """Two classes at (0, 0) and (10, 0); the first feature spreads by 2, the second by 1."""
-    distance = FeatureDistance(np.array([[0.0, 0.0], [10.0, 0.0]]), np.diag([4.0, 1.0]))
-    features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [12.0, 1.0], [5.0, 0.0]])
+    distance = tables_of(np.array([[0.0, 0.0], [10.0, 0.0]]), np.diag([4.0, 1.0]))
+    features = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [12.0, 1.0], [5.0, 0.0]])
     # Squared distance to the nearest mean in units of the spread, over two features.
     expected = np.sqrt(np.array([0, 1, 1, 2, 25 / 4]) / 2)
-    assert distance(features).numpy()[:, 0] == pytest.approx(expected, abs=1e-6)
+    assert distance(features) == pytest.approx(expected, abs=1e-6)
+    many = np.tile(features, (300_000, 1))  # more than is computed at once
+    assert distance(many).reshape(-1, 5) == pytest.approx(np.tile(distance(features), (300_000, 1)), abs=1e-6)
+    assert distance(features[:0]).shape == (0,)

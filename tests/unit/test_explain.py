@@ -80,7 +80,7 @@ def bundle(model: nn.Module, folder, image=IMAGE, engine="exported") -> Predicto
         name="fp32", engine=engine, precision="fp32", files={name: sha256_file(folder / name) for name in files}
     )
     spec = ModelSpec(
-        schema_version=2,
+        schema_version=3,
         task="image-classification",
         labels=LABELS,
         image=image,

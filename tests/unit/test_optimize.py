@@ -32,7 +32,7 @@ def ranking(host: Host, *order: str, date: str = "2026-01-01T00:00:00Z") -> Rank
 
 def spec(*rankings: Ranking) -> ModelSpec:
     return ModelSpec(
-        schema_version=2,
+        schema_version=3,
         task="image-classification",
         labels=("cat", "dog"),
         image=ImageSpec(channels=1, resize=8, crop=8),

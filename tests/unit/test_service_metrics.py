@@ -168,7 +168,7 @@ def test_a_report_that_fails_is_told_once(caplog):
 def predictor(labels: int = 3, multi_label: bool = False) -> Predictor:
     variant = VariantSpec(name="int8", engine="openvino", precision="int8", files={"v": "0" * 64})
     spec = ModelSpec(
-        schema_version=2,
+        schema_version=3,
         task="multi-label-classification" if multi_label else "image-classification",
         labels=tuple(f"c{i}" for i in range(labels)),
         image=ImageSpec(channels=1, resize=8, crop=8),

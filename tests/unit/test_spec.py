@@ -13,7 +13,7 @@ DIGEST = "0" * 64
 
 def document(**changes):
     spec = {
-        "schema_version": 1,
+        "schema_version": 3,
         "task": "image-classification",
         "labels": ["cat", "dog"],
         "image": {"channels": 1, "resize": 40, "crop": 32},
@@ -49,7 +49,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 3}, "schema_version: this code reads 2, the bundle has 3"),
+        ({"schema_version": 4}, "schema_version: this code reads 3, the bundle has 4"),
         ({"schema_version": ...}, "schema_version: missing"),
         ({"schema_version": True}, "schema_version: expected int, got bool True"),
         ({"task": "regression"}, "task: expected one of 'image-classification'"),

@@ -14,12 +14,12 @@ from torch import nn
 from marquee.handlers.distance import DISTANCE_FILE, Distance, write_distance
 from marquee.handlers.spec import TOLERANCES, Precision, VariantSpec, sha256_file
 from marquee.training.errors import OptimizeError
-from marquee.training.export import export_program, trace_program
-from marquee.training.familiarity import FeatureDistance, WithDistance
+from marquee.training.export import export_program, outputs_of, trace_program
+from marquee.training.familiarity import LogitsAndFeatures
 from marquee.training.models import Classifier
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.material import Material
-from marquee.training.optimize.openvino_ir import LogitsAndFeatures, convert, quantize, read, relative, save
+from marquee.training.optimize.openvino_ir import convert, quantize, read, relative, save
 from marquee.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -84,17 +84,16 @@ class Builder:
             raise OptimizeError("fp16 programs are for GPUs, and this machine has none to measure it on")
         path = self._place(f"program-{precision}") / "model.pt2"
         if not path.exists():
-            served: nn.Module = classifier if precision == "fp32" else LowPrecision(classifier, _DTYPES[precision])
-            if self._network.distance is not None:
-                served = WithDistance(served, FeatureDistance.of(self._network.distance)).eval()  # type: ignore[arg-type]
+            lower = classifier if precision == "fp32" else LowPrecision(classifier, _DTYPES[precision])
+            served: nn.Module = lower if self._network.distance is None else LogitsAndFeatures(lower)
             with _translated("torch.export"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                export_program(served, self._spec.image, path)
+                export_program(served.eval(), self._spec.image, path)
         return self._variant(
             name,
             engine,
             precision,
-            [path],
+            [path, *self._tables()],
             device="cuda" if precision == "fp16" else "any",
             isa=_BF16_CPUS if precision == "bf16" else (),
         )
@@ -163,6 +162,7 @@ class Builder:
             engine=engine,
             precision=precision,
             files=dict(zip(relative(files, self._folder), map(sha256_file, files), strict=True)),
+            outputs=outputs_of(self._network.distance),
             tolerance=TOLERANCES[precision],
             device=device,
             isa=isa,

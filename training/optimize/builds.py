@@ -108,7 +108,7 @@ def _distance(classifier: Classifier, run: Run, spec: ModelSpec, progress: Progr
     fitted = fit_distance(classifier, run.manifest, spec.image, workers, progress)
     if fitted is None:
         raise OptimizeError("it does not give its features any more")
-    return fitted.tables
+    return fitted
 
 
 def _program_of(variant: VariantSpec, folder: Path) -> Path:

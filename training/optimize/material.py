@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from marquee.handlers.distance import Distance
+from marquee.handlers.distance import Distance, distance_of
 from marquee.handlers.errors import InputError
 from marquee.handlers.images import load
 from marquee.handlers.spec import ModelSpec
@@ -172,10 +172,12 @@ def read_material(
 
 
 def read_tables(bundle: Path, spec: ModelSpec) -> Distance | None:
-    """The distance that is part of the bundle's exported program; None where there is none."""
-    if spec.output.max_distance is None:
-        return None
-    program = torch.export.load(bundle / next(iter(spec.variants[0].files)))
+    """The tables of the bundle's first variant; None where it measures no distance."""
+    first = spec.variants[0]
+    if "logits_and_distance" not in first.outputs:
+        return distance_of(first, bundle)
+    # A bundle of an earlier version: they are part of its program.
+    program = torch.export.load(bundle / next(iter(first.files)))
     tables = {
         name.rpartition(".")[2]: value for name, value in program.state_dict.items() if ".distance." in f".{name}"
     }

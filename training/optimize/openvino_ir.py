@@ -9,31 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from marquee.handlers.spec import ImageSpec
 from marquee.training.errors import OptimizeError
-from marquee.training.models import Classifier
 from marquee.training.optimize.material import LEAST_CALIBRATION, Images
 from marquee.training.optimize.signal_stack import kept_signal_stack
 
 _INSTALL = 'install the extra: pip install "marquee[optimize]"'
-
-
-class LogitsAndFeatures(nn.Module):
-    """uint8 (N, H, W, C) -> logits (N, labels) and features (N, D).
-
-    Args:
-        classifier: the network.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the class."""
-        return self.classifier.logits_and_features(pixels)
 
 
 def convert(program: torch.export.ExportedProgram, image: ImageSpec) -> Any:

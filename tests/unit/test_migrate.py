@@ -1,0 +1,98 @@
+"""Bundles of earlier versions, kept as they were written, are read, answer, and are served as they did."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ts.context import Context
+
+from marquee.handlers.distance import read_distance
+from marquee.handlers.errors import BundleError
+from marquee.handlers.golden import read_golden, replay
+from marquee.handlers.predictor import Predictor
+from marquee.handlers.service import ClassifierService
+from marquee.handlers.spec import SCHEMA_VERSION, read_spec
+from marquee.serving.archive import package
+from marquee.training.optimize.material import read_tables
+
+BUNDLES = Path(__file__).parent.parent / "data" / "bundles"
+KEPT = [("version-1", "fp32"), ("version-2", "fp32"), ("version-2", "openvino-fp32")]
+
+
+@pytest.mark.parametrize(("version", "variant"), KEPT)
+def test_it_answers_as_it_did(version, variant):
+    predictor = Predictor.load(BUNDLES / version, variant=variant)
+    assert replay(predictor) == []
+    samples = read_golden(predictor.folder, predictor.spec, predictor.variant)
+    for sample, answer in zip(samples, predictor.predict([one.data for one in samples]), strict=True):
+        assert np.abs(answer.probabilities - sample.probabilities).max() < 1e-6
+        assert answer.distance == pytest.approx(sample.distance, abs=1e-4)
+        assert answer.abstained == ("unfamiliar" if sample.distance > 4 else None)
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("version", ["version-1", "version-2"])
+def test_it_is_packaged_and_served(version, tmp_path, monkeypatch):
+    archive = package(BUNDLES / version, "kept", "1.0", tmp_path)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path)
+    monkeypatch.setattr("marquee.handlers.service._refuse_foreign_code", lambda folder: None)
+    service = ClassifierService()
+    manifest = json.loads((tmp_path / "MAR-INF" / "MANIFEST.json").read_text())
+    service.initialize(Context("kept", str(tmp_path), manifest, 2, None, "0", model_yaml_config={}))
+    assert service.predictor.spec.schema_version == SCHEMA_VERSION
+
+
+def test_what_is_written_of_it_is_of_today(tmp_path):
+    spec = read_spec(BUNDLES / "version-2")
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    assert json.loads(spec.to_json())["schema_version"] == SCHEMA_VERSION
+    assert read_spec(tmp_path) == spec
+
+
+def test_variants_are_made_from_the_tables_inside_its_program():
+    bundle = BUNDLES / "version-2"
+    found, kept = read_tables(bundle, read_spec(bundle)), read_distance(bundle / "variants" / "distance.npz")
+    assert np.array_equal(found.whitening, kept.whitening)
+    assert np.array_equal(found.means, kept.means)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": 3}, "variants: expected a list, got int 3"),
+        ({"variants": [3]}, "variants[0]: expected an object, got int 3"),
+        ({"output": []}, "output: expected an object, got list"),
+        ({"schema_version": 2.5}, "schema_version: expected int, got float 2.5"),
+        ({"schema_version": 0}, "schema_version: this code reads 3, the bundle has 0"),
+    ],
+)
+def test_damaged_ones_are_refused_by_field(change, message, tmp_path):
+    document = json.loads((BUNDLES / "version-2" / "spec.json").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps({**document, **change}))
+    with pytest.raises(BundleError) as caught:
+        read_spec(tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["features"], "outputs: expected logits, with or without features, got features"),
+        (["logits", "logits"], "outputs: expected logits, with or without features"),
+        (["logits", "heat"], "outputs[1]: expected one of 'logits', 'features'"),
+        (["logits", "features"], "gives features, but has no distance.npz to measure them by"),
+    ],
+)
+def test_outputs_that_cannot_be(outputs, message, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / "version-1", folder)
+    document = json.loads((folder / "spec.json").read_text())
+    document["variants"][0]["outputs"] = outputs
+    (folder / "spec.json").write_text(json.dumps({**document, "schema_version": 3}))
+    with pytest.raises(BundleError) as caught:
+        Predictor.load(folder)
+    assert message in str(caught.value)
