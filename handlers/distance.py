@@ -12,7 +12,7 @@ from .errors import BundleError
 from .spec import VariantSpec
 
 DISTANCE_FILE = "distance.npz"
-"""Last part of the path of the variant's file that holds the tables."""
+"""How the path of the variant's file ends that holds the tables."""
 _AT_ONCE = 1 << 22
 """Differences that are held in memory: 16 MB."""
 
@@ -50,7 +50,7 @@ def distance_of(variant: VariantSpec, folder: Path) -> Distance | None:
     if "features" not in variant.outputs:
         return None
     for name in variant.files:
-        if name.rpartition("/")[2] == DISTANCE_FILE:
+        if name.endswith(DISTANCE_FILE):
             return read_distance(Path(folder) / name)
     raise BundleError(f"variant {variant.name!r} gives features, but has no {DISTANCE_FILE} to measure them by")
 
