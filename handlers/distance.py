@@ -13,8 +13,8 @@ from .spec import VariantSpec
 
 DISTANCE_FILE = "distance.npz"
 """How the path of the variant's file ends that holds the tables."""
-_AT_ONCE = 1 << 22
-"""Differences that are held in memory: 16 MB."""
+_AT_ONCE = 1 << 21
+"""Differences between features and means that are computed together; they and their squares take 16 MB."""
 
 
 class Distance:

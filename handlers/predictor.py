@@ -232,28 +232,51 @@ class Predictor:
         side, channels = self.spec.image.crop, self.spec.image.channels
         if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, channels):
             raise ValueError(f"expected uint8 (N, {side}, {side}, {channels}), got {batch.dtype} {batch.shape}")
-        parts = [self.engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
-        if not parts:
+        if not len(batch):
             return Outputs(np.zeros((0, len(self.spec.labels))), None)
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in self.variant.outputs}
-        found = self._named(arrays)
-        for values, columns in ((found.logits, (len(self.spec.labels),)), (found.distances, ())):
-            if values is None:
-                continue
-            if values.shape != (len(batch), *columns):
-                raise BundleError(
-                    f"the engine gave {values.shape} for {len(batch)} images, expected {(len(batch), *columns)}"
-                )
-            if not np.isfinite(values).all():
-                raise BundleError("the engine gave logits or features that are not finite")
-        return found
+        arrays = self._run(batch)
+        try:
+            distances = self._distances_of(arrays)
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"the engine gave features that do not fit the table of distances: {error}") from error
+        if distances is not None and not np.isfinite(distances).all():
+            raise BundleError("the engine gave features that are not finite")
+        return Outputs(self._logits_of(arrays), distances)
 
-    def _named(self, arrays: Mapping[OutputName, np.ndarray]) -> Outputs:
-        if "logits_and_distance" in arrays:  # a bundle of an earlier version
-            joined = arrays["logits_and_distance"].astype(np.float64)
-            return Outputs(joined[:, :-1], joined[:, -1])
-        distances = None if self._distance is None else self._distance(arrays["features"]).astype(np.float64)
-        return Outputs(arrays["logits"].astype(np.float64), distances)
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (N, crop, crop, channels) with at least one image -> float64 logits (N, labels), and nothing else.
+
+        Raises:
+            BundleError: see :meth:`outputs`.
+        """
+        return self._logits_of(self._run(batch))
+
+    def _run(self, batch: np.ndarray) -> Mapping[OutputName, np.ndarray]:
+        """What the engine gives, each array with a row for each image."""
+        parts = [self.engine(batch[start : start + MAX_BATCH]) for start in range(0, len(batch), MAX_BATCH)]
+        try:
+            arrays = {name: np.concatenate([part[name] for part in parts]) for name in self.variant.outputs}
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            wanted = ", ".join(self.variant.outputs)
+            raise BundleError(f"the engine did not give arrays named {wanted}: {error!r}") from error
+        for values in arrays.values():
+            if values.ndim != 2 or len(values) != len(batch):
+                raise BundleError(f"the engine gave {values.shape} for {len(batch)} images")
+        return arrays
+
+    def _logits_of(self, arrays: Mapping[OutputName, np.ndarray]) -> np.ndarray:
+        joined = arrays.get("logits_and_distance")  # of a bundle of an earlier version
+        logits = (arrays["logits"] if joined is None else joined[:, :-1]).astype(np.float64)
+        if logits.shape[1] != len(self.spec.labels):
+            raise BundleError(f"the engine gave {logits.shape[1]} logits for {len(self.spec.labels)} labels")
+        if not np.isfinite(logits).all():
+            raise BundleError("the engine gave logits that are not finite")
+        return logits
+
+    def _distances_of(self, arrays: Mapping[OutputName, np.ndarray]) -> np.ndarray | None:
+        if "logits_and_distance" in arrays:
+            return arrays["logits_and_distance"][:, -1].astype(np.float64)
+        return None if self._distance is None else self._distance(arrays["features"]).astype(np.float64)
 
     def answer(self, outputs: Outputs) -> list[Prediction]:
         """One prediction a row: temperature, ranking and thresholds applied."""

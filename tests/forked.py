@@ -159,21 +159,28 @@ def command(path: Path, module: str) -> Iterator[None]:
     path.write_text(_COMMAND.format(python=sys.executable, door=str(door)))
     path.chmod(0o755)
 
+    running: list[Forked] = []
+
     def answer_all(listener: socket.socket) -> None:
         with suppress(OSError):  # shut down
             while True:
-                answer(listener.accept()[0])
+                caller = listener.accept()[0]
+                threading.Thread(target=answer, args=(caller,), daemon=True).start()
 
     def answer(caller: socket.socket) -> None:
-        message, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
-        arguments, folder, environment = json.loads(message)
-        options = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
-        process = Forked([sys.executable, "-m", module, *arguments], cwd=folder, env=environment, **options)
-        for stream in streams:
-            os.close(stream)
-        with caller:
-            caller.send(str(process.wait() & 0xFF).encode())
+        with caller:  # what goes wrong here ends the program, too, which then has no answer
+            message, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+            arguments, folder, environment = json.loads(message)
+            options = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
+            with starting:
+                process = Forked([sys.executable, "-m", module, *arguments], cwd=folder, env=environment, **options)
+                running.append(process)
+            for stream in streams:
+                os.close(stream)
+            code = process.wait()
+            caller.send(str(128 - code if code < 0 else code).encode())
 
+    starting = threading.Lock()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(door))
         listener.listen()
@@ -184,6 +191,9 @@ def command(path: Path, module: str) -> Iterator[None]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+            for process in running:
+                if process.poll() is None:
+                    process.kill()
 
 
 def _can_be_forked(given: dict[str, Any], environment: dict[str, str]) -> bool:

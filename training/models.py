@@ -1,6 +1,7 @@
 """The network: a timm backbone behind its own normalisation, so that what is exported takes plain pixels."""
 
 import difflib
+import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def check_resizing(model: ModelConfig, loop: LoopConfig) -> None:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def check_size(backbone: nn.Module, named: str, side: int, channels: int) -> None:
     """Raises TrainingError where a network takes no images of ``side`` pixels: many say so only when they see one.
 
@@ -134,7 +135,12 @@ def check_size(backbone: nn.Module, named: str, side: int, channels: int) -> Non
         backbone.eval()(torch.zeros(1, channels, side, side))
     except Exception as error:
         # What a layer raises is its own; an assertion often comes without a text, and then its code says more.
-        said = " ".join(str(error).split()) or f"fails at {traceback.extract_tb(error.__traceback__)[-2].line}"
+        own = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if f"{os.sep}torch{os.sep}" not in frame.filename
+        ]
+        said = " ".join(str(error).split()) or f"fails at {own[-1].line}"
         usual = getattr(backbone, "pretrained_cfg", None) or {}
         hint = f"; its authors use {usual['input_size'][-1]}" if "input_size" in usual else ""
         raise TrainingError(f"{named}: does not take images of {side} pixels: {said[:300]}{hint}") from error

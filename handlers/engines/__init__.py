@@ -38,7 +38,10 @@ class Engine(Protocol):
     """A loaded model."""
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 (N, crop, crop, channels) -> float32 arrays, by the names of :attr:`VariantSpec.outputs`."""
+        """uint8 (N, crop, crop, channels) -> float32 arrays, by the names of :attr:`VariantSpec.outputs`.
+
+        The predictor checks that each is there.
+        """
 
     def kernels(self) -> dict[str, int]:
         """Precision (``fp32``, ``bf16``, ``fp16``, ``int8``) -> convolutions and matrix products that run in it."""

@@ -81,7 +81,7 @@ class ExportedEngine:
             pixels = pixels.to(self._device)
         found = self._call(pixels)
         tensors = found if isinstance(found, (tuple, list)) else (found,)
-        return {name: tensor.float().cpu().numpy() for name, tensor in zip(self._outputs, tensors, strict=True)}
+        return {name: tensor.float().cpu().numpy() for name, tensor in zip(self._outputs, tensors, strict=False)}
 
     @torch.inference_mode()
     def kernels(self) -> dict[str, int]:

@@ -84,7 +84,7 @@ class OpenVinoEngine:
             self._rest.infer([batch[shared:]], share_inputs=True)
             parts.append(_outputs(self._rest))
         arrays = (np.concatenate(shares) for shares in zip(*parts, strict=True))
-        return dict(zip(self._outputs, arrays, strict=True))
+        return dict(zip(self._outputs, arrays, strict=False))
 
     def kernels(self) -> dict[str, int]:
         """See :class:`marquee.handlers.engines.Engine`: what the compiled graph says about itself."""

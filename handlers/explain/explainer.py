@@ -101,9 +101,7 @@ class Explainer:
         budget = Budget(seconds)
         colour = 255 * np.array(self._predictor.spec.image.mean)
         if method == "occlusion":
-            heat, settings = methods.occlusion(
-                lambda batch: self._predictor.outputs(batch).logits, pixels, index, ask, colour, budget
-            )
+            heat, settings = methods.occlusion(self._predictor.logits, pixels, index, ask, colour, budget)
         elif method == "gradcam":
             heat, settings = methods.gradcam(self._program, pixels, index, budget)
         else:

@@ -46,7 +46,7 @@ class Tuned:
     left_out: dict[str, str]
     """Variant -> why it was not tried."""
     changes: dict[str, Value]
-    """Keys of ``model-config.yaml`` for the best settings; none when no settings meet the goal."""
+    """Settings of ``model-config.yaml``, TorchServe's and the handler's; none when no settings meet the goal."""
     in_process: tuple[tuple[float, float], ...]
     """Images a second behind the server and in process, one pair a round."""
     written: bool

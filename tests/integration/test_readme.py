@@ -154,4 +154,4 @@ def test_the_commands_work(tmp_path, digits):
             assert "32 golden answers equal" in text
             assert "stopped pid" in text
         finally:
-            subprocess.run([programs / "marquee", "serve", "stop"], capture_output=True, **options)
+            subprocess.run([programs / "marquee", "serve", "stop"], capture_output=True, timeout=90, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from ts.context import Context
 
 from marquee.handlers.distance import read_distance
@@ -16,7 +17,10 @@ from marquee.handlers.predictor import Predictor
 from marquee.handlers.service import ClassifierService
 from marquee.handlers.spec import SCHEMA_VERSION, read_spec
 from marquee.serving.archive import package
+from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.material import read_tables
+from marquee.training.optimize.on_host import measure_on_host
+from marquee.training.progress import Progress
 
 BUNDLES = Path(__file__).parent.parent / "data" / "bundles"
 KEPT = [("version-1", "fp32"), ("version-2", "fp32"), ("version-2", "openvino-fp32")]
@@ -42,7 +46,8 @@ def test_it_is_packaged_and_served(version, tmp_path, monkeypatch):
     monkeypatch.setattr("marquee.handlers.service._refuse_foreign_code", lambda folder: None)
     service = ClassifierService()
     manifest = json.loads((tmp_path / "MAR-INF" / "MANIFEST.json").read_text())
-    service.initialize(Context("kept", str(tmp_path), manifest, 2, None, "0", model_yaml_config={}))
+    config = yaml.safe_load((tmp_path / "model-config.yaml").read_text())
+    service.initialize(Context("kept", str(tmp_path), manifest, 2, None, "0", model_yaml_config=config))
     assert service.predictor.spec.schema_version == SCHEMA_VERSION
 
 
@@ -58,6 +63,21 @@ def test_variants_are_made_from_the_tables_inside_its_program():
     found, kept = read_tables(bundle, read_spec(bundle)), read_distance(bundle / "variants" / "distance.npz")
     assert np.array_equal(found.whitening, kept.whitening)
     assert np.array_equal(found.means, kept.means)
+
+
+def test_measuring_an_older_archive_leaves_it_readable_by_its_own_code(tmp_path):
+    """Its handler knows version 2 only: nothing but measurements and rankings may be new in its spec.json."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / "version-2", folder)
+    before = json.loads((folder / "spec.json").read_text())
+    config = OptimizeConfig(rounds=1, seconds=0.05, max_accuracy_drop=0.9)
+    measure_on_host(folder, config, "cpu", Progress(quiet=True))
+    after = json.loads((folder / "spec.json").read_text())
+    assert after["rankings"]
+    assert all(variant.pop("measurements") for variant in after["variants"])
+    for variant in before["variants"]:
+        variant.pop("measurements")
+    assert {**after, "rankings": []} == before
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,18 @@
 import zipfile
 
 import pytest
+import yaml
 
 from marquee.handlers.schema import SchemaError
 from marquee.handlers.worker_config import WorkerConfig, read_worker_config
 from marquee.serving.errors import OperationError
-from marquee.serving.model_config import changed_config, read_model_config, update_model_config, worker_config
+from marquee.serving.model_config import (
+    changed_config,
+    places,
+    read_model_config,
+    update_model_config,
+    worker_config,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,32 @@ class TestArchivesOfEveryVersion:
     def test_a_wrong_key_is_named(self, tmp_path):
         with pytest.raises(OperationError, match=r"^model-config\.yaml: handler\.thread: unknown field"):
             worker_config({"handler": {"thread": 1}})
+
+    def test_an_older_archive_without_any_of_its_keys(self, tmp_path):
+        path = archive_with(tmp_path, "minWorkers: 1\n")
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("handlers/service.py", "")
+        assert changed_config(path, {"threads": 2}) == "minWorkers: 1\nthreads: 2\n"
+        assert places(path, {"threads": 2, "batchSize": 4}) == {"threads": 2, "batchSize": 4}
+
+    def test_an_older_archives_wrong_key_is_named_where_it_is(self):
+        with pytest.raises(OperationError, match=r"^model-config\.yaml: threads: expected int"):
+            worker_config({"threads": "many"})
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a: 'yes'\nb: \"on\"\nhandler: {explain: off}\n",
+            "a: yes\nb: 010\nhandler:\n  explain: no\n",
+            "a: 1\na: 2\nhandler: {}\n",
+            "base: &seconds 60\nresponseTimeout: *seconds\nhandler: {explain: &no false}\nz: *no\n",
+        ],
+    )
+    def test_every_other_key_is_afterwards_what_the_worker_read_before(self, tmp_path, text):
+        """The library that keeps comments reads yes, off and 010 differently from the worker's."""
+        path = archive_with(tmp_path, text)
+        before = yaml.safe_load(text)
+        update_model_config(path, {"threads": 2, "batchSize": 4})
+        wanted = {**before, "batchSize": 4, "handler": {**before["handler"], "threads": 2}}
+        assert read_model_config(path) == wanted
+        assert places(path, {"threads": 2, "batchSize": 4}) == {"handler.threads": 2, "batchSize": 4}

@@ -29,6 +29,8 @@ AUTO_BYTES = 4_000_000_000
 """Decoded images up to this size are cached when nobody says otherwise."""
 UNLIMITED = sys.maxsize
 """A short side that no image exceeds: everything is kept as it is decoded."""
+_THREADS = 16
+"""Images that are decoded at once, at most: each takes its whole size in memory."""
 _INDEX, _PIXELS = "index.json", "pixels.bin"
 
 
@@ -79,12 +81,12 @@ def _decode_in_order(records: Sequence[Record], spec: ImageSpec, short_side: int
     costs to decode.
     """
     waiting: deque[Future[np.ndarray]] = deque()
-    threads = usable_cores()
+    threads = min(_THREADS, usable_cores())
     pool = ThreadPoolExecutor(threads, "cache")
     try:
         for record in records:
             waiting.append(pool.submit(_decode, record, spec, short_side))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > threads + 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -12,13 +12,28 @@ from marquee.training.importing.config import ImportConfig
 if TYPE_CHECKING:
     import openvino as ov
 
+_HEAVY = ("Convolution", "GroupConvolution", "MatMul")
+_BETWEEN = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+"""What may lie between rounding and a product: a change of scale (DequantizeLinear) or of shape."""
+_LEVELS = 256
 _SMALLEST = 1e-30
 """Probabilities are at least this before the logarithm: a softmax does underflow to 0, and the logarithm must not."""
 
 
 def is_quantized(model: "ov.Model") -> bool:
-    """Whether its activations are rounded to few levels, as by NNCF or by ONNX's QuantizeLinear: it runs in int8."""
-    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    """Whether most of its convolutions and products take numbers that are rounded to 8 bits: they run in int8.
+
+    So NNCF leaves a graph, and so OpenVINO reads ONNX's QuantizeLinear.
+    """
+    heavy = [node for node in model.get_ops() if node.get_type_name() in _HEAVY]
+    return bool(heavy) and 2 * sum(map(_takes_rounded, heavy)) >= len(heavy)
+
+
+def _takes_rounded(node: "ov.Node") -> bool:
+    source = node.input_value(0).get_node()
+    while source.get_type_name() in _BETWEEN:
+        source = source.input_value(0).get_node()
+    return bool(source.get_type_name() == "FakeQuantize" and source.get_attributes()["levels"] <= _LEVELS)
 
 
 def dynamic_batch(model: "ov.Model", path: Path, layout: str, image: ImageSpec) -> None:

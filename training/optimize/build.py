@@ -127,6 +127,8 @@ class Builder:
         first = self._spec.variants[0]
         if first.precision == "int8":
             raise OptimizeError("the bundle's model is quantized already; import what it was quantized from")
+        if "logits_and_distance" in first.outputs:
+            raise OptimizeError("the bundle is of an earlier version and its run is not there to make variants from")
         path = self._folder / next(iter(first.files))
         return read(path) if first.engine == "openvino" else convert(torch.export.load(path), image)
 
@@ -136,7 +138,7 @@ class Builder:
         return self._network.classifier
 
     def _tables(self) -> list[Path]:
-        """The file of class means that engines without them in their graph take."""
+        """The file of the distance's tables; none where the distance is not measured."""
         if self._network.distance is None:
             return []
         path = self._place(DISTANCE_FILE)

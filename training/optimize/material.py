@@ -149,7 +149,7 @@ def read_material(
             folder=folder,
             spec=spec,
             run=None,
-            distance=None,
+            distance=read_tables(bundle, spec),
             calibration=samples,
             calibration_records=(),
             validation=None,

@@ -1,5 +1,6 @@
 """Measuring again on the machine that serves, without the data set."""
 
+import json
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,6 +12,7 @@ from marquee.handlers.golden import prove
 from marquee.handlers.host import this_host
 from marquee.handlers.measurement import Measurement
 from marquee.handlers.predictor import Predictor
+from marquee.handlers.schema import to_dict
 from marquee.handlers.spec import SPEC_FILE, ModelSpec, VariantSpec, read_spec
 from marquee.training.errors import OptimizeError
 from marquee.training.optimize.config import OptimizeConfig
@@ -59,8 +61,22 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
         variants=tuple(variants.get(variant.name, variant) for variant in spec.variants),
         rankings=(*(one for one in spec.rankings if not one.host.like(ranking.host)), ranking),
     )
-    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    _write(folder / SPEC_FILE, spec)
     return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=left_out)
+
+
+def _write(path: Path, spec: ModelSpec) -> None:
+    """Adds what was measured to ``spec.json``.
+
+    Whatever its version, the rest stays as it is: an archive brings the code that reads it.
+    """
+    document = json.loads(path.read_text("utf-8"))
+    if document["schema_version"] == 1:
+        raise OptimizeError("its code is of a version that cannot keep measurements; package the run again")
+    for entry, variant in zip(document["variants"], spec.variants, strict=True):
+        entry["measurements"] = to_dict(variant.measurements)
+    document["rankings"] = to_dict(spec.rankings)
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
 def _usable(

@@ -170,7 +170,8 @@ def _count_equal(client: "Client", protocol: str, predictions: Path) -> int:
         )
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        return sum(clients.map(is_equal, rows))
+        # One alone first: it makes the connection that the others use.
+        return is_equal(rows[0]) + sum(clients.map(is_equal, rows[1:]))
 
 
 def _check(condition: bool, failure: str) -> None:

@@ -46,6 +46,7 @@ def main() -> int:
     """Entry point."""
     arguments = parse_arguments("tune", Arguments, __doc__)
     with interruptible():
+        from marquee.serving.model_config import places
         from marquee.serving.tuning.table import refusal, summary, table, to_document
         from marquee.serving.tuning.tune import tune
         from marquee.training.device import resolve_device
@@ -66,7 +67,7 @@ def main() -> int:
         raise OperationError(refusal(tuned))
     if not arguments.json:
         print("\n".join(summary(tuned)))
-        changes = ", ".join(f"{key}: {value}" for key, value in tuned.changes.items())
+        changes = ", ".join(f"{key}: {value}" for key, value in places(tuned.archive, tuned.changes).items())
         where = f"{tuned.archive}: model-config.yaml: {changes}"
         print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
         if tuned.written:
