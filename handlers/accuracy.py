@@ -21,7 +21,7 @@ class Drop:
     """95 %, low and high."""
 
 
-def paired_drop(before: np.ndarray, after: np.ndarray) -> Drop:
+def paired_drop(before: np.ndarray, after: np.ndarray, effective: float | None = None) -> Drop:
     """Difference of two accuracies on the same images, with the adjusted Wald interval of Agresti and Min (2005).
 
     Only the images that one of the two gets right and the other wrong carry information; half an image is added to
@@ -30,20 +30,23 @@ def paired_drop(before: np.ndarray, after: np.ndarray) -> Drop:
     Args:
         before: bool (N,), which answers of the original are right.
         after: bool (N,), of the variant.
+        effective: how many independent images tell as much, where some belong together, such as those of a patient;
+            None: each is on its own.
     """
     images = len(before)
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    total = images + 2
-    lost_share, won_share = (lost + 0.5) / total, (won + 0.5) / total
+    worth = 1.0 if effective is None else effective / images
+    total = worth * images + 2
+    lost_share, won_share = (worth * lost + 0.5) / total, (worth * won + 0.5) / total
     centre = lost_share - won_share
     spread = _Z * float(np.sqrt((lost_share + won_share - centre**2) / total))
     return Drop((lost - won) / images, (centre - spread, centre + spread))
 
 
-def can_show(max_drop: float, images: int) -> bool:
-    """Whether a variant without any difference on ``images`` images would be sure to lose at most ``max_drop``."""
-    none = np.zeros(images, dtype=bool)
-    return paired_drop(none, none).interval[1] <= max_drop
+def can_show(max_drop: float, images: float) -> bool:
+    """Whether a variant without any difference on so many images would be sure to lose at most ``max_drop``."""
+    none = np.zeros(1, dtype=bool)
+    return paired_drop(none, none, images).interval[1] <= max_drop
 
 
 def accuracy_refusal(measured: Measurement, max_drop: float) -> str | None:
@@ -58,7 +61,7 @@ def accuracy_refusal(measured: Measurement, max_drop: float) -> str | None:
     if measured.drop is None or measured.drop_interval is None:
         lost = 1 - measured.agreement
         return f"{lost:.2%} of the answers differ, {max_drop:.2%} are allowed" if lost > max_drop else None
-    if can_show(max_drop, measured.images):
+    if can_show(max_drop, measured.effective_images or measured.images):
         high = measured.drop_interval[1]
         return f"may lose {high:.2%} of the accuracy, {max_drop:.2%} are allowed" if high > max_drop else None
     if measured.drop > max_drop:

@@ -17,6 +17,8 @@ class Measurement:
     """Threads that the engine was given."""
     images: int
     """Images that the answers were judged on."""
+    effective_images: float | None = None
+    """How many independent images tell as much where no answer differs; None: each of them is on its own."""
     accuracy: float | None = None
     """Share of right answers; None without true labels."""
     drop: float | None = None

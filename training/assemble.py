@@ -40,11 +40,10 @@ from marquee.training.models import (
 )
 from marquee.training.optim import create_optimizer
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 from marquee.training.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
-
-CACHE_FOLDER = "cache"
 
 
 def build_model(config: RunConfig, manifest: Manifest) -> tuple[Classifier, ImageSpec]:
@@ -114,7 +113,7 @@ def build_caches(
     size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
     if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
         return Caches()
-    folder = out / CACHE_FOLDER
+    folder = RunFolder(out).cache
     failure: TrainingError | None = None
     no_room = False
     if world.is_main:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from marquee.handlers.schema import SchemaError, from_dict, to_dict
 from marquee.training.errors import TrainingError
 
-CONFIG_FILE = "config.yaml"
 """In a run's folder."""
 RECIPES = Path(__file__).absolute().parent.parent / "recipes"
 """Configurations that can be given by name."""

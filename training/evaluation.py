@@ -19,7 +19,7 @@ from marquee.training.files import write_atomic
 from marquee.training.metrics import classification_metrics, confidence_metrics
 from marquee.training.multi_label import multi_label_confidence_metrics, multi_label_metrics
 from marquee.training.progress import Progress
-from marquee.training.records import MANIFEST_FILE
+from marquee.training.run_folder import RunFolder
 
 BATCH = 32
 
@@ -112,7 +112,7 @@ def find_familiar(bundle: Path, records: Sequence[Record]) -> Familiar | None:
     Raises:
         DataError: the run's manifest is damaged.
     """
-    manifest = bundle.absolute().parent / MANIFEST_FILE
+    manifest = RunFolder(bundle.absolute().parent).manifest
     if not manifest.is_file():
         return None
     splits: dict[str, set[str]] = {split: set() for split in SPLITS}

@@ -38,6 +38,7 @@ from marquee.training.files import atomic_folder
 from marquee.training.golden import choose_golden, write_golden
 from marquee.training.models import Classifier
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 
 MODEL_FILE = "model.pt2"
 CHECKED_IMAGES = 64
@@ -115,7 +116,7 @@ def export_bundle(
         if differences := replay(Predictor(written, written.variants[0], engine, "", staging)):
             raise ExportError(f"{folder}: the written bundle differs from its own evaluation: {differences[0]}")
     # Beside the folder, so after it: a bundle that cannot be put in its place leaves the answers of the one before.
-    write_predictions(folder.parent / "predictions.csv", predictor, records, outputs)
+    write_predictions(RunFolder(folder.parent).predictions, predictor, records, outputs)
     return metrics
 
 

@@ -110,24 +110,29 @@ def accuracy_interval(right: np.ndarray, groups: Sequence[str] | None = None) ->
     if groups is None or len(set(groups)) == images:
         interval = binomtest(hits, images).proportion_ci(method="wilson")
         return [float(interval.low), float(interval.high)]
-    share, effective, z = hits / images, _effective_images(right, groups), float(norm.ppf(0.975))
+    share, effective, z = hits / images, effective_images(right, groups), float(norm.ppf(0.975))
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     spread = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
     return [float(max(0.0, centre - spread)), float(min(1.0, centre + spread))]
 
 
-def _effective_images(right: np.ndarray, groups: Sequence[str]) -> float:
+def effective_images(values: np.ndarray, groups: Sequence[str]) -> float:
+    """How many independent images tell as much about the mean of ``values`` (see :func:`accuracy_interval`).
+
+    Args:
+        values: (N,), of each image, such as whether its answer is right.
+        groups: the group of each.
+    """
     from scipy.stats import t
 
     names, group = np.unique(np.asarray(groups), return_inverse=True)
-    images, count = len(right), len(names)
+    images, count = len(values), len(names)
     if count < 2:
         return 1.0
-    share = right.mean()
-    sums = np.bincount(group, right - share)
-    variance = count / (count - 1) * float((sums**2).sum()) / images**2
-    # Where all answers are right, or all wrong, nothing tells how alike those of a group are: then they are one.
-    effective = min(images, share * (1 - share) / variance) if 0 < share < 1 and variance > 0 else count
+    sums = np.bincount(group, values - values.mean())
+    independent, variance = float(values.var()), count / (count - 1) * float((sums**2).sum()) / images**2
+    # Where all values are the same, nothing tells how alike those of a group are: then they are one.
+    effective = min(images, independent / variance) if independent > 0 and variance > 0 else count
     return float(max(1.0, effective * (t.ppf(0.975, images - 1) / t.ppf(0.975, count - 1)) ** 2))
 
 

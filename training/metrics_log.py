@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marquee.training.files import write_atomic
+from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -21,7 +22,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path | None, upto: int) -> None:
-        self._path = folder / "metrics.jsonl" if folder else None
+        self._path = RunFolder(folder).metrics if folder else None
         self._board = _board(folder, upto + 1) if folder else None
         if self._path is not None and self._path.exists():
             kept = [line for line in self._path.read_text("utf-8").splitlines() if _epoch_of(line) <= upto]
@@ -48,7 +49,7 @@ class MetricsLog:
 def _board(folder: Path, purge_step: int) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+    return SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=purge_step)
 
 
 def _epoch_of(line: str) -> float:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from marquee.handlers.spec import BUNDLE_FOLDER, read_spec
+from marquee.handlers.spec import read_spec
 from marquee.training.config import ImageConfig, LoopConfig, ModelConfig
 from marquee.training.errors import TrainingError
 from marquee.training.hub import locate
 from marquee.training.pretrained import find_run, load_state_dict
+from marquee.training.run_folder import RunFolder
 
 _HEAD_DEVIATION = 0.01
 """Of a classifier's first weights: whatever the features, its first answers are nearly the same for all classes."""
@@ -209,13 +210,13 @@ def _start_small(backbone: nn.Module, classes: int) -> None:
 def _means_the_same(model: ModelConfig, labels: Sequence[str] | None) -> bool:
     """Whether the weights' classifier may be one for ``labels``; files do not say what theirs is for."""
     run = find_run(model.pretrained)
-    return run is None or labels is None or read_spec(run / BUNDLE_FOLDER).labels == tuple(labels)
+    return run is None or labels is None or read_spec(RunFolder(run).bundle).labels == tuple(labels)
 
 
 def pretrained_input(model: ModelConfig, backbone: nn.Module, channels: int) -> PretrainedInput:
     """Normalisation and resizing that the weights of ``backbone`` expect, for ``channels`` channels."""
     if run := find_run(model.pretrained):
-        image = read_spec(run / BUNDLE_FOLDER).image
+        image = read_spec(RunFolder(run).bundle).image
         return PretrainedInput(
             mean=_for_channels(image.mean, channels),
             std=_for_channels(image.std, channels),
@@ -236,7 +237,7 @@ def pretrained_channels(model: ModelConfig) -> int | None:
     if model.pretrained == "none":
         return None
     run = find_run(model.pretrained)
-    return read_spec(run / BUNDLE_FOLDER).image.channels if run else 3
+    return read_spec(RunFolder(run).bundle).image.channels if run else 3
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

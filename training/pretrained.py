@@ -12,6 +12,7 @@ from marquee.handlers.spec import BUNDLE_FOLDER, SPEC_FILE
 from marquee.training.checkpoint import CheckpointStore, served_weights
 from marquee.training.config import EFFICIENTNET_LITE0_WHEEL
 from marquee.training.errors import TrainingError
+from marquee.training.run_folder import RunFolder
 
 StateDict = dict[str, torch.Tensor]
 
@@ -32,7 +33,7 @@ def load_state_dict(source: str, arch: str) -> StateDict:
     path = Path(source)
     if path.is_dir():
         run = find_run(source)
-        best = None if run is None else CheckpointStore(run / "checkpoints").find("best")
+        best = None if run is None else CheckpointStore(RunFolder(run).checkpoints).find("best")
         if best is None:
             raise TrainingError(f"--model.pretrained {source}: a folder, but no finished run of marquee train")
         path = served_weights(best)

@@ -7,8 +7,7 @@ from typing import Any
 
 from marquee import hints
 from marquee.handlers.schema import to_dict
-from marquee.training.checkpoint import CheckpointStore
-from marquee.training.config import CONFIG_FILE, RunConfig, dump_config, load_run_config
+from marquee.training.config import RunConfig, dump_config, load_run_config
 from marquee.training.data.manifest import Manifest, Rejected, read_manifest, write_manifest, write_rejected
 from marquee.training.data.scan import scan
 from marquee.training.data.split import assign_splits
@@ -16,10 +15,10 @@ from marquee.training.distributed import World
 from marquee.training.errors import DataError, TrainingError
 from marquee.training.files import write_atomic
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE = "manifest.csv"
 SHOWN_REJECTED = 20
 """Files left out that are shown one by one."""
 _CHANGEABLE = (
@@ -47,7 +46,7 @@ def prepare_folder(
             failure = error
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not prepare the run; its message says why")
-    return read_manifest(out / MANIFEST_FILE, config.model.multi_label)
+    return read_manifest(RunFolder(out).manifest, config.model.multi_label)
 
 
 def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> tuple[Manifest, list[Rejected]]:
@@ -74,7 +73,7 @@ def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> t
 
 def check_resumable(config: RunConfig, out: Path) -> None:
     """Raises TrainingError when ``config`` differs from the run's in a field that would make it another run."""
-    for name, old, new in _changed_fields(load_run_config(out / CONFIG_FILE), config):
+    for name, old, new in _changed_fields(load_run_config(RunFolder(out).config), config):
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in _CHANGEABLE):
             raise TrainingError(
                 f"{out}: cannot resume with --{name} {new}, the run has {old}; train into a new folder for that"
@@ -84,33 +83,34 @@ def check_resumable(config: RunConfig, out: Path) -> None:
 def _write_records(
     config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, progress: Progress
 ) -> None:
+    folder = RunFolder(out)
     if resume:
-        if not (out / MANIFEST_FILE).is_file():
+        if not folder.is_begun:
             raise TrainingError(f"{out}: nothing to resume; run without --resume")
         check_resumable(config, out)
-        write_atomic(out / CONFIG_FILE, dump_config(config))
+        write_atomic(folder.config, dump_config(config))
         return
     if data is None:
         raise TrainingError("no data given; name a folder or a table with --data")
     if not _is_free(out):
-        if not (out / MANIFEST_FILE).is_file():
+        if not folder.is_begun:
             raise TrainingError(f"{out}: exists already and is no run; choose another --out")
         resuming = hints.command("train", "--out", out, "--resume")
         raise TrainingError(f"{out}: exists already; choose another --out, or go on with it: {resuming}")
     manifest, rejected = read_data(config, data, progress)
     if len(rejected) > SHOWN_REJECTED:
-        logger.info(f"all {len(rejected)} that are left out: {out / 'rejected.csv'}")
-    write_rejected(out / "rejected.csv", rejected)
-    write_atomic(out / CONFIG_FILE, dump_config(config))
+        logger.info(f"all {len(rejected)} that are left out: {folder.rejected}")
+    write_rejected(folder.rejected, rejected)
+    write_atomic(folder.config, dump_config(config))
     # Last: its presence says that the folder is a run.
-    write_manifest(out / MANIFEST_FILE, manifest)
+    write_manifest(folder.manifest, manifest)
 
 
 def _is_free(out: Path) -> bool:
     """True for a folder without files, and for a run that failed before its first checkpoint."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
-    return (out / MANIFEST_FILE).is_file() and CheckpointStore(out / "checkpoints").is_empty
+    return RunFolder(out).is_begun and not RunFolder(out).has_checkpoints
 
 
 def _changed_fields(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

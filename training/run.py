@@ -1,19 +1,6 @@
 """One run, from a data set to a bundle.
 
-::
-
-    RUN/
-      config.yaml         the resolved configuration; --config reads it back
-      manifest.csv        every image with label, split and sha256
-      rejected.csv        files that were left out, and why
-      environment.json    machine, devices, library versions
-      metrics.jsonl       one line an epoch; tensorboard/ has the same curves
-      checkpoints/        see training.checkpoint
-      bundle/             what is packaged and served
-      evaluation.json     metrics of the bundle on the test images
-      predictions.csv     the bundle's answer for each of them
-      report.html         all of it as one page for people
-      MODEL_CARD.md       what the model is, for those who use it
+Its files: :class:`marquee.training.run_folder.RunFolder`.
 """
 
 import logging
@@ -30,9 +17,9 @@ from torch import nn
 
 from marquee import hints
 from marquee.handlers.schema import to_dict
-from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.handlers.spec import ImageSpec
 from marquee.training.advice import advise
-from marquee.training.assemble import CACHE_FOLDER, build_caches, build_model, build_trainer
+from marquee.training.assemble import build_caches, build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from marquee.training.config import RunConfig
 from marquee.training.data.loading import resolve_workers
@@ -50,10 +37,10 @@ from marquee.training.models import Classifier, check_model, check_resizing
 from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
+from marquee.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_FILE = "evaluation.json"
 _REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
 """For a loss that is infinite or no number; a resume takes neither."""
 
@@ -108,18 +95,18 @@ def train(
 def _restarted(out: Path) -> bool:
     """True when torchrun has started this command again after a process died, and there is something to go on with."""
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    return again and not CheckpointStore(out / "checkpoints").is_empty
+    return again and RunFolder(out).has_checkpoints
 
 
 def _train(
     config: RunConfig, manifest: Manifest, out: Path, device: torch.device, world: World, progress: Progress
 ) -> dict[str, Any]:
     model, image = build_model(config, manifest)
-    store = CheckpointStore(out / "checkpoints", config.checkpoint.keep)
+    store = CheckpointStore(RunFolder(out).checkpoints, config.checkpoint.keep)
     workers = resolve_workers(config.loop.workers, len(manifest.split("train")))
     if world.is_main:
         environment = describe_environment(device, resolve_precision(config.loop.precision, device), world.size)
-        write_json(out / "environment.json", environment)
+        write_json(RunFolder(out).environment, environment)
     caches = build_caches(config, manifest, image, out, world, progress)
     trainer = build_trainer(config, manifest, model, image, store, device, world, progress, caches)
     state = _restore(store, model, trainer.optimizer, trainer.scaler, trainer.average, config, progress)
@@ -206,10 +193,11 @@ def _finish(
         "checkpoint": best.name,
         "versions": library_versions(),
     }
+    folder = RunFolder(out)
     metrics = export_bundle(
-        model, manifest, manifest.labels, image, config.export, provenance, out / BUNDLE_FOLDER, workers, progress
+        model, manifest, manifest.labels, image, config.export, provenance, folder.bundle, workers, progress
     )
     result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
-    write_json(out / EVALUATION_FILE, result)
-    shutil.rmtree(out / CACHE_FOLDER, ignore_errors=True)
+    write_json(folder.evaluation, result)
+    shutil.rmtree(folder.cache, ignore_errors=True)
     return result

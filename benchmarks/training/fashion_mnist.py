@@ -23,7 +23,7 @@ from benchmarks.results import origin, write_result
 from benchmarks.training.data import SOURCE, write_fashion_mnist, write_tuning_set
 from benchmarks.training.runs import RESULTS, read_epochs, train
 from marquee.commands.cli import run
-from marquee.training.config import CONFIG_FILE
+from marquee.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def measure(settings: FashionMnist, extra: list[str]) -> Path:
     }
     used = {
         "measured_on": f"{metrics['images']} {'held-out training' if settings.tune else 'test'} images, once",
-        "config": yaml.safe_load((out / CONFIG_FILE).read_text("utf-8")),
+        "config": yaml.safe_load(RunFolder(out).config.read_text("utf-8")),
     }
     series = {name: {metric: [value] for metric, value in values.items()}}
     return write_result(out if settings.tune else settings.results, source, used, series)

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import ROOT
 from benchmarks.results import Values
 from marquee.training.errors import TrainingError
+from marquee.training.run_folder import RunFolder
 
 RESULTS = ROOT / "benchmarks" / "training" / "results"
 NO_AUGMENTATION: Mapping[str, object] = {
@@ -61,7 +62,7 @@ def train(data: Path, out: Path, arguments: Sequence[str], show: bool = False) -
 
 def read_epochs(run: Path) -> list[Values]:
     """The metrics of each epoch of a run."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in RunFolder(run).metrics.read_text("utf-8").splitlines()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,10 +47,11 @@ def train(
         TrainingError: the data or the configuration cannot be used, or the training failed.
     """
     from marquee.training import run
-    from marquee.training.config import CONFIG_FILE, load_run_config
+    from marquee.training.config import load_run_config
+    from marquee.training.run_folder import RunFolder
 
-    if resume and config is None and (Path(out) / CONFIG_FILE).is_file():
-        config = load_run_config(Path(out) / CONFIG_FILE)
+    if resume and config is None and RunFolder(Path(out)).config.is_file():
+        config = load_run_config(RunFolder(Path(out)).config)
     log_to_stderr()
     base = config if isinstance(config, RunConfig) else RunConfig() if config is None else named_config(config)
     chosen = merge_config(base, settings)

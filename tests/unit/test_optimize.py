@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from marquee.handlers.accuracy import can_show, paired_drop
+from marquee.handlers.accuracy import accuracy_refusal, can_show, paired_drop
 from marquee.handlers.choice import choices
 from marquee.handlers.engines import check_precision
 from marquee.handlers.errors import BundleError
 from marquee.handlers.host import Host, this_host
 from marquee.handlers.measurement import Measurement, Ranking
 from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from marquee.training.metrics import effective_images
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
 from marquee.training.optimize.judge import frontier, rank, refusal
 
@@ -142,6 +143,32 @@ def test_equal_answers_are_not_certain_to_be_equal():
     assert low < 0 < high
     assert not can_show(0.005, 100)
     assert can_show(0.005, 400)
+
+
+def test_the_drop_of_images_in_groups_covers_the_truth_as_often_as_it_says():
+    """36 patients with ten images each; of some, a variant loses many, of most none."""
+    groups = [str(number // 10) for number in range(360)]
+    rng, covered = np.random.default_rng(0), {"groups": 0, "images": 0}
+    before = np.ones(360, dtype=bool)
+    for _ in range(500):
+        after = rng.random(360) >= np.repeat(rng.beta(0.5, 4.5, 36), 10)  # on average a tenth is lost
+        for name, effective in (("groups", effective_images(before - after.astype(float), groups)), ("images", None)):
+            low, high = paired_drop(before, after, effective).interval
+            covered[name] += low <= 0.1 <= high
+    assert covered["images"] < 0.85 * 500
+    assert covered["groups"] > 0.92 * 500
+
+
+def test_few_groups_show_less_than_their_images():
+    groups = [str(number // 10) for number in range(4000)]
+    assert can_show(0.005, 4000)
+    assert not can_show(0.005, effective_images(np.zeros(4000), groups[:1000] * 4))
+    assert can_show(0.005, effective_images(np.zeros(4000), groups))
+    right = np.ones(4000, dtype=bool)
+    one = measured(images=4000, drop=0, drop_interval=(-0.01, 0.01))
+    assert "may lose 1.00%" in accuracy_refusal(one, 0.005)
+    assert accuracy_refusal(replace(one, effective_images=100.0), 0.005) is None  # judged by the drop itself
+    assert paired_drop(right, right, 100).interval == paired_drop(right[:100], right[:100]).interval
 
 
 def measured(**fields) -> Measurement:

@@ -15,7 +15,6 @@ from marquee.handlers.golden import replay
 from marquee.handlers.images import load as load_image
 from marquee.handlers.predictor import Prediction, Predictor
 from marquee.handlers.spec import (
-    BUNDLE_FOLDER,
     SCHEMA_VERSION,
     SPEC_FILE,
     TOLERANCES,
@@ -37,6 +36,7 @@ from marquee.training.importing.images import find_images
 from marquee.training.importing.labels import read_labels
 from marquee.training.importing.ready import ReadyModel
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def import_bundle(config: ImportConfig, out: Path, progress: Progress) -> Import
     labels = read_labels(config.labels)
     with _ready(config, labels) as ready, atomic_folder(out) as staging:
         records, rejected = find_images(config.images, labels, ready.image, progress)
-        spec, answers = _write_bundle(staging / BUNDLE_FOLDER, ready, config, labels, records)
+        spec, answers = _write_bundle(RunFolder(staging).bundle, ready, config, labels, records)
         if rejected:
-            write_rejected(staging / "rejected.csv", rejected)
+            write_rejected(RunFolder(staging).rejected, rejected)
     return Imported(spec, answers, tuple(rejected))
 
 

@@ -20,6 +20,7 @@ from marquee.training.errors import TrainingError
 from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
 from marquee.training.models import Classifier
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 from marquee.training.seeding import derive_seed
 
 DEFAULT_LR_SHARE = 0.2
@@ -87,7 +88,7 @@ def fine_tune(
     guide = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        store = CheckpointStore(folder / "checkpoints", settings.checkpoint.keep)
+        store = CheckpointStore(RunFolder(folder).checkpoints, settings.checkpoint.keep)
         caches = build_caches(settings, manifest, image, folder, World(), progress)
         trainer = build_trainer(settings, manifest, tuned, image, store, device, World(), progress, caches)
         state = _fit(_Distiller.of(trainer, guide, config), manifest)

@@ -12,7 +12,7 @@ from marquee.handlers.errors import InputError
 from marquee.handlers.images import load
 from marquee.handlers.spec import ModelSpec
 from marquee.training.checkpoint import CheckpointStore, load_weights
-from marquee.training.config import CONFIG_FILE, RunConfig, load_run_config
+from marquee.training.config import RunConfig, load_run_config
 from marquee.training.data.loading import Encoder, EvaluationImages, evaluation_loader, resolve_workers
 from marquee.training.data.manifest import Manifest, Record, read_manifest
 from marquee.training.errors import OptimizeError
@@ -20,7 +20,7 @@ from marquee.training.losses import one_logit
 from marquee.training.models import Classifier, create_backbone
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.progress import Progress
-from marquee.training.records import MANIFEST_FILE
+from marquee.training.run_folder import RunFolder
 
 LEAST_CALIBRATION = 10
 """With fewer images the quantizer would fit its ranges to accidents."""
@@ -34,6 +34,8 @@ class Images:
     """uint8 (N, crop, crop, channels)."""
     targets: np.ndarray | None
     """int64 (N,), or zeros and ones (N, labels); None where the truth is not known."""
+    groups: tuple[str, ...] | None = None
+    """Of each image; None where each is on its own."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -77,13 +79,14 @@ def read_run(folder: Path, spec: ModelSpec) -> Run | None:
     Raises:
         OptimizeError: it is one, but its weights are gone.
     """
-    if not (folder / MANIFEST_FILE).is_file():
+    files = RunFolder(folder)
+    if not files.is_begun:
         return None
-    config = load_run_config(folder / CONFIG_FILE)
-    manifest = read_manifest(folder / MANIFEST_FILE, config.model.multi_label)
-    best = CheckpointStore(folder / "checkpoints").find("best")
+    config = load_run_config(files.config)
+    manifest = read_manifest(files.manifest, config.model.multi_label)
+    best = CheckpointStore(files.checkpoints).find("best")
     if best is None:
-        raise OptimizeError(f"{folder / 'checkpoints'}: the weights of the run are gone; variants are made from them")
+        raise OptimizeError(f"{files.checkpoints}: the weights of the run are gone; variants are made from them")
     outputs = 1 if one_logit(config.loss, len(spec.labels)) and not config.model.multi_label else len(spec.labels)
     # The weights are the run's own: what it started from need not be had again.
     untrained = replace(config.model, pretrained="none")
@@ -103,7 +106,10 @@ def read_records(records: Sequence[Record], spec: ModelSpec, progress: Progress)
             task.advance(count=len(pixels))
     encode = Encoder(spec.labels, spec.multi_label)
     targets = np.array([np.asarray(encode(record)) for record in records])
-    return Images(pixels=np.concatenate(parts), targets=targets)
+    # Without a group an image is on its own; a group's name contains no NUL.
+    groups = tuple(record.group or f"\0{number}" for number, record in enumerate(records))
+    together = len(set(groups)) < len(groups)
+    return Images(pixels=np.concatenate(parts), targets=targets, groups=groups if together else None)
 
 
 def read_files(files: Sequence[Path], spec: ModelSpec) -> Images:

@@ -18,7 +18,7 @@ from marquee.handlers.spec import GoldenSpec, ModelSpec, OutputSpec
 from marquee.training.calibration import calibrate
 from marquee.training.errors import OptimizeError
 from marquee.training.golden import write_answers
-from marquee.training.metrics import confidence_metrics
+from marquee.training.metrics import confidence_metrics, effective_images
 from marquee.training.multi_label import multi_label_confidence_metrics
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.material import Material
@@ -167,10 +167,13 @@ def _measurement(
     if targets is None:
         return plain
     right, before = _right(answers.predicted, targets), _right(first.predicted, targets)
-    drop = paired_drop(before, right)
+    groups = material.judged.groups
+    lost = before.astype(float) - right
+    drop = paired_drop(before, right, None if groups is None else effective_images(lost, groups))
     metrics = multi_label_confidence_metrics if spec.multi_label else confidence_metrics
     return replace(
         plain,
+        effective_images=None if groups is None else effective_images(np.zeros(len(right)), groups),
         accuracy=float(right.mean()),
         drop=drop.value,
         drop_interval=drop.interval,

@@ -5,6 +5,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from marquee.handlers.choice import lacks
 from marquee.handlers.errors import BundleError
@@ -74,9 +75,16 @@ def _write(path: Path, spec: ModelSpec) -> None:
     if document["schema_version"] == 1:
         raise OptimizeError("its code is of a version that cannot keep measurements; package the run again")
     for entry, variant in zip(document["variants"], spec.variants, strict=True):
-        entry["measurements"] = to_dict(variant.measurements)
+        entry["measurements"] = [_known_to(document["schema_version"], one) for one in variant.measurements]
     document["rankings"] = to_dict(spec.rankings)
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _known_to(version: int, measurement: Measurement) -> dict[str, Any]:
+    known: dict[str, Any] = to_dict(measurement)
+    if version < 3:
+        del known["effective_images"]
+    return known
 
 
 def _usable(
@@ -104,6 +112,7 @@ def _with_measurement(variant: VariantSpec, new: Measurement) -> VariantSpec:
         new = replace(
             new,
             images=judged.images,
+            effective_images=judged.effective_images,
             accuracy=judged.accuracy,
             drop=judged.drop,
             drop_interval=judged.drop_interval,

@@ -13,7 +13,6 @@ from marquee.handlers.measurement import Ranking
 from marquee.handlers.predictor import Predictor
 from marquee.handlers.schema import to_dict
 from marquee.handlers.spec import (
-    BUNDLE_FOLDER,
     SCHEMA_VERSION,
     SPEC_FILE,
     ModelSpec,
@@ -32,10 +31,9 @@ from marquee.training.optimize.material import Material, even_sample, read_mater
 from marquee.training.optimize.measure import measure_variants, now, write_golden_answers
 from marquee.training.optimize.process import variant_process
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-RESULT_FILE = "optimization.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +90,7 @@ def optimize(
     Raises:
         TrainingError: the bundle as it was stays in place.
     """
-    bundle = folder / BUNDLE_FOLDER
+    bundle = RunFolder(folder).bundle
     spec = _first_variant_only(read_spec(bundle))
     verify_files(bundle, spec.files)
     run = read_run(folder, spec)
@@ -110,7 +108,7 @@ def optimize(
         if run is not None and (pruning.channels or pruning.weights):
             build_pruned(builds, run, material, pruning, progress)
         result = _measure_and_rank(staging, builds, material, config, device, progress)
-    write_json(folder / RESULT_FILE, result.to_dict())
+    write_json(RunFolder(folder).optimization, result.to_dict())
     return result
 
 

@@ -14,8 +14,8 @@ from marquee.training.files import write_atomic
 from marquee.training.report import measures
 from marquee.training.report.facts import RunFacts, read_facts
 from marquee.training.report.text import environment
+from marquee.training.run_folder import RunFolder
 
-MODEL_CARD_FILE = "MODEL_CARD.md"
 _OWNED = re.compile(r"<!-- owner: ([\w-]+) -->\n(.*?)\n<!-- end of owner's text -->", re.S)
 _CONFUSIONS = 5
 
@@ -30,7 +30,7 @@ def write_model_card(run: Path) -> Path:
         TrainingError: the folder is no finished run, or an earlier card cannot be read.
     """
     facts = read_facts(run)
-    path = facts.folder / MODEL_CARD_FILE
+    path = RunFolder(facts.folder).model_card
     owned = _owners_texts(path)
     card = environment(html=False).get_template("model_card.md").render(_context(facts))
     kept = _OWNED.sub(lambda block: block[0].replace(block[2], owned.get(block[1], block[2])), card)

@@ -12,10 +12,11 @@ import numpy as np
 
 from marquee import hints
 from marquee.handlers.errors import BundleError
-from marquee.handlers.spec import BUNDLE_FOLDER, ModelSpec, bundle_digest, read_spec
+from marquee.handlers.spec import ModelSpec, bundle_digest, read_spec
 from marquee.training.config import RunConfig, load_run_config
 from marquee.training.data.manifest import Manifest, Record, Rejected, read_manifest
 from marquee.training.errors import TrainingError
+from marquee.training.run_folder import RunFolder
 
 _MEASURES = (
     "split",
@@ -87,28 +88,28 @@ def read_facts(run: Path) -> RunFacts:
     Raises:
         TrainingError: a file is missing or unreadable; the message names it.
     """
-    run = Path(run)
-    evaluation = _read_object(run / "evaluation.json")
+    folder = RunFolder(Path(run))
+    evaluation = _read_object(folder.evaluation)
     for key in _MEASURES:
         if key not in evaluation:
-            raise TrainingError(f"{run / 'evaluation.json'}: has no {key!r}; train the run again")
+            raise TrainingError(f"{folder.evaluation}: has no {key!r}; train the run again")
     try:
-        spec, digest = read_spec(run / BUNDLE_FOLDER), bundle_digest(run / BUNDLE_FOLDER)
+        spec, digest = read_spec(folder.bundle), bundle_digest(folder.bundle)
     except BundleError as error:
         raise TrainingError(str(error)) from error
-    config = load_run_config(run / "config.yaml")
+    config = load_run_config(folder.config)
     return RunFacts(
-        folder=run,
+        folder=folder.path,
         config=config,
         spec=spec,
         digest=digest,
-        manifest=read_manifest(run / "manifest.csv", config.model.multi_label),
-        rejected=tuple(Rejected(row[0], row[1]) for row in _rows(run / "rejected.csv", columns=2)),
-        epochs=_read_epochs(run / "metrics.jsonl"),
+        manifest=read_manifest(folder.manifest, config.model.multi_label),
+        rejected=tuple(Rejected(row[0], row[1]) for row in _rows(folder.rejected, columns=2)),
+        epochs=_read_epochs(folder.metrics),
         evaluation=evaluation,
-        predictions=_read_predictions(run / "predictions.csv", spec),
-        environment=_read_object(run / "environment.json"),
-        optimization=_read_object(run / "optimization.json") if (run / "optimization.json").exists() else None,
+        predictions=_read_predictions(folder.predictions, spec),
+        environment=_read_object(folder.environment),
+        optimization=_read_object(folder.optimization) if folder.optimization.exists() else None,
     )
 
 

@@ -17,8 +17,8 @@ from marquee.training.report import measures, plots
 from marquee.training.report.facts import RunFacts, read_facts
 from marquee.training.report.pictures import augmentation_samples, least_sure, worst_mistakes
 from marquee.training.report.text import environment
+from marquee.training.run_folder import RunFolder
 
-REPORT_FILE = "report.html"
 MATRIX_CLASSES = 40
 """Up to this many classes the confusion matrix is shown whole."""
 _GALLERY, _SAMPLES, _VARIATIONS, _PAIRS, _REJECTED = 12, 6, 6, 12, 50
@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
     """
     facts = read_facts(run)
     page = environment(html=True).get_template("template.html").render(_context(facts))
-    path = facts.folder / REPORT_FILE
+    path = RunFolder(facts.folder).report
     write_atomic(path, page)
     return path
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from marquee.handlers.schema import to_dict
-from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.handlers.spec import ImageSpec
 from marquee.training.assemble import build_model
 from marquee.training.checkpoint import CheckpointStore, TrainingState
-from marquee.training.config import CONFIG_FILE, RunConfig, dump_config
+from marquee.training.config import RunConfig, dump_config
 from marquee.training.data.loading import EvaluationImages, evaluation_loader, resolve_workers
 from marquee.training.data.manifest import Manifest, Record, write_manifest, write_rejected
 from marquee.training.data.split import assign_splits
@@ -27,8 +27,7 @@ from marquee.training.files import write_atomic, write_json
 from marquee.training.models import Classifier
 from marquee.training.optim import create_optimizer
 from marquee.training.progress import Progress
-from marquee.training.records import MANIFEST_FILE
-from marquee.training.run import EVALUATION_FILE
+from marquee.training.run_folder import RunFolder
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """Values of scikit-learn's ``C``, the strongest regularisation first."""
@@ -125,12 +124,12 @@ def train_probe(probe: Probe, manifest: Manifest, out: Path, progress: Progress)
         probe.image,
         config.export,
         provenance,
-        out / BUNDLE_FOLDER,
+        RunFolder(out).bundle,
         workers,
         progress,
     )
     result = {**metrics, "C": strength, "train_seconds": round(seconds, 1)}
-    write_json(out / EVALUATION_FILE, result)
+    write_json(RunFolder(out).evaluation, result)
     return result
 
 
@@ -206,13 +205,13 @@ def _head(config: RunConfig, model: Classifier) -> nn.Linear:
 
 def _write_records(probe: Probe, manifest: Manifest, out: Path) -> None:
     """The files of a run that a probe can have: its weights are a checkpoint, too, to start other runs from."""
-    config, device = probe.config, torch.device("cpu")
-    write_atomic(out / CONFIG_FILE, dump_config(config))
-    write_rejected(out / "rejected.csv", [])
-    write_json(out / "environment.json", describe_environment(device, "fp32", 1))
+    config, device, folder = probe.config, torch.device("cpu"), RunFolder(out)
+    write_atomic(folder.config, dump_config(config))
+    write_rejected(folder.rejected, [])
+    write_json(folder.environment, describe_environment(device, "fp32", 1))
     optimizer = create_optimizer(probe.model, config.optimizer, device)
     # All epochs done: a resume finds nothing left to train.
     state = TrainingState(epoch=config.loop.epochs, best_epoch=config.loop.epochs, finished=True)
-    store = CheckpointStore(out / "checkpoints")
+    store = CheckpointStore(folder.checkpoints)
     store.save(probe.model, optimizer, torch.amp.GradScaler("cpu", enabled=False), state, best=True)
-    write_manifest(out / MANIFEST_FILE, manifest)
+    write_manifest(folder.manifest, manifest)

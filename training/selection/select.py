@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from marquee.handlers.errors import BundleError
-from marquee.handlers.spec import BUNDLE_FOLDER
-from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import RunConfig
 from marquee.training.data.manifest import Manifest, write_rejected
 from marquee.training.data.scan import scan
@@ -18,8 +16,8 @@ from marquee.training.data.split import assign_splits
 from marquee.training.errors import DataError, TrainingError
 from marquee.training.loop import Interrupted
 from marquee.training.progress import Progress
-from marquee.training.records import MANIFEST_FILE
 from marquee.training.run import train
+from marquee.training.run_folder import RunFolder
 from marquee.training.selection.candidates import Candidate, missing_weights
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.decide import Decision, decide
@@ -76,7 +74,7 @@ def select(
     for item in rejected[:20]:
         logger.info(f"left out: {item.path}: {item.reason}")
     if len(rejected) > 20:
-        logger.info(f"left out: {len(rejected) - 20} more, all in {out / 'rejected.csv'}")
+        logger.info(f"left out: {len(rejected) - 20} more, all in {RunFolder(out).rejected}")
     # Everything that the data set can be refused for, before any work.
     final = _final_manifest(manifest)
     for line in assign_splits(final, base.split, base.loop.seed)[1]:
@@ -84,7 +82,7 @@ def select(
     folds = make_folds(manifest, config.folds, base.loop.seed)
     store = SelectionStore(out)
     store.begin(manifest, config.folds, base.loop.seed, resolved)
-    write_rejected(out / "rejected.csv", rejected)
+    write_rejected(RunFolder(out).rejected, rejected)
     try:
         return _Selection(resolved, folds, final, config, rule, store, progress).run()
     except KeyboardInterrupt:
@@ -176,7 +174,7 @@ class _Selection:
         logger.info(f"== {name}, fold {number} of {len(self._folds)}")
         started = time.monotonic()
         metrics = self._train(name, fold, out, report=False)  # the folder is kept no longer than the fold's numbers
-        footprint = measure_footprint(out / BUNDLE_FOLDER, fold.split("test")[0])
+        footprint = measure_footprint(RunFolder(out).bundle, fold.split("test")[0])
         result = FoldResult(
             accuracy=metrics["accuracy"],
             balanced_accuracy=metrics["balanced_accuracy"],
@@ -196,7 +194,7 @@ class _Selection:
                 pool = Manifest(tuple(replace(record, split="train") for record in self._folds[0].records))
                 self._probes[name] = Probe(config, pool, self._progress)
             return train_probe(self._probes[name], manifest, out, self._progress)
-        resume = (out / MANIFEST_FILE).is_file() and not CheckpointStore(out / "checkpoints").is_empty
+        resume = RunFolder(out).is_begun and RunFolder(out).has_checkpoints
         return train(config, None, out, resume, manifest, report)
 
     def _refit(self, name: str) -> dict[str, Any]:

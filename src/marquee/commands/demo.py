@@ -51,6 +51,7 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
         from marquee.serving.readiness import ready_workers
         from marquee.serving.settings import Addresses
         from marquee.training.data.digits import write_digits
+        from marquee.training.run_folder import RunFolder
     shown, work = work, work.absolute()
     data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
     _empty(work, state)
@@ -71,7 +72,7 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
         client = servers.connect(state)
         _say(f"5/7 predicting {tests} test images over REST and gRPC, {CLIENTS} at a time")
         equal = {
-            protocol: _count_equal(client, protocol, run_folder / "predictions.csv") for protocol in ("REST", "gRPC")
+            protocol: _count_equal(client, protocol, RunFolder(run_folder).predictions) for protocol in ("REST", "gRPC")
         }
         for protocol, count in equal.items():
             _say(f"    {protocol}: {count} of {tests} answers equal evaluation's")

@@ -14,8 +14,9 @@ import tyro
 from marquee import hints
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
-from marquee.handlers.spec import BUNDLE_FOLDER, ImageSpec
+from marquee.handlers.spec import ImageSpec
 from marquee.training.importing.config import ImportConfig
+from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from marquee.training.importing.bundle import Imported
@@ -37,7 +38,7 @@ class Arguments:
 def _document(imported: "Imported", out: Path) -> dict[str, Any]:
     agreeing, labelled = imported.agreeing
     return {
-        "bundle": str(out / BUNDLE_FOLDER),
+        "bundle": str(RunFolder(out).bundle),
         "imported": imported.spec.provenance["imported"],
         "labels": len(imported.spec.labels),
         "golden": len(imported.answers),
@@ -70,7 +71,7 @@ def _print(imported: "Imported", out: Path) -> None:
     for item in imported.rejected:
         print(f"left out: {_short(item.path)}: {item.reason}")
     command = hints.command("package", out, "--name", "NAME")
-    print(f"{len(imported.answers)} golden samples, bundle in {out / BUNDLE_FOLDER}; next: {command}")
+    print(f"{len(imported.answers)} golden samples, bundle in {RunFolder(out).bundle}; next: {command}")
 
 
 def _short(path: str) -> str:

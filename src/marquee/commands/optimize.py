@@ -17,11 +17,10 @@ from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 from marquee.handlers.spec import SPEC_FILE
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
+from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from marquee.training.optimize.optimize import Optimized
-
-_EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ def main() -> None:
         following = f"restart the server to use it: {start}"
     elif arguments.run_folder is not None:
         result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
-        if (arguments.run_folder / _EVALUATION).is_file():
+        if RunFolder(arguments.run_folder).evaluation.is_file():
             from marquee.training.report import write_model_card, write_report
 
             write_report(arguments.run_folder)

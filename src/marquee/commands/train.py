@@ -21,7 +21,8 @@ from marquee import hints
 from marquee.commands.cli import config_file, parse_arguments
 from marquee.commands.main import interruptible
 from marquee.commands.run_help import show_help_if_asked
-from marquee.training.config import CONFIG_FILE, RunConfig, load_run_config
+from marquee.training.config import RunConfig, load_run_config
+from marquee.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ def _defaults() -> RunConfig:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args()
-    if known.resume and known.out is not None and (known.out / CONFIG_FILE).is_file():
-        return load_run_config(known.out / CONFIG_FILE)
+    if known.resume and known.out is not None and RunFolder(known.out).config.is_file():
+        return load_run_config(RunFolder(known.out).config)
     return RunConfig()
 
 
