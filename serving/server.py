@@ -121,7 +121,6 @@ def start(
     store: Path | None = None,
     folder: Path = DEFAULT_STATE,
     port: int | None = None,
-    enable_model_api: bool = False,
     timeout: float = 300,
     python: str = sys.executable,
     settings: Mapping[str, str] | None = None,
@@ -134,7 +133,6 @@ def start(
         store: folder of archives; the configuration's ``model_store`` when None.
         folder: the state folder.
         port: base of five consecutive ports, instead of the configuration's.
-        enable_model_api: allow registering and removing models while serving.
         timeout: seconds until all models must be ready.
         python: interpreter of the server and its workers.
         settings: keys of ``config.properties`` in place of the configuration's.
@@ -164,7 +162,6 @@ def start(
         "model_store": str(store),
         # A URI: TorchServe splits the arguments at spaces, and a path may have some.
         "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
-        "enable_model_api": str(enable_model_api or properties.get("enable_model_api") == "true").lower(),
     }
     server = _launch(names, config, overrides, addresses, store, folder, python, properties)
     try:

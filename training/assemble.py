@@ -2,13 +2,13 @@
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from marquee.handlers.spec import ImageSpec
 from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import RunConfig
+from marquee.training.context import RunContext
 from marquee.training.data.augment import Augmentation, crop_source
 from marquee.training.data.cache import AUTO_BYTES, UNLIMITED, ImageCache, build_cache, decoded_bytes
 from marquee.training.data.loading import (
@@ -24,7 +24,6 @@ from marquee.training.data.mixing import Mixing
 from marquee.training.data.resizing import ProgressiveResizing
 from marquee.training.data.statistics import channel_statistics
 from marquee.training.device import resolve_precision
-from marquee.training.distributed import World
 from marquee.training.ema import WeightAverage
 from marquee.training.errors import TrainingError
 from marquee.training.loop import Trainer
@@ -39,8 +38,6 @@ from marquee.training.models import (
     pretrained_input,
 )
 from marquee.training.optim import create_optimizer
-from marquee.training.progress import Progress
-from marquee.training.run_folder import RunFolder
 from marquee.training.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -102,18 +99,17 @@ def build_caches(
     config: RunConfig,
     manifest: Manifest,
     image: ImageSpec,
-    out: Path,
-    world: World,
-    progress: Progress,
+    context: RunContext,
 ) -> Caches:
     """Decodes all images once, where that is wanted; the main process does it for all."""
+    world, progress = context.world, context.progress
     train, val = manifest.split("train"), manifest.split("val")
     # Without random crops an image is prepared as served, and shrinking it first would change its pixels.
     short_side = crop_source(config.augment, image) or UNLIMITED
     size = decoded_bytes(train, image, short_side) + decoded_bytes(val, image, None)
     if config.loop.cache == "none" or (config.loop.cache == "auto" and size > AUTO_BYTES):
         return Caches()
-    folder = RunFolder(out).cache
+    folder = context.folder.cache
     failure: TrainingError | None = None
     no_room = False
     if world.is_main:
@@ -140,13 +136,11 @@ def build_trainer(
     manifest: Manifest,
     model: Classifier,
     image: ImageSpec,
-    store: CheckpointStore,
-    device: torch.device,
-    world: World,
-    progress: Progress,
+    context: RunContext,
     caches: Caches = Caches(),
 ) -> Trainer:
     """Everything around ``model`` that the configuration asks for; it writes nothing, and its log is nowhere."""
+    device, world = context.device, context.world
     loop, labels, multi_label = config.loop, manifest.labels, config.model.multi_label
     precision = resolve_precision(loop.precision, device)
     layout = torch.channels_last if loop.channels_last else torch.contiguous_format
@@ -176,7 +170,7 @@ def build_trainer(
         device=device,
         precision=precision,
         world=world,
-        store=store,
+        store=CheckpointStore(context.folder.checkpoints, config.checkpoint.keep),
         log=MetricsLog(None, 0),
-        progress=progress,
+        progress=context.progress,
     )

@@ -11,15 +11,15 @@ import torch
 from marquee.child import ChildError, child
 from marquee.training.allocator import keep_freed_memory
 from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import RunConfig
+from marquee.training.context import RunContext
 from marquee.training.data.manifest import Manifest
 from marquee.training.device import resolve_device
-from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.loop import deferred_signals
 from marquee.training.memory import peak_bytes
 from marquee.training.progress import Progress
+from marquee.training.run_folder import RunFolder
 
 _SECONDS = 1.0
 """Steps are timed for at least this long."""
@@ -72,10 +72,8 @@ def measure(trial: Trial, batch_size: int) -> BatchMeasurement:
         keep_freed_memory()  # as a run does
     model, image = build_model(trial.config, trial.manifest)
     with tempfile.TemporaryDirectory() as nowhere:
-        store = CheckpointStore(Path(nowhere))
-        trainer = build_trainer(
-            trial.config, trial.manifest, model, image, store, device, World(), Progress(quiet=True)
-        )
+        context = RunContext(folder=RunFolder(Path(nowhere)), device=device, progress=Progress(quiet=True))
+        trainer = build_trainer(trial.config, trial.manifest, model, image, context)
     pixels, labels = next(iter(trainer.train_loader))
     copies = -(-batch_size // len(labels))
     pixels, labels = (torch.cat([part] * copies)[:batch_size] for part in (pixels, labels))

@@ -48,7 +48,6 @@ CHECKED_IMAGES = 64
 def export_bundle(
     model: Classifier,
     manifest: Manifest,
-    labels: Sequence[str],
     image: ImageSpec,
     config: ExportConfig,
     provenance: dict[str, Any],
@@ -62,8 +61,7 @@ def export_bundle(
 
     Args:
         model: trained, on any device; it is left on the CPU in eval mode.
-        manifest: the run's images.
-        labels: class names in the order of the logits.
+        manifest: the run's images; its labels are in the order of the logits.
         image: the preprocessing that validation used.
         config: what goes in.
         provenance: facts for ``spec.json``; metrics are added.
@@ -86,7 +84,7 @@ def export_bundle(
         draft = ModelSpec(
             schema_version=SCHEMA_VERSION,
             task="multi-label-classification" if manifest.multi_label else "image-classification",
-            labels=tuple(labels),
+            labels=manifest.labels,
             image=image,
             output=OutputSpec(top_k=config.top_k),
             variants=(variant,),

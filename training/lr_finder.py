@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore
 from marquee.training.config import RunConfig
+from marquee.training.context import RunContext
 from marquee.training.data.loading import BatchPlan, Loader
 from marquee.training.device import resolve_device
-from marquee.training.distributed import World
 from marquee.training.files import write_atomic
 from marquee.training.loop import NonFiniteLossError, Trainer, deferred_signals
 from marquee.training.models import check_model
@@ -28,6 +27,7 @@ from marquee.training.optim import check_optimizer
 from marquee.training.progress import Progress
 from marquee.training.rate_range import RateRange, check_plot_name
 from marquee.training.records import read_data
+from marquee.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ def find_learning_rate(config: RunConfig, data: Path, rates: RateRange, progress
     manifest, _ = read_data(config, data, progress)
     model, image = build_model(config, manifest)
     with tempfile.TemporaryDirectory() as nowhere:
-        store = CheckpointStore(Path(nowhere))
-        trainer = build_trainer(config, manifest, model, image, store, device, World(), progress)
+        context = RunContext(folder=RunFolder(Path(nowhere)), device=device, progress=progress)
+        trainer = build_trainer(config, manifest, model, image, context)
         logger.info(f"{config.model.arch} on {device} in {trainer.precision}, {rates.steps} steps")
         return _sweep(trainer, rates, progress)
 

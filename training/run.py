@@ -22,6 +22,7 @@ from marquee.training.advice import advise
 from marquee.training.assemble import build_caches, build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from marquee.training.config import RunConfig
+from marquee.training.context import RunContext
 from marquee.training.data.loading import resolve_workers
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.device import resolve_device, resolve_precision
@@ -82,7 +83,8 @@ def train(
         if not resume and manifest is None:  # a selection trains many times on what its caller has seen
             for line in advise(config, recorded):
                 logger.info(line)
-        result = _train(config, recorded, out, device, world, progress)
+        context = RunContext(folder=RunFolder(out), device=device, world=world, progress=progress)
+        result = _train(config, recorded, context)
         if report and world.is_main:
             from marquee.training.report import write_model_card, write_report  # matplotlib: nothing is drawn before
 
@@ -98,18 +100,15 @@ def _restarted(out: Path) -> bool:
     return again and RunFolder(out).has_checkpoints
 
 
-def _train(
-    config: RunConfig, manifest: Manifest, out: Path, device: torch.device, world: World, progress: Progress
-) -> dict[str, Any]:
+def _train(config: RunConfig, manifest: Manifest, context: RunContext) -> dict[str, Any]:
+    device, world, out = context.device, context.world, context.folder.path
     model, image = build_model(config, manifest)
-    store = CheckpointStore(RunFolder(out).checkpoints, config.checkpoint.keep)
-    workers = resolve_workers(config.loop.workers, len(manifest.split("train")))
     if world.is_main:
         environment = describe_environment(device, resolve_precision(config.loop.precision, device), world.size)
-        write_json(RunFolder(out).environment, environment)
-    caches = build_caches(config, manifest, image, out, world, progress)
-    trainer = build_trainer(config, manifest, model, image, store, device, world, progress, caches)
-    state = _restore(store, model, trainer.optimizer, trainer.scaler, trainer.average, config, progress)
+        write_json(context.folder.environment, environment)
+    trainer = build_trainer(config, manifest, model, image, context, build_caches(config, manifest, image, context))
+    store = trainer.store
+    state = _restore(store, model, trainer.optimizer, trainer.scaler, trainer.average, config, context.progress)
     if not world.is_main:
         state = replace(state, sums={})  # the saved sums are everybody's; one process goes on with them
     trainer.log = MetricsLog(out if world.is_main else None, state.epoch)
@@ -130,7 +129,13 @@ def _train(
     seconds = time.monotonic() - started
     if not world.is_main:
         return {}
-    return _finish(config, manifest, model, image, store, state, out, seconds, workers, progress)
+    best = _best(store)
+    load_weights(best, model)
+    metrics = _export(config, manifest, model, image, best.name, context)
+    result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
+    write_json(context.folder.evaluation, result)
+    shutil.rmtree(context.folder.cache, ignore_errors=True)
+    return result
 
 
 def _restore(
@@ -170,34 +175,24 @@ def _explain_non_finite(error: NonFiniteLossError, records: list[Record], out: P
     )
 
 
-def _finish(
-    config: RunConfig,
-    manifest: Manifest,
-    model: Classifier,
-    image: ImageSpec,
-    store: CheckpointStore,
-    state: TrainingState,
-    out: Path,
-    seconds: float,
-    workers: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def _best(store: CheckpointStore) -> Path:
     best = store.find("best")
     if best is None:
         raise CheckpointError(f"{store.folder}: no best checkpoint, the run ended before its first epoch")
-    load_weights(best, model)
+    return best
+
+
+def _export(
+    config: RunConfig, manifest: Manifest, model: Classifier, image: ImageSpec, checkpoint: str, context: RunContext
+) -> dict[str, Any]:
     provenance = {
         "data": manifest.digest,
         "images": {split: len(manifest.split(split)) for split in ("train", "val", "test")},
         "config": to_dict(config),
-        "checkpoint": best.name,
+        "checkpoint": checkpoint,
         "versions": library_versions(),
     }
-    folder = RunFolder(out)
-    metrics = export_bundle(
-        model, manifest, manifest.labels, image, config.export, provenance, folder.bundle, workers, progress
+    workers = resolve_workers(config.loop.workers, len(manifest.split("train")))
+    return export_bundle(
+        model, manifest, image, config.export, provenance, context.folder.bundle, workers, context.progress
     )
-    result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
-    write_json(folder.evaluation, result)
-    shutil.rmtree(folder.cache, ignore_errors=True)
-    return result

@@ -144,8 +144,7 @@ def private_server(
             store=store,
             folder=folder,
             port=Addresses.free(_FIRST_PORT).base_port,
-            enable_model_api=True,
-            settings={"load_models": ""},
+            settings={"load_models": "", "enable_model_api": "true"},
         )
         try:
             yield PrivateServer(server, archive, store, bodies, clients)

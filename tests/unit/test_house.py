@@ -12,6 +12,7 @@ import numpy as np
 from marquee.handlers import images
 from marquee.handlers.spec import ImageSpec
 from marquee.training.data import loading
+from marquee.training.run_folder import RunFolder
 from tests.conftest import ROOT
 
 ROOMS = {"handlers": ROOT, "training": ROOT, "serving": ROOT, "commands": ROOT / "src" / "marquee"}
@@ -205,10 +206,62 @@ def foreign_image_names(name: str, tree: ast.Module) -> Iterator[str]:
                 yield f"line {node.lineno} uses {dotted}"
 
 
+MOST_ARGUMENTS = 8
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without ``self`` and ``cls``."""
+    given = function.args
+    named = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len(named) - (named[:1] in (["self"], ["cls"]))
+
+
+def functions_with_many_arguments(name: str, tree: ast.Module) -> Iterator[str]:
+    """But for commands, whose arguments are their flags."""
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        is_command = name.startswith("commands/") and not node.name.startswith("_")
+        if arguments_of(node) > MOST_ARGUMENTS and not is_command:
+            yield f"{name}:{node.lineno}: {node.name}: {arguments_of(node)} arguments"
+
+
+def test_no_function_takes_many_arguments():
+    assert [line for name, tree in MODULES.items() for line in functions_with_many_arguments(name, tree)] == []
+
+
+RUN_FILES = {
+    path.name
+    for name, value in vars(RunFolder).items()
+    if isinstance(value, property) and isinstance(path := getattr(RunFolder(Path("run")), name), Path)
+} - {"bundle", "cache"}  # words that mean other things, too
+
+
+def names_of_run_files(name: str, tree: ast.Module) -> Iterator[str]:
+    """Where a file of a run is named by a literal, in place of :class:`RunFolder`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            is_owner = name == "training/run_folder.py"
+            if node.right.value in RUN_FILES and not is_owner:
+                yield f"{name}:{node.lineno}: {node.right.value}"
+
+
+def test_the_files_of_a_run_are_named_in_one_place():
+    assert len(RUN_FILES) > 10
+    # Serving does not import training; a hint of its own tells a run that is not finished from a bundle.
+    found = [line for name, tree in MODULES.items() for line in names_of_run_files(name, tree)]
+    assert [line.partition(":")[0] for line in found] == ["serving/archive.py"]
+
+
 def test_the_rules_notice_an_offender():
     """Each of the rules above, on a line that breaks it."""
     assert list(foreign_image_names("training/x.py", ast.parse("import cv2"))) == ["import cv2"]
     assert list(foreign_image_names("training/x.py", ast.parse("Image.open(f)"))) == ["line 1 uses Image.open"]
+    many = ast.parse("class A:\n    def f(self, a, b, c, d, *, e, f, g, h, i): ...")
+    assert list(functions_with_many_arguments("training/x.py", many)) == ["training/x.py:2: f: 9 arguments"]
+    assert list(functions_with_many_arguments("commands/x.py", many)) == []
+    own = ast.parse("out / 'rejected.csv'")
+    assert list(names_of_run_files("training/x.py", own)) == ["training/x.py:1: rejected.csv"]
     assert list(imports(ast.parse("from marquee import serving"))) == [(0, "marquee.serving")]
     assert list(imports(ast.parse("from .spec import x"))) == [(1, "spec")]
 

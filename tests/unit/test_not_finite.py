@@ -10,6 +10,7 @@ import torch
 from marquee.training.assemble import build_model, build_trainer
 from marquee.training.checkpoint import CheckpointStore, TrainingState
 from marquee.training.config import RunConfig
+from marquee.training.context import RunContext
 from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.loop import NonFiniteValidationError, Trainer
@@ -17,6 +18,7 @@ from marquee.training.optimize.distil import DistilConfig, fine_tune
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
 from marquee.training.run import train
+from marquee.training.run_folder import RunFolder
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.probe import Probe
@@ -36,8 +38,8 @@ def epochs(config: RunConfig, number: int) -> RunConfig:
 def trainer_of(config: RunConfig, photos: list[Path], folder: Path) -> Trainer:
     manifest = manifest_of(photos, "ab")
     model, image = build_model(config, manifest)
-    store = CheckpointStore(folder / "checkpoints")
-    return build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), QUIET)
+    context = RunContext(folder=RunFolder(folder), device=torch.device("cpu"), progress=QUIET)
+    return build_trainer(config, manifest, model, image, context)
 
 
 def begun(photos: list[Path], run: Path) -> Trainer:

@@ -12,7 +12,7 @@ from torch import nn
 
 from marquee.handlers.spec import ImageSpec
 from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.checkpoint import TrainingState
 from marquee.training.config import (
     AugmentConfig,
     ImageConfig,
@@ -22,9 +22,9 @@ from marquee.training.config import (
     OptimizerConfig,
     RunConfig,
 )
+from marquee.training.context import RunContext
 from marquee.training.data.loading import Loader
 from marquee.training.data.manifest import Manifest
-from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.export import export_program
 from marquee.training.models import Classifier, create_backbone
@@ -40,6 +40,7 @@ from marquee.training.optimize.prune import (
 )
 from marquee.training.progress import Progress
 from marquee.training.records import read_data
+from marquee.training.run_folder import RunFolder
 
 QUIET = Progress(quiet=True)
 CONFIG = RunConfig(
@@ -79,8 +80,9 @@ class Trained:
 def trained(digits, tmp_path_factory) -> Trained:
     manifest, _ = read_data(CONFIG, digits, QUIET)
     model, image = build_model(CONFIG, manifest)
-    store = CheckpointStore(tmp_path_factory.mktemp("teacher"))
-    trainer = build_trainer(CONFIG, manifest, model, image, store, torch.device("cpu"), World(), QUIET)
+    folder = RunFolder(tmp_path_factory.mktemp("teacher"))
+    context = RunContext(folder=folder, device=torch.device("cpu"), progress=QUIET)
+    trainer = build_trainer(CONFIG, manifest, model, image, context)
     trainer.fit(TrainingState())
     return Trained(model.eval(), manifest, image, trainer.val_loader)
 

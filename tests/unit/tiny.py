@@ -11,7 +11,7 @@ from PIL import Image
 
 from marquee.handlers.spec import sha256_file
 from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState
+from marquee.training.checkpoint import TrainingState
 from marquee.training.config import (
     ExportConfig,
     ImageConfig,
@@ -21,11 +21,13 @@ from marquee.training.config import (
     OptimizerConfig,
     RunConfig,
 )
+from marquee.training.context import RunContext
 from marquee.training.data.manifest import Manifest, Record
 from marquee.training.distributed import World
 from marquee.training.metrics_log import MetricsLog
 from marquee.training.progress import Progress
 from marquee.training.records import prepare_folder
+from marquee.training.run_folder import RunFolder
 
 PLAIN = LossConfig(label_smoothing=0)
 
@@ -55,8 +57,8 @@ def train_without_export(config: RunConfig, manifest: Manifest, run: Path) -> No
     quiet = Progress(quiet=True)
     prepare_folder(config, manifest, run, False, World(), quiet)
     model, image = build_model(config, manifest)
-    store = CheckpointStore(run / "checkpoints")
-    trainer = build_trainer(config, manifest, model, image, store, torch.device("cpu"), World(), quiet)
+    context = RunContext(folder=RunFolder(run), device=torch.device("cpu"), progress=quiet)
+    trainer = build_trainer(config, manifest, model, image, context)
     trainer.log = MetricsLog(run, 0)
     trainer.fit(TrainingState())
     trainer.log.close()

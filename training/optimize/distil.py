@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from marquee.handlers.spec import ImageSpec
 from marquee.training.assemble import build_caches, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState, load_weights
+from marquee.training.checkpoint import TrainingState, load_weights
 from marquee.training.config import CheckpointConfig, RunConfig
+from marquee.training.context import RunContext
 from marquee.training.data.manifest import Manifest, names_of
 from marquee.training.device import autocast, resolve_device
-from marquee.training.distributed import World
 from marquee.training.errors import TrainingError
 from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
 from marquee.training.models import Classifier
@@ -87,12 +87,11 @@ def fine_tune(
     tuned = copy.deepcopy(student).requires_grad_(True)
     guide = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        store = CheckpointStore(RunFolder(folder).checkpoints, settings.checkpoint.keep)
-        caches = build_caches(settings, manifest, image, folder, World(), progress)
-        trainer = build_trainer(settings, manifest, tuned, image, store, device, World(), progress, caches)
+        context = RunContext(folder=RunFolder(Path(temporary)), device=device, progress=progress)
+        caches = build_caches(settings, manifest, image, context)
+        trainer = build_trainer(settings, manifest, tuned, image, context, caches)
         state = _fit(_Distiller.of(trainer, guide, config), manifest)
-        best = store.find("best")
+        best = trainer.store.find("best")
         if best is None:
             raise TrainingError(f"fine-tuning ended after {state.epoch} epochs without a checkpoint")
         load_weights(best, tuned)

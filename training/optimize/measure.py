@@ -96,7 +96,6 @@ def measure_variants(
                 task.advance(process.name)
         processes = [process for process in processes if process.name in outputs]
         timings = time_variants(processes, folder / "judged.npy", config, progress)
-        memory = {process.name: process.memory() for process in processes}
     found: dict[str, Measured] = {}
     first: _Answers | None = None
     for number, process in enumerate(processes):
@@ -105,9 +104,7 @@ def measure_variants(
         answers = _answers(own["judged"], output, spec)
         first = first or answers
         found[process.name] = Measured(
-            measurement=_measurement(
-                process, answers, first, timings[process.name], memory[process.name], material, spec, device, threads
-            ),
+            measurement=_measurement(process, answers, first, timings[process.name], material, spec, device, threads),
             output=None if number == 0 else output,
             golden=own["golden"],
             expected=spec.variants[0].expected if number == 0 else f"golden/expected-{process.name}.json",
@@ -140,7 +137,6 @@ def _measurement(
     answers: _Answers,
     first: _Answers,
     timing: Timing,
-    memory: int,
     material: Material,
     spec: ModelSpec,
     device: str,
@@ -159,7 +155,7 @@ def _measurement(
         latency_p99_ms=timing.latency_p99_ms,
         images_per_second=timing.images_per_second,
         load_seconds=round(process.loaded.seconds, 3),
-        memory_bytes=memory,
+        memory_bytes=process.memory(),
         file_bytes=sum((material.folder / name).stat().st_size for name in variant.files),
         kernels=process.loaded.kernels,
     )

@@ -120,7 +120,6 @@ def train_probe(probe: Probe, manifest: Manifest, out: Path, progress: Progress)
     metrics = export_bundle(
         probe.model,
         manifest,
-        manifest.labels,
         probe.image,
         config.export,
         provenance,

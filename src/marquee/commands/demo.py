@@ -16,6 +16,7 @@ from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 from marquee.serving.defaults import PACKAGED_CONFIG
 from marquee.serving.errors import OperationError
+from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from marquee.serving.client import Client
@@ -51,7 +52,6 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
         from marquee.serving.readiness import ready_workers
         from marquee.serving.settings import Addresses
         from marquee.training.data.digits import write_digits
-        from marquee.training.run_folder import RunFolder
     shown, work = work, work.absolute()
     data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
     _empty(work, state)
@@ -105,7 +105,7 @@ def _say_what_next(work: Path) -> None:
     """What a person does with what is there now."""
     image = sorted((work / "data" / "test").glob("*/*.png"))[0]
     _say("what next:")
-    _say(f"    how good it is, in a browser: {work / 'run' / 'report.html'}")
+    _say(f"    how good it is, in a browser: {RunFolder(work / 'run').report}")
     _say(f"    start it again: {hints.command('serve', 'start', NAME, '--store', work / 'model_store')}")
     _say(f"    then ask it:    {hints.command('predict', NAME, image)}")
 

@@ -72,7 +72,9 @@ def predict(
         from marquee.serving.server import connect
     client = connect(state, config)
     if explain is not None:
-        return _explain(client, name, files[0], explain, version, grpc, json, method, label)
+        data = _read(files[0])
+        answer = client.explain(name, data, method, label, version, grpc) if isinstance(data, bytes) else data
+        return _show_explanation(answer, files[0], explain, json)
     failed = 0
     for file in files:
         answer = _ask(client, name, file, version, grpc)
@@ -97,19 +99,7 @@ def _explain_usage(files: list[Path], explain: Path | None, method: Method, labe
     return None
 
 
-def _explain(
-    client: "Client",
-    name: str,
-    file: Path,
-    out: Path,
-    version: str | None,
-    grpc: bool,
-    json: bool,
-    method: Method,
-    label: str | None,
-) -> int:
-    data = _read(file)
-    answer = client.explain(name, data, method, label, version, grpc) if isinstance(data, bytes) else data
+def _show_explanation(answer: "Answer", file: Path, out: Path, json: bool) -> int:
     body = dict(answer.body)
     reason = dict(body.get("explanation", {}))
     if answer.error is None:

@@ -61,7 +61,7 @@ def start(
             store=store,
             folder=state,
             port=port,
-            enable_model_api=enable_model_api,
+            settings={"enable_model_api": "true"} if enable_model_api else None,
             timeout=timeout,
         )
     except AnswersDifferError as error:
