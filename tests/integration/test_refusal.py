@@ -75,6 +75,7 @@ def test_the_replay_notices_one_weight(run, tmp_path):
     assert "tolerance 0.0001" in differences[0]
 
 
+@pytest.mark.slow
 def test_a_changed_weight_is_refused_at_load(store, script, tmp_path, free_port):
     def edit(folder):
         change_one_weight(folder / "bundle")
@@ -89,6 +90,7 @@ def test_a_changed_weight_is_refused_at_load(store, script, tmp_path, free_port)
     assert_nothing_runs(tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_a_changed_weight_is_refused_over_the_wire(store, script, tmp_path, free_port):
     """An archive whose handler does not check itself: the second replay, by serve.py, still sees the difference."""
 

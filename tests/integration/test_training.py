@@ -665,6 +665,7 @@ def test_half_set_rank_variables_are_refused(few, script, tmp_path):
     assert "RANK set but WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT missing" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "options"), [("focal", "--loop.precision bf16 --loop.no-channels-last"), ("mse", "--loop.precision fp32")]
 )

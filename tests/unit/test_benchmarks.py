@@ -273,6 +273,7 @@ def test_accuracy_runs_a_contender_of_each_process(tmp_path, settings, contender
     assert values.get("gap") == (values["train_accuracy"] - values["test_accuracy"] if "gap" in metrics else None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
     place = ["--source", source, "--data", tmp_path, "--out", tmp_path / "run", "--results", tmp_path / "results"]
@@ -288,6 +289,7 @@ def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
     assert result["settings"]["measured_on"] == "80 test images, once"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_throughput_compares_all_kinds_of_contenders(tmp_path):
     chosen = ("torchvision-style fp32", "timm bf16 channels_last", "marquee bf16 cache progressive")

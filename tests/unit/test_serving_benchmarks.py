@@ -318,6 +318,7 @@ def test_a_wrong_answer_ends_the_turn(tmp_path):
     assert set(psutil.Process().children(recursive=True)) == before
 
 
+@pytest.mark.slow
 def test_peers_give_the_right_answers_and_become_a_table(tmp_path):
     names = ("fastapi-eager", "flask")
     if missing := [module for name in names for module in CONTENDERS[name].missing]:
