@@ -136,7 +136,7 @@ class ServiceMetrics:
     def _zeros(self, predictor: Predictor) -> list[Increment]:
         spec = predictor.spec
         found = [*zeros(BATCH_SIZE), *zeros(CONFIDENCE)]
-        if predictor.variant.outputs != ("logits",):
+        if predictor.variant.measures_distance:
             found += zeros(DISTANCE)
         for stage in STAGES:
             found += zeros(SECONDS, stage)

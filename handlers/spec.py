@@ -144,6 +144,11 @@ class VariantSpec:
             raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
         check_files(self.files)
 
+    @property
+    def measures_distance(self) -> bool:
+        """Whether an answer has a feature distance."""
+        return self.outputs != ("logits",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenSpec:
@@ -244,7 +249,7 @@ def read_spec(folder: Path) -> ModelSpec:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable as JSON: {error}") from error
     try:
-        return from_dict(ModelSpec, migrate(data))
+        return from_dict(ModelSpec, migrate(data, SCHEMA_VERSION))
     except SchemaError as error:
         raise BundleError(f"{path}: {error}") from error
 

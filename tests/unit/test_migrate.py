@@ -17,6 +17,7 @@ from marquee.handlers.predictor import Predictor
 from marquee.handlers.service import ClassifierService
 from marquee.handlers.spec import SCHEMA_VERSION, read_spec
 from marquee.serving.archive import package
+from marquee.training.errors import OptimizeError
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.material import read_tables
 from marquee.training.optimize.on_host import measure_on_host
@@ -78,6 +79,15 @@ def test_measuring_an_older_archive_leaves_it_readable_by_its_own_code(tmp_path)
     for variant in before["variants"]:
         variant.pop("measurements")
     assert {**after, "rankings": []} == before
+
+
+def test_the_oldest_archive_is_refused_before_it_is_measured(tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / "version-1", folder)
+    before = (folder / "spec.json").read_bytes()
+    with pytest.raises(OptimizeError, match="cannot keep measurements; package the run again"):
+        measure_on_host(folder, OptimizeConfig(max_accuracy_drop=0.9), "cpu", Progress(quiet=True))
+    assert (folder / "spec.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def build_pruned(builds: Builds, run: Run, material: Material, pruning: PruningC
 
 def _distance(classifier: Classifier, run: Run, spec: ModelSpec, progress: Progress) -> Distance | None:
     """The distance of a changed network's features, which are not those of the original any more."""
-    if spec.variants[0].outputs == ("logits",):
+    if not spec.variants[0].measures_distance:
         return None
     workers = resolve_workers(run.config.loop.workers, len(run.manifest.split("train")))
     fitted = fit_distance(classifier, run.manifest, spec.image, workers, progress)

@@ -41,7 +41,9 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
     Raises:
         TrainingError: the first variant cannot be measured.
     """
-    spec = read_spec(folder)
+    spec, document = read_spec(folder), json.loads((folder / SPEC_FILE).read_text("utf-8"))
+    if document["schema_version"] == 1:
+        raise OptimizeError("its code is of a version that cannot keep measurements; package the run again")
     left_out: dict[str, str] = {}
     usable = [variant for variant in spec.variants if _usable(variant, folder, spec, device, left_out, progress)]
     if not usable or usable[0] is not spec.variants[0]:
@@ -62,22 +64,20 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
         variants=tuple(variants.get(variant.name, variant) for variant in spec.variants),
         rankings=(*(one for one in spec.rankings if not one.host.like(ranking.host)), ranking),
     )
-    _write(folder / SPEC_FILE, spec)
+    _add_measured(document, spec)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / SPEC_FILE).write_text(text + "\n", "utf-8")
     return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=left_out)
 
 
-def _write(path: Path, spec: ModelSpec) -> None:
-    """Adds what was measured to ``spec.json``.
+def _add_measured(document: dict[str, Any], spec: ModelSpec) -> None:
+    """Puts measurements and rankings into the document of a ``spec.json``.
 
     Whatever its version, the rest stays as it is: an archive brings the code that reads it.
     """
-    document = json.loads(path.read_text("utf-8"))
-    if document["schema_version"] == 1:
-        raise OptimizeError("its code is of a version that cannot keep measurements; package the run again")
     for entry, variant in zip(document["variants"], spec.variants, strict=True):
         entry["measurements"] = [_known_to(document["schema_version"], one) for one in variant.measurements]
     document["rankings"] = to_dict(spec.rankings)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
 def _known_to(version: int, measurement: Measurement) -> dict[str, Any]:
