@@ -6,7 +6,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from marquee.training.files import atomic_folder
+from marquee.training.core.files import atomic_folder
 
 SIZE = (500, 375)
 """Width and height in pixels: the middle of what ImageNet's photographs have."""

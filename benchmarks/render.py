@@ -13,8 +13,8 @@ from typing import NamedTuple
 from benchmarks import ROOT
 from benchmarks.results import Result, Summary, read_result, summarise
 from marquee.commands.cli import run
-from marquee.training.errors import TrainingError
-from marquee.training.files import write_atomic
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.files import write_atomic
 
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Show = Callable[[float], str]

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import ROOT, program
-from marquee.handlers.host import read_cpuinfo, usable_cores
-from marquee.training.environment import library_versions
-from marquee.training.errors import TrainingError
-from marquee.training.files import write_json
+from marquee.handlers.core.host import read_cpuinfo, usable_cores
+from marquee.training.core.environment import library_versions
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.files import write_json
 
 _ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 

@@ -1,4 +1,4 @@
-"""What runs beside TorchServe, on the operator's side: packaging, starting, asking and proving.
+"""The operator's tools around TorchServe: packaging, starting and stopping, requests, and verification.
 
-Imports ``handlers``; knows nothing of training.
+Depends on ``handlers``, not on ``training``.
 """

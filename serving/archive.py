@@ -1,4 +1,4 @@
-"""Bundle -> ``.mar``, and back."""
+"""Packages bundles as ``.mar`` archives, and reads and changes such archives."""
 
 import hashlib
 import json
@@ -16,29 +16,30 @@ from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging import generate_model_archive
 
 from marquee import handlers, hints
-from marquee.handlers.errors import BundleError
-from marquee.handlers.schema import to_dict
-from marquee.handlers.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec, read_spec, verify_files
-from marquee.handlers.worker_config import CONFIG_FILE, SECTION, WorkerConfig
+from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.schema import to_dict
+from marquee.handlers.core.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec
+from marquee.handlers.core.worker_config import CONFIG_FILE, SECTION, WorkerConfig
 from marquee.serving.errors import OperationError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Every entry's date: the oldest that a zip can hold. Equal bundles give equal archives."""
+"""Timestamp of every entry, the oldest that a zip can hold: equal bundles give identical archives."""
 
 MODEL_CONFIG = {
     # Workers at start; `marquee models scale` changes it while serving.
     "minWorkers": 1,
     "maxWorkers": 1,
-    # While a worker is busy its queue fills anyway: 1 ms of waiting batches under load and costs nothing without.
+    # While a worker is busy its queue fills anyway: waiting 1 ms fills batches under load, and costs nothing otherwise.
     "batchSize": 8,
     "maxBatchDelay": 1,
-    # Seconds. As soon as a YAML is present, TorchServe takes 120 for both unless they are given.
+    # Seconds. With a YAML file present, TorchServe's default for both is 120.
     "responseTimeout": 60,
     "startupTimeout": 300,
 }
-"""``model-config.yaml`` of the archive: TorchServe's keys. Those of the handler are its
-:class:`~marquee.handlers.worker_config.WorkerConfig`."""
+"""TorchServe's keys in the archive's ``model-config.yaml``. The handler's keys are the fields of
+:class:`~marquee.handlers.core.worker_config.WorkerConfig`."""
 
 
 def find_bundle(run: Path) -> Path:
@@ -52,9 +53,9 @@ def find_bundle(run: Path) -> Path:
             return folder
     if (Path(run) / "config.yaml").is_file():
         resume = hints.command("train", "--out", run, "--resume")
-        raise OperationError(f"{run}: the training is not finished; go on with it: {resume}")
-    begin = hints.command("train", "--data", "DATA", "--out", run)
-    raise OperationError(f"{run}: neither a run nor a bundle; train one: {begin}")
+        raise OperationError(f"{run}: the training is not finished; resume it: {resume}")
+    train = hints.command("train", "--data", "DATA", "--out", run)
+    raise OperationError(f"{run}: neither a run nor a bundle; train one: {train}")
 
 
 def package(bundle: Path, name: str, version: str, store: Path, variant: str = "auto") -> Path:
@@ -74,10 +75,9 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
         BundleError: the bundle is damaged.
         OperationError: the name is not allowed, there is no such variant, or the archive cannot be written.
     """
-    bundle, store = Path(bundle), Path(store)
-    spec = read_spec(bundle)
-    verify_files(bundle, spec.files)
-    packed = packed_files(spec, variant)
+    source, store = Bundle.read(bundle), Path(store)
+    source.verify()
+    packed = packed_files(source.spec, variant)
     code = Path(handlers.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
@@ -85,10 +85,10 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
         stage = work / "stage"
         for file in (SPEC_FILE, *packed):
             (stage / BUNDLE_FOLDER / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle / file, stage / BUNDLE_FOLDER / file)
+            shutil.copyfile(source.folder / file, stage / BUNDLE_FOLDER / file)
         shutil.copytree(code, stage / code.name, ignore=ignored)
-        entry = work / f"image_classifier_{_digest(stage / code.name)[:12]}.py"
-        shutil.copyfile(code / "image_classifier.py", entry)
+        entry = work / f"{source.spec.task.replace('-', '_')}_{_digest(stage / code.name)[:12]}.py"
+        shutil.copyfile(code / "entry.py", entry)
         section = {SECTION: to_dict(WorkerConfig(variant=variant))}
         config_text = yaml.safe_dump({**MODEL_CONFIG, **section}, sort_keys=False)
         (work / CONFIG_FILE).write_text(config_text, "utf-8")
@@ -117,61 +117,61 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
 
 
 def packed_files(spec: ModelSpec, variant: str = "auto") -> list[str]:
-    """The files of a bundle that an archive carries: without variants that were measured and may not be served.
+    """The files of a bundle that go into an archive: all but those of variants that were measured and rejected.
 
     Args:
-        spec: of the bundle.
-        variant: the name of one that is packed whatever was measured; ``auto``: none.
+        spec: the bundle's spec.
+        variant: the name of a variant that is packed even if it was rejected; ``auto``: none.
 
     Raises:
         OperationError: there is no such variant.
     """
-    names = [one.name for one in spec.variants]
+    names = [candidate.name for candidate in spec.variants]
     if variant != "auto" and variant not in names:
         raise OperationError(f"--variant {variant}: the bundle has {', '.join(names)}")
     ranked = {name for ranking in spec.rankings for name in ranking.order} if spec.rankings else set(names)
-    wanted = ranked | {names[0], variant}
+    packed = ranked | {names[0], variant}
     files = {**spec.golden.files, **spec.samples}
-    for one in spec.variants:
-        if one.name in wanted:
-            files.update(one.files)
+    for candidate in spec.variants:
+        if candidate.name in packed:
+            files.update(candidate.files)
     return list(files)
 
 
-def replace_entry(archive: Path, place: str, content: bytes) -> None:
-    """Exchanges one file of a ``.mar``, or adds it; everything else stays byte for byte.
+def replace_entry(archive: Path, path: str, content: bytes) -> None:
+    """Replaces one file of a ``.mar``, or adds it; all other files stay identical byte for byte.
 
     Args:
         archive: the ``.mar``.
-        place: path inside it, such as ``model-config.yaml``.
-        content: what it holds from now on.
+        path: of the file inside the archive, such as ``model-config.yaml``.
+        content: the new content of the file.
 
     Raises:
         OperationError: the archive cannot be read or written.
     """
-    copy_archive(archive, archive, place, content)
+    copy_archive(archive, archive, path, content)
 
 
-def copy_archive(archive: Path, target: Path, place: str, content: bytes) -> None:
-    """Writes ``target``, in one step, as ``archive`` with another ``content`` at ``place``.
+def copy_archive(archive: Path, target: Path, path: str, content: bytes) -> None:
+    """Writes a copy of ``archive`` to ``target``, atomically, with ``content`` as its file ``path``.
 
     Raises:
-        OperationError: the archive cannot be read, or the target not be written.
+        OperationError: the archive cannot be read, or the target cannot be written.
     """
     temporary = target.with_name(f".{target.name}.partial")
     try:
         with zipfile.ZipFile(archive) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
             for entry in old.infolist():
-                new.writestr(entry, content if entry.filename == place else old.read(entry))
-            if place not in old.namelist():
-                entry = zipfile.ZipInfo(place, _EPOCH)
+                new.writestr(entry, content if entry.filename == path else old.read(entry))
+            if path not in old.namelist():
+                entry = zipfile.ZipInfo(path, _EPOCH)
                 entry.external_attr = 0o644 << 16
                 new.writestr(entry, content)
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
     except (OSError, zipfile.BadZipFile) as error:
-        raise OperationError(f"{target}: {place} cannot be written: {error}") from error
+        raise OperationError(f"{target}: {path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -182,10 +182,10 @@ def replace_spec(archive: Path, content: bytes) -> None:
 
 
 def check_archive(archive: Path) -> None:
-    """Reads an archive whole, as TorchServe will: it retries a damaged one for minutes and logs the reason elsewhere.
+    """Checks that an archive is complete: TorchServe would retry a damaged one for minutes, and log why elsewhere.
 
     Raises:
-        OperationError: the file is missing, or not a whole model archive.
+        OperationError: the file is missing, or is not a complete model archive.
     """
     try:
         with zipfile.ZipFile(archive) as archived:
@@ -198,7 +198,7 @@ def check_archive(archive: Path) -> None:
             f"{hints.command('package', 'RUN', '--name', archive.stem, '--store', archive.parent)}"
         ) from error
     except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise OperationError(f"{archive}: not a whole model archive ({error}); package the run again") from error
+        raise OperationError(f"{archive}: not a complete model archive ({error}); package the run again") from error
     if damaged is not None:
         raise OperationError(f"{archive}: {damaged} is damaged or missing; package the run again")
 
@@ -209,10 +209,10 @@ def open_archive(archive: Path, into: Path | None = None) -> Iterator[Path]:
 
     Args:
         archive: the ``.mar``.
-        into: a folder to keep it in; None: a temporary one, for the length of the block.
+        into: the folder to unpack into; None: a temporary one, which is removed at the end of the block.
 
     Raises:
-        OperationError: the file is missing, no archive, or not one of ours.
+        OperationError: the file is missing, is not an archive, or was not packaged by Marquee.
     """
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         temporary = temporary if into is None else str(into)
@@ -224,18 +224,19 @@ def open_archive(archive: Path, into: Path | None = None) -> Iterator[Path]:
             raise OperationError(f"{archive}: not readable as a model archive: {error}") from error
         folder = Path(temporary) / BUNDLE_FOLDER
         try:
-            # A damaged variant is the server's matter: it says so and falls back to the next.
-            verify_files(folder, read_spec(folder).golden.files)
+            # Variants are not verified here: the server reports a damaged one and falls back to the next.
+            unpacked = Bundle.read(folder)
+            unpacked.verify(unpacked.spec.golden.files)
         except BundleError as error:
             raise OperationError(f"{archive}: {str(error).replace(f'{folder}/', '')}") from error
         yield folder
 
 
 def _digest(folder: Path) -> str:
-    """Of the code in ``folder``, for the entry file's name.
+    """SHA-256 of the Python code in ``folder``, for the name of the entry file.
 
-    TorchServe finds that file by its name on the worker's path, where an inherited PYTHONPATH comes first: a name that
-    says what is in it cannot stand for anything else there.
+    TorchServe imports the entry file by its name, and an inherited PYTHONPATH comes first on the worker's path: with
+    the digest in its name, no other module there can be imported in its place.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -245,17 +246,17 @@ def _digest(folder: Path) -> str:
 
 @contextmanager
 def _private_temporary_folder(folder: Path) -> Iterator[None]:
-    """The archiver stages in ``TMPDIR/MODEL_NAME`` and first deletes what is there, whoever it belongs to."""
+    """Redirects ``tempfile``: the archiver stages in ``TMPDIR/MODEL_NAME``, and first deletes whatever is there."""
     folder.mkdir()
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    previous, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir = previous
 
 
 def _write_archive(folder: Path, target: Path) -> None:
-    """Zips ``folder`` reproducibly: entries sorted, dates fixed, nothing compressed (weights hardly would be)."""
+    """Zips ``folder`` reproducibly: entries sorted, dates fixed, uncompressed (weights hardly compress)."""
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     manifest["createdOn"] = "01/01/1980 00:00:00"
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")

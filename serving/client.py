@@ -1,4 +1,4 @@
-"""Asks a running server, over REST and gRPC. Finds and sends the access token, and renews one that has expired."""
+"""A client for a running server, over REST and gRPC. It sends the access token, and renews it after it has expired."""
 
 import json
 import time
@@ -12,47 +12,48 @@ import requests
 
 from marquee import hints
 from marquee.serving.errors import OperationError
-from marquee.serving.keys import GivenToken, Keys, Kind
+from marquee.serving.keys import Keys, Kind, StaticToken
 from marquee.serving.settings import Addresses
 
 T = TypeVar("T")
 
 BUSY_WAITS = (0.25, 0.5, 1.0, 2.0)
-"""Seconds before each further try of an explanation that was refused as ``busy``."""
+"""Seconds to wait before each retry of an explanation that was refused as ``busy``."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said about one request."""
+    """The server's answer to one request."""
 
     status: int
-    """HTTP status; over gRPC 200, or the status that the same failure has over REST."""
+    """HTTP status; over gRPC 200, or the status of the same failure over REST."""
     body: dict[str, Any]
-    """The JSON body: an answer, or ``{"error": {"code", "message"}}``."""
+    """The JSON body: the result, or ``{"error": {"code", "message"}}``."""
 
     @property
     def error(self) -> str | None:
-        """``code: message``, or None for an answer."""
+        """``code: message``; None when the request succeeded."""
         if "error" in self.body:
             return f"{self.body['error'].get('code')}: {self.body['error'].get('message')}"
         return None if self.status == 200 else f"{self.status}: {self.body}"
 
 
 class Client:
-    """One server, wherever it is.
+    """A client for one server, on this machine or another.
 
     >>> client = Client("http://127.0.0.1:8080", token="abcd1234")
     >>> client.addresses.management, client.addresses.grpc_inference
     ('http://127.0.0.1:8081', '127.0.0.1:7070')
 
     Args:
-        url: of its inference API.
-        token: of ``key_file.json`` where the server was started: that of ``inference`` for predictions, that of
-            ``management`` for everything about models; None for a server that wants none.
-        management: URL of its management API; None: as TorchServe has it by default beside port 8080, and the next
-            port beside any other, as ``marquee serve start --port`` has it.
-        grpc: ``HOST:PORT`` of its gRPC inference API; None: likewise.
-        timeout: seconds that one request may take.
+        url: URL of the inference API.
+        token: access token from ``key_file.json``, in the folder where the server was started: the ``inference`` token
+            for predictions, the ``management`` token to manage models; None for a server that needs none.
+        management: URL of the management API; None: the port after that of ``url``, which is both TorchServe's default
+            and that of ``marquee serve start --port``.
+        grpc: ``HOST:PORT`` of the gRPC inference API; None: TorchServe's default, 7070, if the port of ``url`` is 8080,
+            else the third port after it, as with ``marquee serve start --port``.
+        timeout: of one request, in seconds.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Client:
         grpc: str | None = None,
         timeout: float = 120,
     ) -> None:
-        self._set_up(Addresses.beside(url, management, grpc), GivenToken(token), timeout)
+        self._set_up(Addresses.beside(url, management, grpc), StaticToken(token), timeout)
 
     @classmethod
     def of(cls, addresses: Addresses, keys: Keys, timeout: float = 120) -> "Client":
@@ -78,7 +79,7 @@ class Client:
         self._keys = keys
         self._timeout = timeout
         self._session = requests.Session()
-        # A proxy from the environment would be sent the tokens, and cannot reach this machine's loopback.
+        # A proxy from the environment would receive the tokens, and cannot reach this machine's loopback address.
         self._session.trust_env = False
         self._channel: Any = None
 
@@ -92,10 +93,10 @@ class Client:
         """Sends one body to ``POST /predictions/NAME[/VERSION]``.
 
         Args:
-            name: of the model.
+            name: the model's name.
             data: the content of an image file, or its path; or JSON, with its content type.
             content_type: of ``data``.
-            version: of the model; None: the server's default one.
+            version: the model's version; None: the default version on the server.
 
         Raises:
             OperationError: no server answers.
@@ -117,15 +118,16 @@ class Client:
         version: str | None = None,
         grpc: bool = False,
     ) -> Answer:
-        """Asks for the answer to one image with its reason; tries again while the worker is busy.
+        """Requests the prediction for one image, with an explanation; retries while the worker is busy.
 
         Args:
-            name: of the model.
+            name: the model's name.
             data: the content of an image file, or JSON of one image.
-            method: ``gradcam``, ``integrated_gradients``, ``occlusion``, or what suits the model.
-            label: whose evidence is shown; None: the answer's.
-            version: of the model.
-            grpc: over gRPC, which has no call of its own for it: a prediction with the input ``explain``.
+            method: ``gradcam``, ``integrated_gradients``, ``occlusion``, or ``auto`` for one that suits the model.
+            label: the label to explain; None: the predicted one.
+            version: the model's version; None: the default version on the server.
+            grpc: whether to use gRPC, which has no method for explanations: this sends a prediction with the input
+                ``explain``.
 
         Raises:
             OperationError: no server answers.
@@ -156,7 +158,7 @@ class Client:
         version: str | None = None,
         inputs: Mapping[str, bytes] | None = None,
     ) -> Answer:
-        """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``, beside other ``inputs``.
+        """Sends one body to ``InferenceAPIsService.Predictions``, as the input ``data``, together with ``inputs``.
 
         Raises:
             OperationError: no server answers.
@@ -168,7 +170,7 @@ class Client:
         stubs = load_stubs()
         if self._channel is None:
             address, options = self.addresses.grpc_inference, [("grpc.enable_http_proxy", 0)]
-            if self.addresses.inference.startswith("https:"):  # the token must not go out in clear
+            if self.addresses.inference.startswith("https:"):  # the token must not be sent in clear text
                 self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(), options=options)
             else:
                 self._channel = grpc.insecure_channel(address, options=options)
@@ -196,9 +198,9 @@ class Client:
             return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).partition("\n")[0]}})
 
     def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
-        """``GET /models/NAME[/VERSION]``: status, workers and settings of each version (``all`` for all of them)."""
-        described: list[dict[str, Any]] = self._manage("GET", f"/models/{name}" + (f"/{version}" if version else ""))
-        return described
+        """``GET /models/NAME[/VERSION]``: status, workers and settings of a version; ``all``: of each version."""
+        versions: list[dict[str, Any]] = self._manage("GET", f"/models/{name}" + (f"/{version}" if version else ""))
+        return versions
 
     def list_models(self) -> list[dict[str, Any]]:
         """``GET /models``: every model with its default version."""
@@ -215,7 +217,7 @@ class Client:
 
         Args:
             archive: file name in the store.
-            workers: to start.
+            workers: number of workers to start.
             name: the model's name on the server; None: the archive's own.
             wait: whether to return only when the workers have started.
         """
@@ -230,7 +232,7 @@ class Client:
         return str(self._manage("PUT", path, params=params)["status"])
 
     def set_default(self, name: str, version: str) -> str:
-        """``PUT /models/NAME/VERSION/set-default``: the version that answers requests without one."""
+        """``PUT /models/NAME/VERSION/set-default``: sets the version that answers requests that name none."""
         return str(self._manage("PUT", f"/models/{name}/{version}/set-default")["status"])
 
     def unregister(self, name: str, version: str | None = None) -> str:
@@ -272,7 +274,7 @@ class Client:
             raise OperationError(f"the server refuses {self._keys}: {error}") from error
 
     def _with_renewal(self, call: Callable[[], T], kind: Kind, refused: Callable[[Exception], bool]) -> T:
-        """Calls, and once more with a new token when the server refuses the one that the key file holds."""
+        """Makes the call, and repeats it with a new token if the server refuses the one in the key file."""
         try:
             return call()
         except Exception as error:
@@ -294,7 +296,7 @@ class Client:
 
 
 class _TokenRefusedError(Exception):
-    """The server's answer to a token that is wrong or has expired."""
+    """The server refused the token: it is wrong, or has expired."""
 
 
 def _content(data: bytes | str | Path) -> bytes:

@@ -1,23 +1,23 @@
-"""What ``marquee serve`` takes when nothing else is said."""
+"""Defaults of ``marquee serve``."""
 
 from pathlib import Path
 
 from marquee.serving.errors import OperationError
 
 DEFAULT_STATE = Path(".torchserve")
-"""Folder for process, tokens and logs."""
+"""Folder for the process record, tokens and logs."""
 DEFAULT_CONFIG = Path("config.properties")
-"""TorchServe settings: this file of the current folder where there is one, else :data:`PACKAGED_CONFIG`."""
+"""TorchServe settings: this file in the current folder if it exists, else :data:`PACKAGED_CONFIG`."""
 PACKAGED_CONFIG = Path(__file__).absolute().parent.parent / "config.properties"
-"""The settings that come with Marquee."""
+"""The settings that Marquee comes with."""
 DEFAULT_STORE = Path("model_store")
 
 
 def find_config(config: Path = DEFAULT_CONFIG) -> Path:
-    """The settings file that ``config`` stands for.
+    """The settings file to use for ``config``.
 
     Raises:
-        OperationError: a file was named and is not there.
+        OperationError: the named file does not exist.
     """
     if Path(config).is_file():
         return Path(config)
@@ -27,10 +27,10 @@ def find_config(config: Path = DEFAULT_CONFIG) -> Path:
 
 
 def find_store(config: Path, properties: dict[str, str]) -> Path:
-    """The folder of archives that TorchServe settings name, absolute.
+    """The absolute path of the model store that TorchServe settings name.
 
-    A relative one is relative to their file, as for a plain ``torchserve --start`` in that folder; with the packaged
-    settings it is relative to the current folder.
+    A relative path is resolved from the folder of the settings file, as for a plain ``torchserve --start`` in that
+    folder; with the packaged settings, from the current folder.
     """
     folder = Path.cwd() if Path(config) == PACKAGED_CONFIG else Path(config).absolute().parent
     return (folder / properties.get("model_store", DEFAULT_STORE)).absolute()

@@ -2,4 +2,4 @@
 
 
 class OperationError(Exception):
-    """Packaging, starting or asking a server failed; the message says what happened and what to do next."""
+    """Packaging, starting a server or a request to it failed; the message says what happened and what to do next."""

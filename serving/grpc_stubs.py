@@ -1,4 +1,4 @@
-"""gRPC client code, made from the .proto files inside the installed TorchServe: they always fit its version."""
+"""gRPC client code, generated from the .proto files of the installed TorchServe, so that it always fits its version."""
 
 import functools
 import importlib
@@ -26,7 +26,7 @@ class Stubs(NamedTuple):
 
 @functools.cache
 def load_stubs() -> Stubs:
-    """Generates and imports the client modules, once a process.
+    """Generates and imports the client modules, once per process.
 
     Raises:
         OperationError: TorchServe is not installed, or its .proto files do not compile.

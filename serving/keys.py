@@ -10,20 +10,20 @@ Kind = Literal["inference", "management", "API"]
 
 
 class Keys(Protocol):
-    """Where access tokens come from."""
+    """A source of access tokens."""
 
     renewable: bool
-    """Whether a token that was refused can be had anew."""
+    """Whether a refused token can be renewed."""
 
     def token(self, kind: Kind) -> str | None:
         """The token for inference, for management, or (``API``) for making new tokens; None: none is needed."""
 
 
-class GivenToken:
-    """A token that somebody has handed over, for whatever it is good for.
+class StaticToken:
+    """One fixed token, sent with every request.
 
     Args:
-        token: None for a server with ``disable_token_authorization=true``.
+        token: the token; None for a server with ``disable_token_authorization=true``.
     """
 
     renewable = False
@@ -40,7 +40,7 @@ class GivenToken:
 
 
 class KeyFile:
-    """Reads tokens; they may be renewed at any time, so nothing is kept.
+    """Reads the tokens anew for each request, because they may be renewed at any time.
 
     Args:
         path: the key file.

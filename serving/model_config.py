@@ -1,4 +1,4 @@
-"""``model-config.yaml`` inside an archive: read it, and change some of its settings."""
+"""Reads and changes the ``model-config.yaml`` inside an archive."""
 
 import io
 import zipfile
@@ -10,17 +10,17 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from marquee.handlers.schema import SchemaError, from_dict
-from marquee.handlers.worker_config import CONFIG_FILE, NAMES, SECTION, WorkerConfig
+from marquee.handlers.core.schema import SchemaError, from_dict
+from marquee.handlers.core.worker_config import CONFIG_FILE, NAMES, SECTION, WorkerConfig
 from marquee.serving.archive import replace_entry
 from marquee.serving.errors import OperationError
 
-_MODULE = "handlers/worker_config.py"
-"""Of an archive whose handler reads the section."""
+_MODULES = {"handlers/core/worker_config.py", "handlers/worker_config.py"}
+"""An archive with one of these modules has a handler that reads the section."""
 
 
 def read_model_config(archive: Path) -> dict[str, Any]:
-    """The document of an archive's ``model-config.yaml``, as the worker reads it; empty where it has no such file.
+    """An archive's ``model-config.yaml``, parsed as the worker parses it; empty if the archive has no such file.
 
     Raises:
         OperationError: the archive or the file cannot be read.
@@ -29,7 +29,7 @@ def read_model_config(archive: Path) -> dict[str, Any]:
 
 
 def worker_config(document: Mapping[str, Any]) -> WorkerConfig:
-    """What an archive of any version says to its handler.
+    """The handler's settings in the ``model-config.yaml`` of an archive of any version.
 
     Raises:
         OperationError: a key is unknown or has a wrong value.
@@ -43,11 +43,12 @@ def worker_config(document: Mapping[str, Any]) -> WorkerConfig:
 
 
 def update_model_config(archive: Path, changes: Mapping[str, Any]) -> None:
-    """Sets some settings of an archive; its other keys and its comments stay.
+    """Changes settings of an archive; other keys and comments are kept.
 
     Args:
         archive: a ``.mar``.
-        changes: keys of TorchServe or of the handler; the latter are put where the archive's own handler reads them.
+        changes: keys of TorchServe or of the handler, with their values; the latter are written where the archive's
+            handler reads them.
 
     Raises:
         OperationError: the archive cannot be read or written.
@@ -56,44 +57,44 @@ def update_model_config(archive: Path, changes: Mapping[str, Any]) -> None:
 
 
 def changed_config(archive: Path, changes: Mapping[str, Any]) -> str:
-    """The text of an archive's ``model-config.yaml`` with other values for some settings.
+    """The text of an archive's ``model-config.yaml`` with ``changes`` applied.
 
     Raises:
         OperationError: the archive or the file cannot be read.
     """
     text = _text(archive)
     in_section = _sectioned(archive, changes)
-    wanted = _set(_parse(archive, text), changes, in_section)
+    expected = _set(_parse(archive, text), changes, in_section)
     try:
         editor = _editor()
-        changed = _set(editor.load(text) or editor.map(), changes, in_section)
+        edited = _set(editor.load(text) or editor.map(), changes, in_section)
         stream = io.StringIO()
-        editor.dump(changed, stream)
+        editor.dump(edited, stream)
         # The two libraries read some unquoted words and numbers differently: yes, off, 010.
-        if yaml.safe_load(stream.getvalue()) == wanted:
+        if yaml.safe_load(stream.getvalue()) == expected:
             return stream.getvalue()
     except YAMLError:
-        pass  # a key that is there twice, say, which the worker's library accepts
-    return yaml.safe_dump(wanted, sort_keys=False)
+        pass  # such as a duplicate key, which the worker's YAML library accepts
+    return yaml.safe_dump(expected, sort_keys=False)
 
 
 def places(archive: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the archive reads each setting, for people: ``handler.threads`` -> its value."""
+    """Each setting under the key that the archive's handler reads, for display: ``handler.threads`` -> its value."""
     in_section = _sectioned(archive, changes)
     return {f"{SECTION}.{key}" if key in in_section else key: value for key, value in changes.items()}
 
 
 def _sectioned(archive: Path, changes: Mapping[str, Any]) -> list[str]:
-    """Those of ``changes`` that belong into the section; none in an archive of an older version."""
+    """The keys of ``changes`` that belong in the section; none in an archive of an older version."""
     with zipfile.ZipFile(archive) as archived:
         names = archived.namelist()
-    older = any(name.startswith("handlers/") for name in names) and _MODULE not in names
+    older = any(name.startswith("handlers/") for name in names) and not _MODULES & set(names)
     flat = older or _is_flat(read_model_config(archive))
     return [] if flat else [key for key in changes if key in NAMES]
 
 
 def _is_flat(document: Mapping[str, Any]) -> bool:
-    """Whether an older version packed the archive: its handler reads its keys from among TorchServe's."""
+    """Whether an older version packed the archive: its handler reads its keys at the top level, among TorchServe's."""
     return SECTION not in document and any(name in document for name in NAMES)
 
 
@@ -111,7 +112,7 @@ def _set(document: Any, changes: Mapping[str, Any], in_section: list[str]) -> An
 def _editor() -> YAML:
     editor = YAML()  # keeps comments and order
     editor.preserve_quotes = True
-    editor.width = 10_000  # breaks no line
+    editor.width = 10_000  # does not wrap lines
     return editor
 
 

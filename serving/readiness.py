@@ -1,4 +1,4 @@
-"""When a server and its models are ready, asked of the management API, and why one is not."""
+"""Waits until a server and its models are ready, according to the management API, or says why they are not."""
 
 import re
 import time
@@ -12,7 +12,7 @@ _POLL_SECONDS = 0.3
 
 
 class StartedServer(Protocol):
-    """What has to be known of a server to wait for it."""
+    """What waiting for a server needs to know about it."""
 
     @property
     def logs(self) -> Path:
@@ -26,16 +26,16 @@ class StartedServer(Protocol):
 
 
 def ready_workers(client: Client, name: str, version: str | None = None) -> int:
-    """The number of workers of a version, the default one when None, that are READY."""
-    (described,) = client.describe(name, version)
-    return sum(worker["status"] == "READY" for worker in described["workers"])
+    """The number of READY workers of a version; None: of the default version."""
+    (description,) = client.describe(name, version)
+    return sum(worker["status"] == "READY" for worker in description["workers"])
 
 
 def wait_for_workers(client: Client, name: str, workers: int, version: str | None = None, timeout: float = 120) -> None:
-    """Waits until ``workers`` workers are READY; TorchServe answers a scaling earlier when one of them has died.
+    """Waits until ``workers`` workers are READY: TorchServe answers a request to scale too early if one has died.
 
     Raises:
-        OperationError: fewer are READY in time.
+        OperationError: another number of workers is READY at the end of ``timeout``.
     """
     deadline = time.monotonic() + timeout
     while (ready := ready_workers(client, name, version)) != workers:
@@ -48,7 +48,7 @@ def wait_until_listening(server: StartedServer, deadline: float) -> None:
     """Waits until the management API answers.
 
     Raises:
-        OperationError: the server has ended, or does not answer until ``deadline`` (of ``time.monotonic``).
+        OperationError: the server has ended, or does not answer by ``deadline`` (of ``time.monotonic``).
     """
     client = server.client(timeout=30)
     while time.monotonic() < deadline:
@@ -62,14 +62,16 @@ def wait_until_listening(server: StartedServer, deadline: float) -> None:
 
 
 def wait_until_ready(server: StartedServer, name: str, deadline: float, workers: int = 1, log_start: int = 0) -> None:
-    """READY is asked of the management API: ``/ping`` calls a worker healthy that crashes again and again.
+    """Waits until a model's workers are READY.
+
+    The management API is asked, because ``/ping`` reports a worker that crashes again and again as healthy.
 
     Args:
-        server: where.
-        name: of a model that is registered, or about to be.
+        server: the server.
+        name: of a model that is registered, or is about to be.
         deadline: of ``time.monotonic``.
-        workers: that must be READY.
-        log_start: bytes of ``model_log.log`` that are about other models.
+        workers: number of workers that must be READY.
+        log_start: offset in ``model_log.log``, in bytes; what comes before it is about other models.
 
     Raises:
         OperationError: the model is refused, the server has ended, or fewer workers are READY in time.
@@ -89,7 +91,7 @@ def wait_until_ready(server: StartedServer, name: str, deadline: float, workers:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last non-empty line of a log."""
     lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()] if path.is_file() else []
     return lines[-1] if lines else "no output"
 
@@ -106,6 +108,5 @@ def _find_refusal(log: Path, name: str, start: int) -> str | None:
     matches = re.findall(r"RuntimeError: (.+)", log.read_bytes()[start:].decode("utf-8", "replace"))
     # The worker repeats the error as "500 - Unknown exception" when it gives up.
     reasons = [line for line in matches if not re.match(r"\d{3} - ", line)]
-    about = [line for line in reasons if line.startswith(f"{name} is not served")]
-    found = about or reasons
-    return str(found[0]) if found else None
+    refusals = [line for line in reasons if line.startswith(f"{name} is not served")] or reasons
+    return str(refusals[0]) if refusals else None

@@ -1,10 +1,10 @@
-"""Starts, watches and stops a TorchServe.
+"""Starts, monitors and stops TorchServe.
 
-The server runs in a state folder (default ``.torchserve``), which holds everything of it::
+The server runs in a state folder (default ``.torchserve``), which holds all of its files::
 
     .torchserve/
       server.json         process and addresses
-      config.properties   the settings in force: config.properties with what this start changed
+      config.properties   the settings in use: config.properties with the changes of this start
       key_file.json       access tokens, written by TorchServe, mode 0600
       logs/               console.log, ts_log.log, model_log.log
 """
@@ -29,7 +29,7 @@ from marquee.serving.client import Client
 from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store
 from marquee.serving.errors import OperationError
 from marquee.serving.java import java_environment
-from marquee.serving.keys import GivenToken, KeyFile
+from marquee.serving.keys import KeyFile, StaticToken
 from marquee.serving.processes import CONFIG_NAME, front_end, occupied
 from marquee.serving.readiness import last_line, wait_until_listening, wait_until_ready
 from marquee.serving.settings import Addresses, read_addresses, read_properties
@@ -46,16 +46,16 @@ class Server:
 
     folder: Path
     pid: int
-    """Of the Java front end; its workers are children."""
+    """Process ID of the Java front end; the workers are its child processes."""
     create_time: float
-    """Start of that process in seconds since the epoch: a pid alone may belong to another one by now."""
+    """Start of that process in seconds since the epoch: the pid alone may have been reused by another process."""
     addresses: Addresses
     models: tuple[str, ...]
     store: Path
     temporary: Path
     """TorchServe's folder for unpacked archives and sockets; removed by :func:`stop`."""
     authorized: bool
-    """False when the configuration switches tokens off."""
+    """False when the configuration disables access tokens."""
 
     @property
     def logs(self) -> Path:
@@ -69,7 +69,7 @@ class Server:
 
     def client(self, timeout: float = 120) -> Client:
         """A client with this server's addresses and tokens."""
-        keys = KeyFile(self.folder / "key_file.json") if self.authorized else GivenToken(None)
+        keys = KeyFile(self.folder / "key_file.json") if self.authorized else StaticToken(None)
         return Client.of(self.addresses, keys, timeout)
 
     def save(self) -> None:
@@ -132,10 +132,10 @@ def start(
         config: TorchServe settings.
         store: folder of archives; the configuration's ``model_store`` when None.
         folder: the state folder.
-        port: base of five consecutive ports, instead of the configuration's.
+        port: first of five consecutive ports, instead of the configuration's.
         timeout: seconds until all models must be ready.
         python: interpreter of the server and its workers.
-        settings: keys of ``config.properties`` in place of the configuration's.
+        settings: keys of ``config.properties`` that override the configuration's.
 
     Raises:
         OperationError: the server cannot start, or a model is refused; nothing is left running.
@@ -150,8 +150,8 @@ def start(
     if running := find(folder):
         command = hints.command("serve", "stop", "--state", folder)
         raise OperationError(f"already running with pid {running.pid}; stop it first: {command}")
-    if died := _recorded(folder):
-        stop(died)  # ended without cleaning up; nothing runs any more, its temporary files do lie about
+    if stale := _recorded(folder):
+        stop(stale)  # it ended without removing its temporary files
     addresses = read_addresses(properties)
     addresses = addresses if port is None else addresses.shifted(port)
     if taken := addresses.taken():
@@ -160,7 +160,7 @@ def start(
         **(settings or {}),
         **addresses.as_properties(),
         "model_store": str(store),
-        # A URI: TorchServe splits the arguments at spaces, and a path may have some.
+        # A URI: TorchServe splits the arguments at spaces, and a path may contain some.
         "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
     }
     server = _launch(names, config, overrides, addresses, store, folder, python, properties)
@@ -179,7 +179,7 @@ def start(
 
 
 def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
-    """Ends a server of which its state folder has no record: the folder, or the record in it, was deleted.
+    """Stops a server of which its state folder has no record, because the folder or the record was deleted.
 
     Returns:
         Its pid; None when there is no such server.
@@ -189,7 +189,7 @@ def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
         return None
     environment = process.environ()
     _end(process, timeout)
-    # Only a start of ours sets this, and gives the server a temporary folder of its own.
+    # Only Marquee sets this, and it gives the server its own temporary folder.
     if environment.get("LOG_LOCATION") == str(Path(folder).absolute() / "logs"):
         shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
         (Path(folder) / "key_file.json").unlink(missing_ok=True)
@@ -197,7 +197,7 @@ def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
 
 
 def stop(server: Server, timeout: float = 30) -> None:
-    """Ends the server and its workers, and removes its temporary files and tokens; the logs stay."""
+    """Stops the server and its workers, and removes its temporary files and tokens; the logs are kept."""
     process = server._process()
     if process is not None:
         _end(process, timeout)
@@ -207,7 +207,7 @@ def stop(server: Server, timeout: float = 30) -> None:
 
 
 def _end(process: psutil.Process, timeout: float) -> None:
-    """Ends a front end and its workers, with force when they take longer than ``timeout`` seconds."""
+    """Terminates a front end and its workers, and kills those that have not ended after ``timeout`` seconds."""
     family = [process, *_children(process)]
     process.terminate()
     _, alive = psutil.wait_procs(family, timeout)
@@ -231,10 +231,10 @@ def _launch(
     logs = folder / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir()
-    changed = "\n".join(f"{key}={value}" for key, value in overrides.items())
+    override_lines = "\n".join(f"{key}={value}" for key, value in overrides.items())
     effective = folder / CONFIG_NAME
-    effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{changed}\n", "utf-8")
-    # Short on purpose: worker sockets lie in it, and a socket's path has at most 107 bytes.
+    effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{override_lines}\n", "utf-8")
+    # Short on purpose: the workers' sockets are in it, and a socket's path has at most 107 bytes.
     temporary = Path(tempfile.mkdtemp(prefix="ts-"))
     environment |= {
         "TMPDIR": str(temporary),
@@ -242,20 +242,20 @@ def _launch(
         "LOG_LOCATION": str(logs),
         "METRICS_LOCATION": str(logs),
     }
-    environment.pop("TS_CONFIG_FILE", None)  # it would win over --ts-config
+    environment.pop("TS_CONFIG_FILE", None)  # it would override --ts-config
     command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
     command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
     (folder / "key_file.json").unlink(missing_ok=True)
     pid_file = temporary / ".model_server.pid"
     with open(logs / "console.log", "wb") as console:
-        # A session of its own: Ctrl-C in this terminal is not the server's.
+        # A new session, so that Ctrl-C in this terminal does not reach the server.
         launcher = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=console, stderr=console, start_new_session=True
         )
         try:
             launcher.wait()
         except BaseException:
-            # Interrupted just now: the launcher is let finish, so that its pid file tells which server to end.
+            # Interrupted while launching: the launcher may finish, so that its pid file says which server to kill.
             launcher.wait(timeout=30)
             if pid_file.is_file():
                 psutil.Process(int(pid_file.read_text())).kill()
@@ -292,7 +292,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def describe(server: Server) -> dict[str, Any]:
-    """What runs: process, addresses, and each model with its version and the state of its workers."""
+    """The running server: process, addresses, and each model with its version and the state of its workers."""
     client = server.client(timeout=10)
     models = []
     for entry in client.list_models():
@@ -311,7 +311,7 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
     """A client for the server of the state folder, else for one that ``torchserve --start`` started in this folder.
 
     Raises:
-        OperationError: neither a state folder nor a configuration tells where a server could be.
+        OperationError: neither the state folder nor the configuration says where a server could be.
     """
     if server := find(folder):
         return server.client(timeout)
@@ -321,6 +321,6 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
     properties = read_properties(config) if Path(config).is_file() else {}
     authorized = properties.get("disable_token_authorization", "false") != "true"
     if not properties or (authorized and not key_file.is_file()):
-        start_one = hints.command("serve", "start", "NAME")
-        raise OperationError(f"no server is running from {folder}; start one: {start_one}, or name its --state")
-    return Client.of(read_addresses(properties), KeyFile(key_file) if authorized else GivenToken(None), timeout)
+        command = hints.command("serve", "start", "NAME")
+        raise OperationError(f"no server is running from {folder}; start one: {command}, or name its --state")
+    return Client.of(read_addresses(properties), KeyFile(key_file) if authorized else StaticToken(None), timeout)

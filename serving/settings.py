@@ -23,24 +23,24 @@ class Addresses:
 
     def shifted(self, base: int) -> "Addresses":
         """The same hosts on five consecutive ports from ``base``."""
-        changed = {}
+        addresses = {}
         for offset, (name, address) in enumerate(asdict(self).items()):
             prefix, _, _ = address.rpartition(":")
-            changed[name] = f"{prefix}:{base + offset}"
-        return replace(self, **changed)
+            addresses[name] = f"{prefix}:{base + offset}"
+        return replace(self, **addresses)
 
     @classmethod
     def beside(cls, inference: str, management: str | None = None, grpc: str | None = None) -> "Addresses":
-        """The addresses of a server of which one is known.
+        """The addresses of a server whose inference API is known.
 
         Args:
             inference: URL of the inference API.
-            management: URL of the management API; None: TorchServe's default beside port 8080, else the next port.
-            grpc: ``HOST:PORT`` of the gRPC inference API; None: TorchServe's default beside port 8080, else the third
-                port after it, as in five consecutive ones.
+            management: URL of the management API; None: the port after that of ``inference``.
+            grpc: ``HOST:PORT`` of the gRPC inference API; None: TorchServe's default, 7070, if the port of
+                ``inference`` is 8080, else the third port after it, as in :meth:`shifted`.
 
         Raises:
-            OperationError: ``inference`` is no URL.
+            OperationError: ``inference`` is not a URL.
         """
         parts = urlsplit(inference if "://" in inference else f"http://{inference}")
         try:
@@ -64,8 +64,8 @@ class Addresses:
         """Loopback addresses on which nothing listens.
 
         Args:
-            start: the first port to try; None: a random one, so that two processes that look at once hardly ever find
-                the same.
+            start: the first port to try; None: a random one, so that two processes that search at the same time
+                hardly ever find the same.
 
         Raises:
             OperationError: there are none between ``start`` and 65,000.
@@ -79,11 +79,11 @@ class Addresses:
 
     @property
     def base_port(self) -> int:
-        """The port of ``inference``, the first of the five that :meth:`shifted` gives."""
+        """The port of ``inference``, the first of the five ports that :meth:`shifted` gives."""
         return int(self.inference.rpartition(":")[2])
 
     def as_properties(self) -> dict[str, str]:
-        """The keys of ``config.properties`` that say this."""
+        """These addresses as keys of ``config.properties``."""
         properties = {f"{name}_address": getattr(self, name) for name in ("inference", "management", "metrics")}
         for name in ("grpc_inference", "grpc_management"):
             host, _, port = getattr(self, name).rpartition(":")
@@ -91,7 +91,7 @@ class Addresses:
         return properties
 
     def taken(self) -> list[str]:
-        """Those of the addresses on which something listens already."""
+        """The addresses on which something already listens."""
         return [address for address in asdict(self).values() if _is_taken(address)]
 
 
@@ -110,22 +110,22 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def read_addresses(properties: dict[str, str]) -> Addresses:
-    """The addresses that TorchServe takes from ``properties``, with its defaults for absent keys."""
+    """The addresses that TorchServe reads from ``properties``, with its defaults for absent keys."""
     default = Addresses()
     grpc = {}
     for name in ("grpc_inference", "grpc_management"):
         host, _, port = getattr(default, name).rpartition(":")
         grpc[name] = f"{properties.get(f'{name}_address', host)}:{properties.get(f'{name}_port', port)}"
-    rest = {
+    urls = {
         name: properties.get(f"{name}_address", getattr(default, name)).rstrip("/")
         for name in ("inference", "management", "metrics")
     }
-    return Addresses(**rest, **grpc)
+    return Addresses(**urls, **grpc)
 
 
 def _is_taken(address: str) -> bool:
     parts = urlsplit(address if "://" in address else f"//{address}")
-    # A server that listens on all interfaces is reached through the loopback.
+    # A server that listens on all interfaces is reachable at the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "127.0.0.1")  # noqa: S104
     try:
         with socket.create_connection((host, parts.port or 80), timeout=1):

@@ -1,4 +1,4 @@
-"""A server is started, and every golden sample is sent to it over REST and gRPC, before it counts as started."""
+"""Starts a server and verifies it: every golden sample is sent over REST and gRPC before it counts as started."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class AnswersDifferError(OperationError):
     """The server answers differently from evaluation; it has been stopped.
 
     Args:
-        server: what was started.
-        checked: answers that were compared.
-        differences: one line each.
+        server: the server.
+        checked: number of answers that were compared.
+        differences: one line for each difference.
     """
 
     def __init__(self, server: Server, checked: int, differences: list[str]) -> None:
@@ -31,11 +31,11 @@ class Service:
 
     server: Server
     checked: int
-    """Golden answers that were compared, over REST and over gRPC; all of them are equal."""
+    """Number of golden answers that were compared, over REST and over gRPC; all of them are equal."""
 
     @property
     def url(self) -> str:
-        """Of the inference API."""
+        """URL of the inference API."""
         return self.server.addresses.inference
 
     def client(self, timeout: float = 120) -> Client:
@@ -43,7 +43,7 @@ class Service:
         return self.server.client(timeout)
 
     def stop(self) -> None:
-        """Ends the server and its workers."""
+        """Stops the server and its workers."""
         stop(self.server)
 
     def __enter__(self) -> "Service":

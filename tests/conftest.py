@@ -124,7 +124,7 @@ def digits(once: Once) -> Path:
     """scikit-learn's digits as train/ and test/ of class folders."""
 
     def fill(folder: Path) -> None:
-        from marquee.training.data.digits import write_digits
+        from marquee.training.tasks.image_classification.data.digits import write_digits
 
         write_digits(folder / "digits")
 

@@ -1,6 +1,5 @@
 """The ways to run one network that are compared: each a function from an architecture to a callable."""
 
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +10,17 @@ import timm
 import torch
 from torch import nn
 
-from marquee.handlers.engines import load_engine
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, Precision, VariantSpec, sha256_file
-from marquee.training.export import export_program, trace_program
-from marquee.training.models import Classifier
-from marquee.training.optimize.build import LowPrecision
-from marquee.training.optimize.material import Images
+from marquee.handlers.core.bundle import Bundle, sha256_file
+from marquee.handlers.core.engines import load_engine
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.spec import SCHEMA_VERSION, GoldenSpec, ModelSpec, Precision, VariantSpec
+from marquee.handlers.inputs.image.spec import PIXELS, ImageSpec
+from marquee.handlers.outputs.classification import LOGITS, ClassificationSpec
+from marquee.training.core.export import export_program, trace_program
+from marquee.training.optimize.datasets import Samples
 from marquee.training.optimize.openvino_ir import convert, quantize, save
+from marquee.training.tasks.image_classification.low_precision import LowPrecision
+from marquee.training.tasks.image_classification.models import Classifier
 
 SIDE, CLASSES = 224, 1000
 Call = Callable[[np.ndarray], Any]
@@ -48,7 +50,7 @@ def make(name: str, arch: str, folder: Path, pixels: np.ndarray) -> tuple[Call, 
 
 
 def _in_precision(classifier: Classifier, precision: Precision) -> nn.Module:
-    return classifier if precision == "fp32" else LowPrecision(copy.deepcopy(classifier), torch.bfloat16)
+    return classifier if precision == "fp32" else LowPrecision(classifier, torch.bfloat16)
 
 
 def _eager(precision: Precision) -> Build:
@@ -77,7 +79,7 @@ def _openvino(precision: Precision) -> Build:
     def build(classifier: Classifier, folder: Path, pixels: np.ndarray) -> tuple[Call, dict[str, int]]:
         model = convert(trace_program(classifier, _IMAGE), _IMAGE)
         if precision == "int8":
-            model, _ = quantize(model, Images(pixels=pixels, targets=None), None, 0.0)
+            model, _ = quantize(model, Samples(inputs={PIXELS: pixels}, targets=None), None, 0.0)
         return _load(save(model, folder / "model.xml"), folder, "openvino", precision)
 
     return build
@@ -106,16 +108,17 @@ def _load(files: list[Path], folder: Path, engine: str, precision: Precision) ->
         files={file.name: sha256_file(file) for file in files},
     )
     spec = ModelSpec(
-        schema_version=3,
+        schema_version=SCHEMA_VERSION,
         task="image-classification",
-        labels=tuple(map(str, range(CLASSES))),
-        image=_IMAGE,
-        output=OutputSpec(),
+        input=_IMAGE,
+        output=ClassificationSpec(labels=tuple(map(str, range(CLASSES)))),
         variants=(variant,),
         golden=GoldenSpec(),
     )
-    loaded = load_engine(spec, variant, folder, "cpu")
-    return Predictor(spec, variant, loaded, "", folder).outputs, loaded.kernels()
+    bundle = Bundle(folder, spec)
+    loaded = load_engine(bundle, variant, "cpu")
+    predictor = Predictor(bundle, variant, loaded)
+    return (lambda batch: predictor.outputs({PIXELS: batch})[LOGITS]), loaded.kernels()
 
 
 CONTENDERS: dict[str, Build] = {

@@ -18,7 +18,7 @@ from benchmarks import ROOT, WORK, main, tell
 from benchmarks.optimize.contenders import CONTENDERS, SIDE, Call, make
 from benchmarks.photographs import SIZE, write_photographs
 from benchmarks.results import Series, add, origin, write_result
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "optimize" / "results"
 BATCHES = (1, 8)

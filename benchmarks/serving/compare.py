@@ -25,7 +25,7 @@ from benchmarks.serving.peers.place import EAGER, load_model
 from benchmarks.serving.processes import ContenderError
 from benchmarks.serving.servers import likeliest
 from benchmarks.serving.turn import Plan, Size, as_text, photographs, take_turn
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results"
 _PACKAGES = ("torchserve", "openvino", "fastapi", "uvicorn", "litserve", "bentoml", "ray", "flask")

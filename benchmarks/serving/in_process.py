@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.predictor import Prediction, Predictor
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.outputs.classification import Prediction
 
 _predictor: Predictor
 """Of a child."""
@@ -33,7 +34,7 @@ def _start(material: Path, variant: str, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    _predictor = Predictor.load(material / "bundle", variant=variant, decode_threads=threads)
+    _predictor = Predictor.load(material / "bundle", variant=variant, threads=threads)
 
 
 def _answer(command: dict[str, Any]) -> Any:

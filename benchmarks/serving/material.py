@@ -14,24 +14,28 @@ from torchvision.models import resnet18
 
 from benchmarks.photographs import GRAIN, SIZE, write_photographs
 from benchmarks.serving.peers.place import WEIGHTS
-from marquee.handlers.engines import load_engine
-from marquee.handlers.images import load
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import SCHEMA_VERSION, SPEC_FILE, GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
-from marquee.handlers.spec import sha256_file as digest
-from marquee.training.data.manifest import Record
-from marquee.training.export import export_program, trace_program
-from marquee.training.files import atomic_folder
-from marquee.training.golden import write_answers, write_golden
-from marquee.training.models import Classifier
-from marquee.training.optimize.material import Images
+from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.bundle import sha256_file as digest
+from marquee.handlers.core.engines import load_engine
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.spec import SCHEMA_VERSION, GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.decode import load
+from marquee.handlers.inputs.image.spec import PIXELS, ImageSpec
+from marquee.handlers.outputs.classification import ClassificationSpec
+from marquee.training.core.export import export_program, trace_program
+from marquee.training.core.files import atomic_folder
+from marquee.training.core.golden_writer import write_answers, write_golden
+from marquee.training.optimize.datasets import Samples
 from marquee.training.optimize.openvino_ir import convert, quantize, relative, save
+from marquee.training.tasks.image_classification.data.manifest import Record
+from marquee.training.tasks.image_classification.models import Classifier
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 CLASSES = 1000
 IMAGE = ImageSpec(
     channels=3, resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), decode="scaled"
 )
-"""As an export writes it: large JPEG files are decoded scaled (handlers/images.py)."""
+"""As an export writes it: large JPEG files are decoded scaled (handlers/inputs/image/decode.py)."""
 FP32, INT8 = "fp32", "openvino-int8"
 _CALIBRATION = 64
 _GOLDEN = 8
@@ -69,21 +73,20 @@ def _classifier(weights: Path) -> Classifier:
     return Classifier(backbone, IMAGE.mean, IMAGE.std).eval()
 
 
-def _write_bundle(classifier: Classifier, photographs: list[Path], bundle: Path) -> None:
-    program = bundle / "model.pt2"
+def _write_bundle(classifier: Classifier, photographs: list[Path], folder: Path) -> None:
+    program = folder / "model.pt2"
     export_program(classifier, IMAGE, program)
     pixels = np.stack([load(path.read_bytes(), IMAGE) for path in photographs])
-    quantized, _ = quantize(
-        convert(trace_program(classifier, IMAGE), IMAGE), Images(pixels=pixels, targets=None), None, 0
-    )
-    files = save(quantized, bundle / "variants" / INT8 / "model.xml")
+    calibration = Samples(inputs={PIXELS: pixels}, targets=None)
+    quantized, _ = quantize(convert(trace_program(classifier, IMAGE), IMAGE), calibration, None, 0)
+    files = save(quantized, folder / "variants" / INT8 / "model.xml")
     variants = (
         VariantSpec(name=FP32, engine="exported", precision="fp32", files={program.name: digest(program)}),
         VariantSpec(
             name=INT8,
             engine="openvino",
             precision="int8",
-            files=dict(zip(relative(files, bundle), map(digest, files), strict=True)),
+            files=dict(zip(relative(files, folder), map(digest, files), strict=True)),
             tolerance=0.02,
             expected=f"golden/expected-{INT8}.json",
             device="cpu",
@@ -91,26 +94,29 @@ def _write_bundle(classifier: Classifier, photographs: list[Path], bundle: Path)
     )
     spec = ModelSpec(
         schema_version=SCHEMA_VERSION,
-        task="image-classification",
-        labels=tuple(map(str, range(CLASSES))),
-        image=IMAGE,
-        output=OutputSpec(),
+        task=ImageClassification.name,
+        input=IMAGE,
+        output=ClassificationSpec(labels=tuple(map(str, range(CLASSES)))),
         variants=variants,
         golden=GoldenSpec(),
         provenance={"made_by": "benchmarks.serving", "weights": "random"},
     )
-    spec = replace(spec, golden=_write_golden(spec, photographs[:_GOLDEN], pixels[:_GOLDEN], bundle))
-    (bundle / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    bundle = Bundle(folder, spec)
+    bundle.with_spec(replace(spec, golden=_write_golden(bundle, photographs[:_GOLDEN], pixels[:_GOLDEN]))).write()
 
 
-def _write_golden(spec: ModelSpec, photographs: list[Path], pixels: np.ndarray, bundle: Path) -> GoldenSpec:
+def _write_golden(bundle: Bundle, photographs: list[Path], pixels: np.ndarray) -> GoldenSpec:
     records = [Record(str(path), "0", "test", digest(path)) for path in photographs]
     answers = {}
-    for variant in spec.variants:
-        predictor = Predictor(spec, variant, load_engine(spec, variant, bundle, "cpu"), "", bundle)
-        answers[variant.name] = predictor.predict_arrays(list(pixels))
-    golden = write_golden(bundle, records, answers[FP32])
-    inputs = [(name, "0") for name in golden.files if name.endswith(".jpg")]
-    expected = spec.variants[1].expected
-    written = write_answers(bundle / expected, inputs, [(one.probabilities, None) for one in answers[INT8]])
-    return GoldenSpec(files={**golden.files, expected: written})
+    for variant in bundle.spec.variants:
+        predictor = Predictor(bundle, variant, load_engine(bundle, variant, "cpu"))
+        answers[variant.name] = predictor.predict_arrays({PIXELS: pixels})
+    task = ImageClassification()
+    golden = write_golden(bundle.folder, task, records, answers[FP32])
+    names = [name for name in golden.files if name.endswith(".jpg")]
+    entries = (
+        {"file": name, **task.truth(record), **answer.golden()}
+        for name, record, answer in zip(names, records, answers[INT8], strict=True)
+    )
+    expected = bundle.spec.variants[1].expected
+    return GoldenSpec(files={**golden.files, expected: write_answers(bundle.folder / expected, entries)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.results import Values
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 
 _STOP_SECONDS = 15
 

@@ -22,7 +22,8 @@ from benchmarks import WORK, main, tell
 from benchmarks.results import Series, Values, add, kept, origin, write_result
 from benchmarks.training.data import Name, write_slice
 from benchmarks.training.runs import NO_AUGMENTATION, RESULTS, flags, run_json, train
-from marquee.handlers.predictor import Prediction, Predictor
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.outputs.classification import Prediction
 
 PLAIN = "torchvision-style fp32"
 # What the plain loop and this project share: the plain loop's name of a setting -> this project's, and the value.

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from marquee.training.errors import DataError
-from marquee.training.files import atomic_folder
+from marquee.training.core.errors import DataError
+from marquee.training.core.files import atomic_folder
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"

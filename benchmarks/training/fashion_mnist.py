@@ -23,7 +23,7 @@ from benchmarks.results import origin, write_result
 from benchmarks.training.data import SOURCE, write_fashion_mnist, write_tuning_set
 from benchmarks.training.runs import RESULTS, read_epochs, train
 from marquee.commands.cli import run
-from marquee.training.run_folder import RunFolder
+from marquee.training.core.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.results import Values
-from marquee.training.errors import TrainingError
-from marquee.training.run_folder import RunFolder
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.run_folder import RunFolder
 
 RESULTS = ROOT / "benchmarks" / "training" / "results"
 NO_AUGMENTATION: Mapping[str, object] = {

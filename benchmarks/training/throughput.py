@@ -18,7 +18,7 @@ from benchmarks import WORK, main, tell
 from benchmarks.photographs import SIZE, write_photographs
 from benchmarks.results import Series, Values, add, origin, write_result
 from benchmarks.training.runs import NO_AUGMENTATION, RESULTS, Loop, flags, read_epochs, run_json, train, warm_values
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 
 BASELINE = "torchvision-style fp32"
 _BF16: dict[str, object] = {"loop.precision": "bf16", "loop.channels_last": True}

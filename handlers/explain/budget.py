@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 SHARE = 0.75
 """Of the time left that is planned for: the passes of a busy machine differ in length, and pictures take time too."""

@@ -1,4 +1,4 @@
-"""The explanation of one answer, by the method that the model allows."""
+"""The explanation of a label that an image got: a heat map, by the method that the model allows."""
 
 import importlib
 import importlib.util
@@ -9,21 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.exported import load_module
-from ..errors import BundleError, InputError
-from ..explain.budget import Budget
-from ..explain.picture import grey_map, overlay, png, smoothed
-from ..explain.program import OpenProgram
-from ..explain.request import AUTO, Ask
-from ..predictor import Prediction, Predictor
-from ..spec import VariantSpec, verify_files
+from ..core.arrays import Arrays
+from ..core.engines.exported import load_module
+from ..core.errors import BundleError, InputError
+from ..core.predictor import Predictor
+from ..core.spec import VariantSpec
+from ..inputs.image.spec import PIXELS, image_of
+from ..outputs.classification import LOGITS, Prediction, classification_of
+from .budget import Budget
+from .picture import grey_map, overlay, png, smoothed
+from .program import OpenProgram
+from .request import AUTO, ExplanationRequest
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for a label in one image, and against it."""
+    """The evidence for a label in one image, and against it."""
 
     method: str
     """The method that was used."""
@@ -67,8 +70,8 @@ class Explanation:
         return float(blur.get(self.method, 0))
 
 
-class Explainer:
-    """Explains a predictor's answers.
+class ImageExplainer:
+    """Explains the labels that a predictor gives images; see :class:`marquee.handlers.explain.Explainer`.
 
     Args:
         predictor: gives the answers; occlusion asks its engine.
@@ -77,35 +80,44 @@ class Explainer:
 
     def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
         self._predictor = predictor
+        self._image, self._labels = image_of(predictor.spec), classification_of(predictor.spec).labels
         self._device = device
         self._program: OpenProgram | None = None
         self._no_gradients: str | None = None
 
-    def explain(self, pixels: np.ndarray, prediction: Prediction, ask: Ask, seconds: float) -> Explanation:
+    def check(self, request: ExplanationRequest) -> None:
+        """Raises InputError for what is not possible, before any prediction is made."""
+        check_captum()
+        if request.label is not None:
+            self.index_of(request.label)
+
+    def explain(
+        self, inputs: Arrays, prediction: Prediction, request: ExplanationRequest, seconds: float
+    ) -> Explanation:
         """The map for one image.
 
         Args:
-            pixels: uint8 (crop, crop, channels).
+            inputs: ``pixels``, uint8 (1, crop, crop, channels).
             prediction: the answer for it.
-            ask: what is wanted.
+            request: what is asked.
             seconds: what it may take; loading Captum and the program, once, comes on top.
 
         Raises:
             InputError: ``bad_request`` (no such label), ``not_supported`` (Captum is not installed), ``too_slow``.
         """
         check_captum()
-        methods = _load_methods()
-        label = prediction.label if ask.label is None else ask.label
+        methods, pixels = _load_methods(), inputs[PIXELS][0]
+        label = prediction.label if request.label is None else request.label
         index = self.index_of(label)
-        method, note = self._choose(ask.method)
+        method, note = self._choose(request.method)
         budget = Budget(seconds)
-        colour = 255 * np.array(self._predictor.spec.image.mean)
+        colour = 255 * np.array(self._image.mean)
         if method == "occlusion":
-            heat, settings = methods.occlusion(self._predictor.logits, pixels, index, ask, colour, budget)
+            heat, settings = methods.occlusion(self._logits, pixels, index, request, colour, budget)
         elif method == "gradcam":
             heat, settings = methods.gradcam(self._program, pixels, index, budget)
         else:
-            heat, settings = methods.integrated_gradients(self._program, pixels, index, ask, colour, budget)
+            heat, settings = methods.integrated_gradients(self._program, pixels, index, request, colour, budget)
         if not np.isfinite(heat).all():
             raise InputError("inference_failed", "the map has values that are not finite; try another method")
         if not heat.any():
@@ -113,41 +125,44 @@ class Explainer:
         looked_into = self._predictor.variant if method == "occlusion" else self._predictor.spec.variants[0]
         return Explanation(method, label, index, looked_into.name, settings, note, pixels, heat)
 
+    def _logits(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (N, crop, crop, channels) -> float64 (N, labels), by the engine that answers."""
+        return self._predictor.outputs({PIXELS: pixels})[LOGITS]
+
     def index_of(self, label: str) -> int:
         """The label's place among the logits.
 
         Raises:
             InputError: ``bad_request``, the model has no such label.
         """
-        labels = self._predictor.spec.labels
-        if label not in labels:
+        if label not in self._labels:
             raise InputError("bad_request", f"label: the model has no label {label!r:.80}")
-        return labels.index(label)
+        return self._labels.index(label)
 
-    def _choose(self, wanted: str) -> tuple[str, str | None]:
+    def _choose(self, asked: str) -> tuple[str, str | None]:
         """The method for this model, and what is to be said about it."""
-        if wanted == "occlusion":
-            return wanted, None
+        if asked == "occlusion":
+            return asked, None
         self._open_program()
         if self._program is None:
             return "occlusion", f"occlusion, because {self._no_gradients}"
-        if wanted == "integrated_gradients" or self._program.map_side is not None:
-            return "gradcam" if wanted == AUTO else wanted, None
+        if asked == "integrated_gradients" or self._program.map_side is not None:
+            return "gradcam" if asked == AUTO else asked, None
         return "occlusion", "occlusion, because this architecture has no last feature map for Grad-CAM"
 
     def _open_program(self) -> None:
         """Loads the fp32 program on first use."""
         if self._program is not None or self._no_gradients is not None:
             return
-        spec, folder = self._predictor.spec, self._predictor.folder
-        first: VariantSpec = spec.variants[0]
+        bundle = self._predictor.bundle
+        first: VariantSpec = bundle.spec.variants[0]
         if first.engine != "exported" or first.precision != "fp32":
             self._no_gradients = "the bundle has no fp32 program to take gradients of"
             return
         try:
-            verify_files(folder, first.files)
-            module = load_module(first, folder, self._device)
-            self._program = OpenProgram(module, spec.image.crop, spec.image.channels)
+            bundle.verify(first.files)
+            module = load_module(bundle, first, self._device)
+            self._program = OpenProgram(module, self._image.crop, self._image.channels)
         except (BundleError, ValueError):
             logger.exception("the fp32 program cannot be opened; explanations use occlusion")
             self._no_gradients = "the fp32 program cannot be opened"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
-from ..errors import InputError
-from ..explain.budget import Budget, chunk
-from ..explain.program import OpenProgram
-from ..explain.request import Ask
+from ..core.errors import InputError
+from .budget import Budget, chunk
+from .program import OpenProgram
+from .request import ExplanationRequest
 
 MIN_GRID, MAX_GRID = 4, 28
 """Occlusion: squares in a row."""
@@ -51,7 +51,12 @@ def gradcam(program: OpenProgram, pixels: np.ndarray, index: int, budget: Budget
 
 
 def integrated_gradients(
-    program: OpenProgram, pixels: np.ndarray, index: int, ask: Ask, colour: np.ndarray, budget: Budget
+    program: OpenProgram,
+    pixels: np.ndarray,
+    index: int,
+    request: ExplanationRequest,
+    colour: np.ndarray,
+    budget: Budget,
 ) -> Map:
     """Integrated gradients (Sundararajan et al., 2017) from an image of one colour.
 
@@ -59,7 +64,7 @@ def integrated_gradients(
         program: of the model.
         pixels: uint8 (crop, crop, channels).
         index: of the label.
-        ask: for ``steps``.
+        request: for ``steps``.
         colour: of the baseline, float (channels,) in 0..255.
         budget: what it may take.
 
@@ -78,8 +83,8 @@ def integrated_gradients(
         torch.autograd.grad(program(image)[0, index], image)
 
     each = budget.measure(step)
-    fitting = budget.passes(each, MIN_STEPS if ask.steps is None else ask.steps)
-    steps = ask.steps or min(MAX_STEPS, fitting)
+    fitting = budget.passes(each, MIN_STEPS if request.steps is None else request.steps)
+    steps = request.steps or min(MAX_STEPS, fitting)
     method = IntegratedGradients(_checked(program, budget))
     values, delta = method.attribute(
         floats,
@@ -97,7 +102,7 @@ def occlusion(
     logits_of: Callable[[np.ndarray], np.ndarray],
     pixels: np.ndarray,
     index: int,
-    ask: Ask,
+    request: ExplanationRequest,
     colour: np.ndarray,
     budget: Budget,
 ) -> Map:
@@ -107,7 +112,7 @@ def occlusion(
         logits_of: uint8 (N, crop, crop, channels) -> logits (N, labels), by whatever engine.
         pixels: uint8 (crop, crop, channels).
         index: of the label.
-        ask: for ``window`` and ``stride``.
+        request: for ``window`` and ``stride``.
         colour: that covers, float (channels,) in 0..255.
         budget: what it may take.
 
@@ -116,7 +121,7 @@ def occlusion(
     """
     crop, channels = pixels.shape[0], pixels.shape[2]
     each = budget.measure(lambda: logits_of(pixels[None]))
-    window, stride = _squares(crop, ask, lambda least: budget.passes(each, least))
+    window, stride = _squares(crop, request, lambda least: budget.passes(each, least))
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(logits_of(images.round().to(torch.uint8).numpy())).float()
@@ -132,22 +137,22 @@ def occlusion(
     return _as_map(values[0, :, :, 0]), {"window": window, "stride": stride}
 
 
-def _squares(crop: int, ask: Ask, passes: Callable[[int], int]) -> tuple[int, int]:
+def _squares(crop: int, request: ExplanationRequest, passes: Callable[[int], int]) -> tuple[int, int]:
     """Window and stride in pixels: what is asked, and where nothing is, the densest that ``passes`` allows.
 
     Args:
         crop: side of the image.
-        ask: what is asked.
+        request: what is asked.
         passes: the number of passes that fit, for the least that is needed; raises InputError when it does not fit.
     """
-    window = ask.window or max(2, round(crop / 7))
-    if window > crop or (ask.stride or 0) > window:
+    window = request.window or max(2, round(crop / 7))
+    if window > crop or (request.stride or 0) > window:
         raise InputError(
-            "bad_request", f"expected stride <= window <= {crop} (the model's input), got {ask.stride}, {window}"
+            "bad_request", f"expected stride <= window <= {crop} (the model's input), got {request.stride}, {window}"
         )
-    if ask.stride is not None:
-        passes(_count(crop, window, ask.stride))
-        return window, ask.stride
+    if request.stride is not None:
+        passes(_count(crop, window, request.stride))
+        return window, request.stride
     # Four strides to a window are smooth; denser ones show no more.
     grids = range(min(MAX_GRID, _row(crop, window, max(1, window // 4))), 0, -1)
     fitting = passes(min(MIN_GRID, grids.start) ** 2 + 1)

@@ -53,8 +53,8 @@ class OpenProgram(nn.Module):
         # The graph asks the pixels for the number of images; their values are not looked at any more.
         blank = torch.zeros((len(floats), *self._pixels_shape), dtype=torch.uint8, device=floats.device)
         calls = {} if self._map is None else {self._map: self.feature_map}
-        found = _Walk(self.module, calls).run(blank, initial_env={self._entry: floats.clone()})
-        logits: torch.Tensor = found[0] if isinstance(found, (tuple, list)) else found
+        result = _Walk(self.module, calls).run(blank, initial_env={self._entry: floats.clone()})
+        logits: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return logits.float()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
 AUTO = "auto"
@@ -14,7 +14,7 @@ _NUMBERS = {"window": (1, 4096), "stride": (1, 4096), "steps": (2, 1000)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ExplanationRequest:
     """What is to be explained, and how."""
 
     method: str = AUTO
@@ -41,28 +41,28 @@ class Ask:
                 raise InputError("bad_request", f"{name}: expected {least} to {most}, got {value!r:.60}")
 
 
-SETTINGS = tuple(field.name for field in fields(Ask))
+SETTINGS = tuple(field.name for field in fields(ExplanationRequest))
 
 
-def read_ask(request: Mapping[str, Any], is_asked: bool) -> tuple[Ask, dict[str, Any]] | None:
+def parse(request: Mapping[str, Any], is_asked: bool) -> tuple[ExplanationRequest, dict[str, Any]] | None:
     """Takes the settings out of a request; what is left is a prediction's.
 
     JSON has them beside ``b64`` or ``image_data``, forms and gRPC as fields beside ``data``. Where nothing else says
     that an explanation is wanted, the field ``explain`` does.
 
     Args:
-        request: as TorchServe hands it over (see :func:`marquee.handlers.payload.parse`).
+        request: as TorchServe hands it over (see :func:`marquee.handlers.core.payload.parse`).
         is_asked: True when it came to ``/explanations``.
 
     Returns:
-        The question and the rest of the request; None for a prediction.
+        What is asked and the rest of the request; None for a prediction.
 
     Raises:
         InputError: ``bad_request``, a setting is wrong, or a list of instances came.
     """
     rest = dict(request)
-    found = {name: rest.pop(name) for name in (*SETTINGS, "explain") if name in rest} if len(rest) > 1 else {}
-    settings = {name: _text(value) for name, value in found.items()}
+    given = {name: rest.pop(name) for name in (*SETTINGS, "explain") if name in rest} if len(rest) > 1 else {}
+    settings = {name: _text(value) for name, value in given.items()}
     lists = False
     for part, body in list(rest.items()):
         document = _document(body)
@@ -70,17 +70,19 @@ def read_ask(request: Mapping[str, Any], is_asked: bool) -> tuple[Ask, dict[str,
             settings |= {name: document.pop(name) for name in (*SETTINGS, "explain") if name in document}
             rest[part] = document
             lists = lists or "instances" in document
-    wanted = settings.pop("explain", False)
-    if wanted not in (True, False, "true", "false"):
-        raise InputError("bad_request", f"explain: expected true or false, got {wanted!r:.60}")
-    if not is_asked and wanted not in (True, "true"):
+    explain = settings.pop("explain", False)
+    if explain not in (True, False, "true", "false"):
+        raise InputError("bad_request", f"explain: expected true or false, got {explain!r:.60}")
+    if not is_asked and explain not in (True, "true"):
         return None
     if lists:
-        raise InputError("bad_request", "an explanation is of one image; send each of the instances on its own")
-    return Ask(**{name: _number(name, value) for name, value in settings.items() if value is not None}), rest
+        raise InputError("bad_request", "an explanation is of one input; send each of the instances on its own")
+    return ExplanationRequest(
+        **{name: _number(name, value) for name, value in settings.items() if value is not None}
+    ), rest
 
 
-def may_ask(request: Mapping[str, Any]) -> bool:
+def may_be_asked(request: Mapping[str, Any]) -> bool:
     """Whether a prediction may hold the field ``explain``: cheap, since every prediction is looked at."""
     for name, value in request.items():
         if name == "explain" or (isinstance(value, dict) and "explain" in value):

@@ -1,4 +1,4 @@
-"""What tuning looks for, and how long."""
+"""Goal and limits of tuning."""
 
 from dataclasses import dataclass
 from typing import Optional
@@ -6,18 +6,18 @@ from typing import Optional
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """What to look for, and how long."""
+    """Goal and limits of tuning."""
 
     p99_ms: Optional[float] = None
-    """Milliseconds that 99 % of the answers may take; without it only the throughput counts."""
+    """Latency limit in milliseconds for 99 % of the answers; without it, only throughput counts."""
     max_accuracy_drop: Optional[float] = None
-    """Accuracy that a variant may lose; without it, those that marquee optimize ranked are tried."""
+    """Accuracy that a variant may lose; without it, the variants that marquee optimize ranked are tried."""
     minutes: float = 10
-    """Time to spend; a final that has begun finishes its round."""
+    """Total time in minutes; a round of the final that has begun is completed."""
     clients: int = 16
-    """Requests that are under way at once."""
+    """Concurrent requests."""
     seconds: float = 4
-    """Of a short measurement; those of the final are twice as long."""
+    """Length of a short measurement in seconds; those of the final are twice as long."""
 
     def __post_init__(self) -> None:
         for name in ("p99_ms", "minutes", "clients", "seconds"):

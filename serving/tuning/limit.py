@@ -1,4 +1,4 @@
-"""The in-process limit: the predictor that serves, with the same workers, threads and batches, without any server."""
+"""The in-process limit: the same predictor with the same workers, threads and batches, but without a server."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from marquee.child import Child, ChildError, child
 from marquee.serving.errors import OperationError
 
 _WARM_BATCHES = 3
-_IMPORTS = ("torch", "marquee.handlers.predictor")
+_IMPORTS = ("torch", "marquee.handlers.core.predictor")
 
 
 class InProcess:
-    """Processes that hold a loaded predictor each.
+    """Processes with one loaded predictor each.
 
     Args:
-        processes: that load it.
+        processes: the child processes, which are loading it.
 
     Raises:
-        OperationError: it cannot be loaded.
+        OperationError: the predictor cannot be loaded.
     """
 
     def __init__(self, processes: Sequence[Child]) -> None:
@@ -28,7 +28,7 @@ class InProcess:
         self._ask_all(0.0)
 
     def throughput(self, seconds: float) -> float:
-        """Images a second of all processes together, at work at once for some seconds.
+        """Images per second of all processes together, which work at the same time for ``seconds``.
 
         Raises:
             OperationError: a process has ended.
@@ -48,15 +48,15 @@ class InProcess:
 def in_process(
     folder: Path, variant: str, device: str, workers: int, threads: int, batch: int, bodies: Sequence[bytes]
 ) -> Iterator[InProcess]:
-    """Loads a variant of the bundle ``folder`` in ``workers`` processes for the length of the block.
+    """Loads a variant of the bundle ``folder`` in ``workers`` processes, which end with the block.
 
     Args:
         folder: a bundle.
-        variant: name.
+        variant: its name.
         device: ``cpu``, ``cuda:0``.
-        workers: processes.
-        threads: of each.
-        batch: images of one call.
+        workers: number of processes.
+        threads: number of threads per process.
+        batch: number of images per call.
         bodies: encoded images, taken in turn.
 
     Raises:
@@ -74,7 +74,7 @@ _Loaded = tuple[Any, list[list[bytes]]]
 def _load(folder: Path, variant: str, device: str, threads: int, batch: int, bodies: list[bytes]) -> _Loaded:
     import torch  # heavy, and only this process needs it
 
-    from marquee.handlers.predictor import Predictor
+    from marquee.handlers.core.predictor import Predictor
 
     torch.set_num_threads(threads)
     images = [bodies[i % len(bodies)] for i in range(max(batch, len(bodies)))]
@@ -86,10 +86,10 @@ def _load(folder: Path, variant: str, device: str, threads: int, batch: int, bod
 
 
 def _throughput(loaded: _Loaded, seconds: float) -> float:
-    """Images a second."""
+    """Images per second."""
     predictor, batches = loaded
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() < began + seconds:
-        predictor.predict(batches[done % len(batches)])
-        done += 1
-    return done * len(batches[0]) / (time.perf_counter() - began)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() < started + seconds:
+        predictor.predict(batches[count % len(batches)])
+        count += 1
+    return count * len(batches[0]) / (time.perf_counter() - started)

@@ -1,7 +1,7 @@
-"""Load on an endpoint, over REST, from one thread: what it answers, how fast, and what it refuses.
+"""A load generator over REST, in one thread: what an endpoint answers, how fast, and what it refuses.
 
-On a machine that also serves, the generator takes time from the server. So: prepared requests, connections that stay
-open, and no more of an answer read than its status and length.
+On the machine of the server, the generator takes time from it. Therefore requests are prepared in advance, connections
+stay open, and only the status and the length of an answer are parsed.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import numpy as np
 from marquee.serving.errors import OperationError
 
 TIMEOUT_SECONDS = 60.0
-"""After which an answer counts as lost."""
+"""After this time a request counts as failed."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 _RETRY_SECONDS = 0.05
 
@@ -30,9 +30,9 @@ class Endpoint:
     host: str
     port: int
     path: str
-    """Such as ``/predictions/photos``."""
+    """For example ``/predictions/photos``."""
     token: str | None = None
-    """Access token; None where the server wants none."""
+    """Access token; None for a server that needs none."""
 
     @classmethod
     def of_model(cls, inference: str, name: str, token: str | None) -> "Endpoint":
@@ -42,7 +42,7 @@ class Endpoint:
         return cls(host=parts.hostname or "127.0.0.1", port=parts.port or 80, path=path, token=token)
 
     def request(self, body: bytes) -> bytes:
-        """The bytes of a whole POST request."""
+        """The bytes of a complete POST request."""
         lines = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         lines += ["Content-Type: application/octet-stream", f"Content-Length: {len(body)}"]
         lines += [f"Authorization: Bearer {self.token}"] if self.token else []
@@ -51,14 +51,14 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What came of some seconds of load."""
+    """The result of some seconds of load."""
 
     seconds: float
-    """For which requests were sent."""
+    """How long requests were sent."""
     sent: int
-    """Requests."""
+    """Number of requests that were sent."""
     throughput: float
-    """Answers of status 200 a second, of those that came within ``seconds``."""
+    """Answers with status 200 per second, counting those that came within ``seconds``."""
     latencies: dict[int, np.ndarray]
     """HTTP status -> float64 (N,), seconds of each answer, in the order in which they came."""
     failures: dict[str, int] = field(default_factory=dict)
@@ -66,41 +66,41 @@ class Load:
 
     @property
     def answered(self) -> int:
-        """Answers of status 200."""
+        """Number of answers with status 200."""
         return self.count(200)
 
     @property
     def rejected(self) -> int:
-        """Answers of status 503: the server's queue is full, or a worker is not there."""
+        """Number of answers with status 503: the server's queue is full, or there is no worker."""
         return self.count(503)
 
     @property
     def errors(self) -> int:
-        """Requests that got no answer, or another one than 200 and 503."""
-        other = sum(len(values) for status, values in self.latencies.items() if status not in (200, 503))
-        return other + sum(self.failures.values())
+        """Number of requests without an answer, or with a status other than 200 and 503."""
+        unexpected = sum(len(values) for status, values in self.latencies.items() if status not in (200, 503))
+        return unexpected + sum(self.failures.values())
 
     def count(self, status: int) -> int:
-        """Answers of this status."""
+        """Number of answers with this status."""
         return len(self.latencies.get(status, ()))
 
     def percentile_ms(self, percent: float, status: int = 200) -> float:
-        """Latency that ``percent`` % of the answers of this status do not exceed; NaN when there are none."""
+        """Latency that ``percent`` % of the answers with this status do not exceed; NaN when there are none."""
         values = self.latencies.get(status)
         return float("nan") if values is None else 1000 * float(np.percentile(values, percent))
 
 
 def closed_loop(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, seconds: float) -> Load:
-    """Load of ``clients`` that each send their next request when the last one is answered.
+    """Generates load with ``clients`` that each send the next request when the last one is answered.
 
     Args:
-        endpoint: where to.
-        bodies: of requests, sent in turn.
-        clients: connections.
-        seconds: for which new requests are sent; those that are under way then are waited for.
+        endpoint: where to send requests.
+        bodies: request bodies, sent in turn.
+        clients: number of connections.
+        seconds: how long new requests are sent; the answers to those already sent are then awaited.
 
     Raises:
-        OperationError: nothing listens there.
+        OperationError: nothing listens at the endpoint.
     """
     generator = _Generator(endpoint, bodies)
     asyncio.run(generator.closed(clients, seconds))
@@ -108,7 +108,7 @@ def closed_loop(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, secon
 
 
 class _Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection with at most one request under way."""
+    """One HTTP/1.1 connection with at most one pending request."""
 
     def __init__(self) -> None:
         self.usable = False
@@ -123,8 +123,8 @@ class _Connection(asyncio.Protocol):
         """Sends a request and returns the status of its answer.
 
         Raises:
-            ConnectionError: the connection ended, or what came is no answer.
-            TimeoutError: nothing came.
+            ConnectionError: the connection was closed, or the answer is not HTTP with a length.
+            TimeoutError: there was no answer in time.
         """
         loop = asyncio.get_running_loop()
         self._buffer, self._answer = b"", loop.create_future()
@@ -156,7 +156,7 @@ class _Connection(asyncio.Protocol):
         self._fail(ConnectionError("the server closed the connection"))
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self.usable = False
         self._transport.close()
 
@@ -167,7 +167,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Generator:
-    """Sends requests and keeps what came of them."""
+    """Sends requests and records the answers."""
 
     def __init__(self, endpoint: Endpoint, bodies: Sequence[bytes]) -> None:
         self._endpoint = endpoint
@@ -180,14 +180,14 @@ class _Generator:
 
     async def closed(self, clients: int, seconds: float) -> None:
         """See :func:`closed_loop`."""
-        # Connected before the clock runs.
+        # Connections are opened before the clock starts.
         self._idle = [await self._connect() for _ in range(clients)]
         self._seconds, self._until = seconds, time.perf_counter() + seconds
         await asyncio.gather(*(self._client() for _ in range(clients)))
         self._close()
 
     def load(self) -> Load:
-        """What has been kept."""
+        """What has been recorded."""
         return Load(
             seconds=self._seconds,
             sent=self._sent,
@@ -199,7 +199,7 @@ class _Generator:
     async def _client(self) -> None:
         while (now := time.perf_counter()) < self._until:
             if not await self._ask(now):
-                await asyncio.sleep(_RETRY_SECONDS)  # a server that is gone is not asked a thousand times a second
+                await asyncio.sleep(_RETRY_SECONDS)  # instead of a thousand retries a second when the server is gone
 
     async def _ask(self, since: float) -> bool:
         """One request; its latency counts from ``since``. False when no answer came."""

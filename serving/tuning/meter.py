@@ -9,23 +9,23 @@ from marquee.serving.errors import OperationError
 from marquee.serving.tuning.limit import InProcess, in_process
 from marquee.serving.tuning.load import Endpoint, closed_loop
 from marquee.serving.tuning.private import PrivateServer
-from marquee.serving.tuning.result import Slice
-from marquee.serving.tuning.space import Point, Space
+from marquee.serving.tuning.result import Trial
+from marquee.serving.tuning.space import Params, Space
 
 FINAL_FACTOR = 2
-"""A final slice is longer than a short one by this."""
+"""Length of a slice in the final divided by that of a short one."""
 
 
-class Meter:
-    """Slices of load on points, and of the same work in process. Closing it stops what it has started.
+class TrialRunner:
+    """Measures slices of load at points, and of the same work in process. Closing it stops what it has started.
 
     Args:
-        space: of the points.
-        archive: that is tried.
-        server: the private server; started when the first slice is due.
+        space: the search space of the points.
+        archive: the archive to try.
+        server: the private server; it is started for the first slice.
         bodies: encoded images.
-        clients: requests that are under way at once.
-        seconds: of a short slice.
+        clients: number of concurrent requests.
+        seconds: length of a short slice.
         device: where the archive is served.
     """
 
@@ -39,37 +39,39 @@ class Meter:
         seconds: float,
         device: str,
     ) -> None:
-        self._space, self._archive, self._entering, self._bodies = space, archive, server, bodies
+        self._space, self._archive, self._server_context, self._bodies = space, archive, server, bodies
         self._clients, self._seconds, self._device = clients, seconds, device
         self._server: PrivateServer | None = None
-        self._loaded: dict[Point, Endpoint] = {}
+        self._loaded: dict[Params, Endpoint] = {}
         self._processes: InProcess | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "TrialRunner":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def take(self, point: Point, final: bool) -> Slice:
-        """One slice. A setting that cannot be served is an answer, too.
+    def take(self, point: Params, final: bool) -> Trial:
+        """Measures one slice. Settings that cannot be served give a trial with a failure.
 
         Raises:
             OperationError: the private server cannot be started, or has ended.
         """
         try:
             if final:
-                return self._load(self._stay(point), FINAL_FACTOR)
+                return self._measure(self._finalist(point), FINAL_FACTOR)
             with self._model(point) as endpoint:
-                return self._load(endpoint, 1)
+                return self._measure(endpoint, 1)
         except OperationError as error:
             if self._server is None or not self._server.is_running():
                 raise
-            return Slice(failure=" ".join(str(error).split()))
+            return Trial(failure=" ".join(str(error).split()))
 
-    def take_in_process(self, point: Point) -> Slice:
-        """The throughput of as many predictors as ``point`` has workers, without a server; always of one point.
+    def take_in_process(self, point: Params) -> Trial:
+        """The throughput of as many predictors as ``point`` has workers, without a server.
+
+        All calls must be for the same point.
 
         Raises:
             OperationError: the predictor cannot be loaded.
@@ -82,19 +84,19 @@ class Meter:
             variant, threads = str(point["variant"]), int(point["threads"])
             processes = in_process(folder, variant, self._device, workers, threads, batch, self._bodies)
             self._processes = self._stack.enter_context(processes)
-        images = self._processes.throughput(self._seconds)
-        return Slice(seconds=self._seconds, throughput=images, p50_ms=0, p95_ms=0, p99_ms=0)
+        throughput = self._processes.throughput(self._seconds)
+        return Trial(seconds=self._seconds, throughput=throughput, p50_ms=0, p95_ms=0, p99_ms=0)
 
-    def _stay(self, point: Point) -> Endpoint:
-        """Where a finalist is served; all of them stay loaded, so that measuring in turn costs no start."""
+    def _finalist(self, point: Params) -> Endpoint:
+        """The endpoint of a finalist; all of them stay loaded, so that measuring in turn needs no restarts."""
         if point not in self._loaded:
             self._loaded[point] = self._stack.enter_context(self._model(point))
         return self._loaded[point]
 
-    def _model(self, point: Point) -> AbstractContextManager[Endpoint]:
+    def _model(self, point: Params) -> AbstractContextManager[Endpoint]:
         if self._server is None:
-            self._server = self._stack.enter_context(self._entering)
+            self._server = self._stack.enter_context(self._server_context)
         return self._server.model(self._space.config(point), int(point["workers"]))
 
-    def _load(self, endpoint: Endpoint, factor: float) -> Slice:
-        return Slice.of(closed_loop(endpoint, self._bodies, self._clients, factor * self._seconds))
+    def _measure(self, endpoint: Endpoint, factor: float) -> Trial:
+        return Trial.of(closed_loop(endpoint, self._bodies, self._clients, factor * self._seconds))

@@ -1,4 +1,4 @@
-"""A private TorchServe for trials: ports, tokens, state and store of its own. The one that serves is left alone."""
+"""A private TorchServe for trials, with its own ports, tokens, state and store: a running server is not touched."""
 
 import itertools
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from marquee.handlers.worker_config import CONFIG_FILE
+from marquee.handlers.core.worker_config import CONFIG_FILE
 from marquee.serving import server as servers
 from marquee.serving.archive import copy_archive
 from marquee.serving.client import Client
@@ -26,21 +26,21 @@ _FIRST_PORT = 24_100
 MAX_WARM_SECONDS = 30.0
 _WARM_SECONDS = 2.0
 _RISE = 1.03
-_LEVEL_SECONDS = 2
+_FLAT_SECONDS = 2
 _NO_IMAGE = b"\0"
 _LOAD_SECONDS = 300.0
 _MODEL_WARM_SECONDS = 1.0
 
 
 class PrivateServer:
-    """Serves an archive under several settings at once, each as a model of its own name.
+    """Serves an archive with several settings at once, each as a model with its own name.
 
     Args:
-        server: a running one, without models.
-        archive: that is tried.
+        server: a running server without models.
+        archive: the archive to try.
         store: the server's folder of archives.
-        bodies: of real requests, to warm models up with.
-        clients: requests that are under way at once.
+        bodies: bodies of real requests, to warm models up.
+        clients: number of concurrent requests.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PrivateServer:
 
     @contextmanager
     def model(self, config: Mapping[str, Value], workers: int) -> Iterator[Endpoint]:
-        """Serves the archive with these keys of ``model-config.yaml`` for the length of the block, warmed up.
+        """Serves the archive with these keys of ``model-config.yaml``, warmed up, until the end of the block.
 
         Raises:
             OperationError: the model is refused, or its workers do not start.
@@ -67,7 +67,7 @@ class PrivateServer:
         log = self._server.logs / "model_log.log"
         log_start = log.stat().st_size if log.is_file() else 0
         try:
-            # A queue that a closed loop cannot fill: what is measured is the settings, not the refusals.
+            # A queue that a closed loop cannot fill, so that no request is refused.
             text = changed_config(self._archive, {"jobQueueSize": max(100, 2 * self._clients), **config})
             copy_archive(self._archive, copy, CONFIG_FILE, text.encode("utf-8"))
             client.register(copy.name, workers, name, wait=False)
@@ -80,7 +80,7 @@ class PrivateServer:
             yield endpoint
         finally:
             copy.unlink(missing_ok=True)
-            with suppress(OperationError):  # refused, or the server has gone
+            with suppress(OperationError):  # refused, or the server has ended
                 client.unregister(name)
 
     def _endpoint(self, client: Client, name: str) -> Endpoint:
@@ -89,9 +89,9 @@ class PrivateServer:
         return Endpoint.of_model(client.addresses.inference, name, token)
 
     def _warm(self, endpoint: Endpoint) -> None:
-        """The front end is several times slower in its first thousands of requests, the engine in its first batches."""
+        """The front end is several times slower in its first thousands of requests, an engine in its first batches."""
         if not self._is_warm:
-            # Refused by the handler, so that only the front end and the way to the worker take time.
+            # The handler refuses these at once, so that only the front end and the way to the worker take time.
             closed_loop(endpoint, [_NO_IMAGE], self._clients, _WARM_SECONDS)
             warm_up(endpoint, self._bodies, self._clients, MAX_WARM_SECONDS)
             self._is_warm = True
@@ -99,15 +99,15 @@ class PrivateServer:
 
 
 def warm_up(endpoint: Endpoint, bodies: Sequence[bytes], clients: int, seconds: float) -> None:
-    """Real requests until two seconds in a row have brought no more throughput, at most for ``seconds``.
+    """Sends real requests until throughput has not risen for two seconds in a row, for at most ``seconds``.
 
-    Java compiles what is called often, for as long as there is something left to gain: behind a fast model a front end
-    that has just started gives half of what it gives a minute later.
+    The Java virtual machine goes on compiling the code that runs often: with a fast model, a front end that has just
+    started reaches half of the throughput that it reaches a minute later.
     """
-    until, best, level = time.monotonic() + seconds, 0.0, 0
-    while level < _LEVEL_SECONDS and time.monotonic() < until:
+    deadline, best, flat_seconds = time.monotonic() + seconds, 0.0, 0
+    while flat_seconds < _FLAT_SECONDS and time.monotonic() < deadline:
         throughput = closed_loop(endpoint, bodies, clients, 1.0).throughput
-        level = 0 if throughput > _RISE * best else level + 1
+        flat_seconds = 0 if throughput > _RISE * best else flat_seconds + 1
         best = max(best, throughput)
 
 
@@ -119,21 +119,21 @@ def private_server(
     bodies: Sequence[bytes],
     clients: int,
 ) -> Iterator[PrivateServer]:
-    """Starts a private server with the settings of ``config`` for the length of the block.
+    """Starts a private server with the settings of ``config``, and stops it at the end of the block.
 
     Args:
-        archive: that is tried.
+        archive: the archive to try.
         config: TorchServe settings.
-        folder: its state folder. A server that an earlier call could not stop, because it was killed, is stopped first.
-        bodies: of real requests.
-        clients: requests that are under way at once.
+        folder: the server's state folder. A server that is left there by an earlier, killed call is stopped first.
+        bodies: bodies of real requests.
+        clients: number of concurrent requests.
 
     Raises:
         OperationError: it cannot be started.
     """
-    if left := servers.find(folder):
-        logger.info(f"stopping pid {left.pid}, which an earlier call left behind")
-        servers.stop(left)
+    if leftover := servers.find(folder):
+        logger.info(f"stopping pid {leftover.pid}, which an earlier call left behind")
+        servers.stop(leftover)
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
     try:

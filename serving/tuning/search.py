@@ -1,94 +1,94 @@
-"""The search: one setting after the other with short measurements, then the best against each other, interleaved.
+"""The search: a coordinate search with short measurements, then a final in which the best are measured in turn.
 
-It knows no server: what it measures with is a function.
+It is independent of any server: it measures by calling a function.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from marquee.serving.tuning.result import Goal, Measured, Slice
-from marquee.serving.tuning.space import Dimension, Point, Space
+from marquee.serving.tuning.result import Goal, Measured, Trial
+from marquee.serving.tuning.space import Dimension, Params, Space
 
 logger = logging.getLogger(__name__)
 
 MARGIN = 0.03
-"""A short measurement must be better by this share: less is noise."""
+"""Relative improvement that a short measurement must show: less is noise."""
 FINALISTS = 3
 ROUNDS = 3
 
 
-Measure = Callable[[Point, bool], Slice]
-"""One slice of a point; those of the final (True) are longer."""
+Measure = Callable[[Params, bool], Trial]
+"""Measures one slice at a point; slices of the final (True) are longer."""
 
 
 @dataclass
-class Found:
-    """What a search brought."""
+class SearchResult:
+    """The result of a search."""
 
     start: Measured
-    """The settings that the search began with, in the final when there was one."""
+    """The initial settings, as measured in the final if there was one."""
     best: Measured
     """The best of the final; it need not meet the goal."""
     swept: list[Measured] = field(default_factory=list)
-    """Every point, with its one short slice, in the order in which they were tried."""
+    """Every point, with its single short slice, in the order of the trials."""
     finals: list[Measured] = field(default_factory=list)
-    """The finalists with their slices, the start first; none when nothing can be served."""
+    """The finalists with their slices, the start first; empty when nothing can be served."""
     complete: bool = True
-    """False when the time ended before the search did."""
+    """False when time ran out before the search was complete."""
 
 
 def search(
     space: Space,
-    start: Point,
+    start: Params,
     measure: Measure,
     goal: Goal,
     has_time: Callable[[bool], bool],
-) -> Found:
+) -> SearchResult:
     """Looks for the best point.
 
     Args:
-        space: of all points.
-        start: where to begin; it takes part in the final.
+        space: all points.
+        start: the initial point; it takes part in the final.
         measure: see :data:`Measure`.
-        goal: what is better.
+        goal: decides which of two points is better.
         has_time: whether there is time for another point of the sweep, or (True) for another round of the final.
     """
     sweep = _Sweep(space, measure, goal, has_time)
     best = sweep.run(start)
     swept = list(sweep.seen.values())
     finalists = _finalists(swept, best, goal)
-    found = Found(start=swept[0], best=best, swept=swept, complete=not sweep.cut_short)
+    result = SearchResult(start=swept[0], best=best, swept=swept, complete=not sweep.cut_short)
     if finalists:
         logger.info(f"final: {len(finalists)} settings in turn")
-        found.finals = _final(finalists, measure, has_time)
-        found.best = goal.best(found.finals)
-        if found.start.failure is None:
-            found.start = found.finals[0]
-    return found
+        result.finals = _final(finalists, measure, has_time)
+        result.best = goal.best(result.finals)
+        if result.start.failure is None:
+            result.start = result.finals[0]
+    return result
 
 
 class _Sweep:
-    """One dimension after the other, until none brings anything any more."""
+    """Searches one dimension after the other, until a pass over all of them brings no improvement."""
 
     def __init__(self, space: Space, measure: Measure, goal: Goal, has_time: Callable[[bool], bool]) -> None:
-        self.seen: dict[Point, Measured] = {}
+        self.seen: dict[Params, Measured] = {}
         self.cut_short = False
         self._space, self._measure, self._goal, self._has_time = space, measure, goal, has_time
 
-    def run(self, start: Point) -> Measured:
+    def run(self, start: Params) -> Measured:
         best = self._try(start)
         while not self.cut_short:
-            before = best
+            previous = best
             for dimension in self._space.dimensions:
                 best = self._walk(dimension, best)
-            if best is before:
+            if best is previous:
                 break
             logger.info(f"so far: {best.point}")
         return best
 
     def _walk(self, dimension: Dimension, best: Measured) -> Measured:
-        """The best along one dimension: up and down as long as it gets better, or every value where none are near."""
+        """The best point along one dimension: numbers up and down as long as the result improves, all names."""
         origin = best.point
         for path in dimension.paths(origin[dimension.name]):
             for value in path:
@@ -96,30 +96,31 @@ class _Sweep:
                 if point not in self.seen and not self._has_time(False):
                     self.cut_short = True
                     return best
-                tried = self._try(point)
-                if not self._goal.is_better(tried, best, MARGIN):
+                measured = self._try(point)
+                if not self._goal.is_better(measured, best, MARGIN):
                     break
-                best = tried
+                best = measured
         return best
 
-    def _try(self, point: Point) -> Measured:
+    def _try(self, point: Params) -> Measured:
         if point not in self.seen:
             self.seen[point] = Measured(point=point, slices=(self._measure(point, False),))
         return self.seen[point]
 
 
-def _finalists(swept: Sequence[Measured], best: Measured, goal: Goal) -> list[Point]:
-    """Where the search began, the best, and the next best; without those that cannot be served."""
-    chosen = [one for one in (swept[0], *([] if best is swept[0] else [best])) if one.failure is None]
-    rest = [one for one in swept if one not in chosen and one.failure is None]
-    while rest and len(chosen) < FINALISTS:
-        chosen.append(goal.best(rest))
-        rest.remove(chosen[-1])
-    return [one.point for one in chosen]
+def _finalists(swept: Sequence[Measured], best: Measured, goal: Goal) -> list[Params]:
+    """The initial point, the best, and the next best ones; without those that cannot be served."""
+    served = [measured for measured in swept if measured.failure is None]
+    finalists = [measured for measured in (swept[0], *([] if best is swept[0] else [best])) if measured in served]
+    others = [measured for measured in served if measured not in finalists]
+    while others and len(finalists) < FINALISTS:
+        finalists.append(goal.best(others))
+        others.remove(finalists[-1])
+    return [finalist.point for finalist in finalists]
 
 
-def _final(points: Sequence[Point], measure: Measure, has_time: Callable[[bool], bool]) -> list[Measured]:
-    rounds: list[list[Slice]] = []
+def _final(points: Sequence[Params], measure: Measure, has_time: Callable[[bool], bool]) -> list[Measured]:
+    rounds: list[list[Trial]] = []
     while len(rounds) < ROUNDS and (not rounds or has_time(True)):
         rounds.append([measure(point, True) for point in points])
     return [

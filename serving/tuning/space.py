@@ -1,6 +1,6 @@
-"""What tuning chooses among.
+"""The search space of tuning.
 
-To search another key of ``model-config.yaml``, add a :class:`Dimension`, and what the archive has now, in
+To search another key of ``model-config.yaml``, add a :class:`Dimension` and the archive's current value to
 :func:`space_of`.
 """
 
@@ -19,22 +19,24 @@ class Dimension:
     """One setting."""
 
     name: str
-    """As tables show it."""
+    """Name in tables."""
     keys: tuple[str, ...]
     """Settings of ``model-config.yaml``, TorchServe's or the handler's, that take the value."""
     values: tuple[Value, ...]
-    """What is tried: numbers in rising order, where the best may be next to a good one; names in any order."""
+    """The values to try: numbers in ascending order, of which neighbours perform similarly; names in any order."""
 
     def paths(self, value: Value) -> list[list[Value]]:
-        """Neighbours of ``value``, nearest first: numbers in one list upwards and one downwards, names each alone."""
+        """The other values, nearest first: numbers as one list upwards and one downwards, each name as its own list."""
         if isinstance(value, str):
             return [[name] for name in self.values if name != value]
         numbers = [number for number in self.values if isinstance(number, int)]
-        return [[more for more in numbers if more > value], [less for less in reversed(numbers) if less < value]]
+        upwards: list[Value] = [number for number in numbers if number > value]
+        downwards: list[Value] = [number for number in reversed(numbers) if number < value]
+        return [upwards, downwards]
 
 
 @dataclass(frozen=True)
-class Point:
+class Params:
     """One value for each dimension."""
 
     values: tuple[tuple[str, Value], ...]
@@ -43,9 +45,9 @@ class Point:
     def __getitem__(self, name: str) -> Value:
         return dict(self.values)[name]
 
-    def having(self, name: str, value: Value) -> "Point":
-        """The same with another value of one dimension."""
-        return Point(tuple((key, value if key == name else old) for key, old in self.values))
+    def having(self, name: str, value: Value) -> "Params":
+        """A copy with another value of one dimension."""
+        return Params(tuple((key, value if key == name else old) for key, old in self.values))
 
     def to_dict(self) -> dict[str, Value]:
         """Name -> value."""
@@ -60,36 +62,36 @@ class Space:
     """All settings that are tried."""
 
     dimensions: tuple[Dimension, ...]
-    """In the order in which they are searched: what decides most comes first."""
+    """In the order of the search: those with the largest effect come first."""
     cores: int
-    """That workers share."""
+    """Number of cores that the workers share."""
 
-    def within_cores(self, point: Point) -> Point:
-        """``point`` with no more threads in all workers together than cores: more make each many times slower."""
-        most = max(1, self.cores // int(point["workers"]))
-        return point.having("threads", min(int(point["threads"]), most))
+    def within_cores(self, point: Params) -> Params:
+        """``point`` with at most as many threads in all workers as cores: more make every worker many times slower."""
+        limit = max(1, self.cores // int(point["workers"]))
+        return point.having("threads", min(int(point["threads"]), limit))
 
-    def config(self, point: Point) -> dict[str, Value]:
-        """The settings that say ``point``, for :func:`marquee.serving.model_config.update_model_config`."""
+    def config(self, point: Params) -> dict[str, Value]:
+        """The settings of ``point``, for :func:`marquee.serving.model_config.update_model_config`."""
         return {key: point[dimension.name] for dimension in self.dimensions for key in dimension.keys}
 
 
-def space_of(config: Mapping[str, Any], variants: Sequence[str], cores: int, clients: int) -> tuple[Space, Point]:
-    """The space for an archive on a machine, and the point in it that the archive has now.
+def space_of(config: Mapping[str, Any], variants: Sequence[str], cores: int, clients: int) -> tuple[Space, Params]:
+    """The search space for an archive on a machine, and the archive's current settings as a point in it.
 
     Args:
         config: the archive's ``model-config.yaml``.
-        variants: that may be served, the one that ``auto`` would take first.
-        cores: of the machine.
-        clients: requests that are under way at once; larger batches than that never fill.
+        variants: the variants that may be served; the one that ``auto`` selects comes first.
+        cores: number of cores of the machine.
+        clients: number of concurrent requests; larger batches never fill.
 
     Raises:
-        OperationError: the configuration has a value that is no number.
+        OperationError: a value in the configuration is not a positive integer.
     """
     workers = _number(config, "minWorkers", 1)
     worker = worker_config(config).resolve(_number(config, "maxWorkers", 1), cores)
     batch, delay = _number(config, "batchSize", 1), _number(config, "maxBatchDelay", 100)
-    now: dict[str, Value] = {
+    current: dict[str, Value] = {
         "variant": worker.variant if worker.variant in variants else variants[0],
         "workers": workers,
         "threads": worker.threads,
@@ -101,19 +103,19 @@ def space_of(config: Mapping[str, Any], variants: Sequence[str], cores: int, cli
         Dimension(name="workers", keys=("minWorkers", "maxWorkers"), values=_doubling(cores, workers)),
         Dimension(name="threads", keys=("threads",), values=_doubling(cores, worker.threads)),
         Dimension(name="batch", keys=("batchSize",), values=_doubling(clients, batch)),
-        # Milliseconds. TorchServe takes 0 for 100.
-        Dimension(name="delay", keys=("maxBatchDelay",), values=_with(delay, 1, 2, 5, 10)),
+        # Milliseconds. TorchServe replaces 0 by 100.
+        Dimension(name="delay", keys=("maxBatchDelay",), values=_ascending(delay, 1, 2, 5, 10)),
     )
-    point = Point(tuple((dimension.name, now[dimension.name]) for dimension in dimensions))
+    point = Params(tuple((dimension.name, current[dimension.name]) for dimension in dimensions))
     return Space(dimensions=dimensions, cores=cores), point
 
 
-def _doubling(most: int, also: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to ``most``, and that itself."""
-    return _with(also, most, *(1 << power for power in range(most.bit_length()) if 1 << power <= most))
+def _doubling(limit: int, current: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to ``limit``, and ``limit`` and ``current`` themselves."""
+    return _ascending(current, limit, *(1 << power for power in range(limit.bit_length()) if 1 << power <= limit))
 
 
-def _with(*values: int) -> tuple[int, ...]:
+def _ascending(*values: int) -> tuple[int, ...]:
     return tuple(sorted(set(values)))
 
 

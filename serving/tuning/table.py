@@ -1,39 +1,39 @@
-"""Tuning's result for people and for programs."""
+"""The result of tuning as text and as JSON."""
 
 from typing import Any
 
 from marquee.serving.tuning.result import Measured, frontier
-from marquee.serving.tuning.space import Point
-from marquee.serving.tuning.tune import Tuned
+from marquee.serving.tuning.space import Params
+from marquee.serving.tuning.tune import TuningResult
 
 
-def table(tuned: Tuned) -> str:
-    """Every setting that was tried, the final, and the frontier."""
-    found = tuned.found
-    names = list(found.start.point.to_dict())
-    marks = {found.best.point: "*"}
+def table(result: TuningResult) -> str:
+    """All settings that were tried, the final, and the frontier."""
+    search = result.search
+    names = list(search.start.point.to_dict())
+    marks = {search.best.point: "*"}
     head = f"  {'variant':<16}" + "".join(f"{name:>9}" for name in names[1:]) + _HEAD
-    lines = [head, *(_row(one, marks) for one in found.swept)]
-    if found.finals:
-        lines += ["final, in turn; medians of the rounds", *(_row(one, marks) for one in found.finals)]
-    on_frontier = frontier(_latest(tuned))
-    lines += ["frontier, throughput against p99", *(_row(one, marks) for one in on_frontier)]
-    lines += [f"left out: {name}: {reason}" for name, reason in tuned.left_out.items()]
-    if not found.complete:
-        lines.append("the time ended before the search did; more --minutes may find better settings")
+    lines = [head, *(_row(measured, marks) for measured in search.swept)]
+    if search.finals:
+        lines += ["final, in turn; medians of the rounds", *(_row(measured, marks) for measured in search.finals)]
+    on_frontier = frontier(_latest(result))
+    lines += ["frontier, throughput against p99", *(_row(measured, marks) for measured in on_frontier)]
+    lines += [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
+    if not search.complete:
+        lines.append("time ran out before the search was complete; more --minutes may find better settings")
     return "\n".join(lines)
 
 
 _HEAD = f"{'answers/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
 
 
-def _latest(tuned: Tuned) -> list[Measured]:
+def _latest(result: TuningResult) -> list[Measured]:
     """Every point once, as the final measured it where it took part."""
-    finals = {one.point: one for one in tuned.found.finals}
-    return [finals.get(one.point, one) for one in tuned.found.swept]
+    finals = {measured.point: measured for measured in result.search.finals}
+    return [finals.get(measured.point, measured) for measured in result.search.swept]
 
 
-def _row(measured: Measured, marks: dict[Point, str]) -> str:
+def _row(measured: Measured, marks: dict[Params, str]) -> str:
     first, *rest = measured.point.to_dict().values()
     row = f"{marks.get(measured.point, ' ')} {first:<16}" + "".join(f"{value:>9}" for value in rest)
     if measured.failure:
@@ -42,52 +42,53 @@ def _row(measured: Measured, marks: dict[Point, str]) -> str:
     return row + f"{figures[0]:>11.1f}" + "".join(f"{figure:>9.1f}" for figure in figures[1:])
 
 
-def summary(tuned: Tuned) -> list[str]:
-    """What was chosen, and what it is worth."""
-    best, start = tuned.found.best, tuned.found.start
+def summary(result: TuningResult) -> list[str]:
+    """The chosen settings, compared with those before and with the in-process limit."""
+    best, start = result.search.best, result.search.start
     lines = [f"chosen: {best.point}: {best.throughput:.1f} answers/s, p99 {best.p99_ms:.1f} ms"]
     if best.point != start.point and start.failure is None:
         lines.append(
             f"before: {start.point}: {start.throughput:.1f} answers/s, p99 {start.p99_ms:.1f} ms; "
             f"now {best.throughput / start.throughput:.2f} times"
         )
-    if tuned.share is not None:
-        alone = max(alone for _, alone in tuned.in_process)
-        lines.append(f"in process, without a server, up to {alone:.1f} images/s; served: {tuned.share:.0%} of that")
+    if result.share is not None:
+        limit = max(limit for _, limit in result.in_process)
+        lines.append(f"in process, without a server, up to {limit:.1f} images/s; served: {result.share:.0%} of that")
     return lines
 
 
-def refusal(tuned: Tuned) -> str:
+def refusal(result: TuningResult) -> str:
     """Why nothing was chosen."""
-    found, best = tuned.found, tuned.found.best
+    search, best = result.search, result.search.best
     if best.failure is not None:
-        return f"{tuned.archive}: cannot be served: {best.failure}"
-    seen = min((one for one in (*found.swept, *found.finals) if one.failure is None), key=lambda one: one.p99_ms)
+        return f"{result.archive}: cannot be served: {best.failure}"
+    served = [measured for measured in (*search.swept, *search.finals) if measured.failure is None]
+    lowest = min(served, key=lambda measured: measured.p99_ms)
     return (
-        f"{tuned.archive}: no settings answer 99 % of the requests within {tuned.goal.p99_ms:g} ms; the lowest p99 "
-        f"seen is {seen.p99_ms:.1f} ms ({seen.point}); allow more, ask with fewer --clients, or make a faster variant: "
-        "marquee optimize; nothing was written"
+        f"{result.archive}: no settings answer 99 % of the requests within {result.goal.p99_ms:g} ms; the lowest p99 "
+        f"seen is {lowest.p99_ms:.1f} ms ({lowest.point}); raise --p99-ms, lower --clients, or add a faster variant "
+        "with marquee optimize; nothing was written"
     )
 
 
-def to_document(tuned: Tuned) -> dict[str, Any]:
+def to_document(result: TuningResult) -> dict[str, Any]:
     """One JSON object."""
-    found = tuned.found
+    search = result.search
     return {
-        "archive": str(tuned.archive),
-        "met": tuned.met,
-        "chosen": _entry(found.best),
-        "before": _entry(found.start),
-        "changes": tuned.changes,
-        "written": tuned.written,
-        "share_of_in_process": tuned.share,
-        "in_process": [{"served": served, "alone": alone} for served, alone in tuned.in_process],
-        "complete": found.complete,
-        "swept": [_entry(one) for one in found.swept],
-        "finals": [_entry(one) for one in found.finals],
-        "frontier": [_entry(one) for one in frontier(_latest(tuned))],
-        "left_out": tuned.left_out,
-        **({} if tuned.met else {"error": refusal(tuned)}),
+        "archive": str(result.archive),
+        "met": result.met,
+        "chosen": _entry(search.best),
+        "before": _entry(search.start),
+        "changes": result.changes,
+        "written": result.written,
+        "share_of_in_process": result.share,
+        "in_process": [{"served": served, "alone": limit} for served, limit in result.in_process],
+        "complete": search.complete,
+        "swept": [_entry(measured) for measured in search.swept],
+        "finals": [_entry(measured) for measured in search.finals],
+        "frontier": [_entry(measured) for measured in frontier(_latest(result))],
+        "left_out": result.left_out,
+        **({} if result.met else {"error": refusal(result)}),
     }
 
 

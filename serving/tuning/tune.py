@@ -1,4 +1,4 @@
-"""The story of tuning: material, space, search on a private server, the in-process limit, and what is written."""
+"""The steps of tuning: workload, search space, search on a private server, in-process limit, writing the settings."""
 
 import fcntl
 import logging
@@ -10,56 +10,56 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from marquee.handlers.host import this_host
+from marquee.handlers.core.host import this_host
 from marquee.serving.archive import check_archive
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import read_model_config, update_model_config, worker_config
 from marquee.serving.tuning.config import TuneConfig
-from marquee.serving.tuning.material import Material, read_material
-from marquee.serving.tuning.meter import FINAL_FACTOR, Meter
+from marquee.serving.tuning.meter import FINAL_FACTOR, TrialRunner
 from marquee.serving.tuning.private import private_server
-from marquee.serving.tuning.result import Goal, Measured, Slice
-from marquee.serving.tuning.search import FINALISTS, ROUNDS, Found, search
-from marquee.serving.tuning.space import Point, Space, Value, space_of
+from marquee.serving.tuning.result import Goal, Measured, Trial
+from marquee.serving.tuning.search import FINALISTS, ROUNDS, SearchResult, search
+from marquee.serving.tuning.space import Params, Space, Value, space_of
+from marquee.serving.tuning.workload import Workload, read_workload
 
 logger = logging.getLogger(__name__)
 
 QUEUE_SECONDS = 1.0
-"""Without a limit of latency: the longest that a request waits in a full queue."""
+"""Longest wait in a full queue when the goal has no latency limit."""
 _SPREAD = 1.3
-"""The p99 of what is answered under overload, divided by the time that a full queue takes; measured at twice the
-capacity, with a queue of 100 as with one of 16 (benchmarks/serving/server.md)."""
+"""The p99 latency of answered requests under overload, divided by the time that a full queue takes; measured at twice
+the capacity, the same with queues of 100 and of 16 (benchmarks/serving/server.md)."""
 _LIMIT_ROUNDS = 3
 _FINAL_SHARE = 0.4
-"""Of the time, at most, that is kept for the final."""
+"""Largest share of the time that is reserved for the final."""
 _LOAD_SECONDS = 10
-"""What loading a model is expected to take."""
+"""Expected time to load a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What tuning found."""
+class TuningResult:
+    """The result of tuning."""
 
     archive: Path
     goal: Goal
-    found: Found
+    search: SearchResult
     left_out: dict[str, str]
     """Variant -> why it was not tried."""
     changes: dict[str, Value]
-    """Settings of ``model-config.yaml``, TorchServe's and the handler's; none when no settings meet the goal."""
+    """Settings of ``model-config.yaml``, TorchServe's and the handler's; empty when no settings meet the goal."""
     in_process: tuple[tuple[float, float], ...]
-    """Images a second behind the server and in process, one pair a round."""
+    """Images per second (through the server, in process), one pair per round."""
     written: bool
 
     @property
     def met(self) -> bool:
         """Whether the best settings meet the goal."""
-        return self.goal.meets(self.found.best)
+        return self.goal.meets(self.search.best)
 
     @property
     def share(self) -> float | None:
-        """Throughput behind the server divided by that in process: median of the rounds; None: not measured."""
-        return statistics.median(served / alone for served, alone in self.in_process) if self.in_process else None
+        """Throughput through the server divided by that in process: median of the rounds; None: not measured."""
+        return statistics.median(served / limit for served, limit in self.in_process) if self.in_process else None
 
 
 def tune(
@@ -70,116 +70,116 @@ def tune(
     images: Path | None = None,
     device: str = "cpu",
     write: bool = True,
-) -> Tuned:
+) -> TuningResult:
     """Finds the settings of an archive that answer the most requests on this machine, and writes them into it.
 
     Args:
         archive: a ``.mar``.
-        config: what to look for.
-        server_config: TorchServe settings that will serve it.
-        images: a folder of image files to ask about; None: those that travel in the archive.
+        config: goal and limits of the search.
+        server_config: TorchServe settings with which it will be served.
+        images: a folder of image files to send; None: the images in the archive.
         device: where it is served: ``cpu``, ``cuda:0``.
         write: whether to change the archive.
 
     Raises:
-        OperationError: the archive cannot be read or served, or another call is at work on it.
+        OperationError: the archive cannot be read or served, or another process is tuning it.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     check_archive(archive)
-    material = read_material(archive, images, config.max_accuracy_drop, device)
-    before = read_model_config(archive)
-    space, start = space_of(before, material.variants, this_host().cores, config.clients)
+    workload = read_workload(archive, images, config.max_accuracy_drop, device)
+    model_config = read_model_config(archive)
+    space, start = space_of(model_config, workload.variants, this_host().cores, config.clients)
     goal = Goal(p99_ms=config.p99_ms)
     state = archive.with_name(f".{archive.stem}.tuning")
-    with _alone(state), ExitStack() as stack:
-        server = private_server(archive, server_config, state, material.bodies, config.clients)
+    with _locked(state), ExitStack() as stack:
+        server = private_server(archive, server_config, state, workload.bodies, config.clients)
         meter = stack.enter_context(
-            Meter(space, archive, server, material.bodies, config.clients, config.seconds, device)
+            TrialRunner(space, archive, server, workload.bodies, config.clients, config.seconds, device)
         )
 
-        def measure(point: Point, final: bool) -> Slice:
-            return _logged("final" if final else "short", point, meter.take(point, final))
+        def measure(point: Params, final: bool) -> Trial:
+            return _log_trial("final" if final else "short", point, meter.take(point, final))
 
-        found = search(space, start, measure, goal, _clock(began, config))
-        met = goal.meets(found.best)
-        changes = _changes(found, space, before, material, goal, config.clients) if met else {}
-        compared = _compare(meter, found.best.point) if met else []
+        result = search(space, start, measure, goal, _clock(started, config))
+        met = goal.meets(result.best)
+        changes = _changes(result, space, model_config, workload, goal, config.clients) if met else {}
+        in_process = _compare(meter, result.best.point) if met else []
     if changes and write:
         update_model_config(archive, changes)
-    return Tuned(
+    return TuningResult(
         archive=archive,
         goal=goal,
-        found=found,
-        left_out=material.left_out,
+        search=result,
+        left_out=workload.left_out,
         changes=changes,
-        in_process=tuple(compared),
+        in_process=tuple(in_process),
         written=bool(changes) and write,
     )
 
 
 def queue_size(best: Measured, goal: Goal, clients: int) -> int:
-    """Requests that may wait, so that the last of them is still answered in time.
+    """The number of requests that may wait in the queue, so that the last of them is still answered in time.
 
     The last one waits for all before it and for the batches that the workers hold: (queue + held) / throughput seconds,
-    now and then ``_SPREAD`` times that. More are refused at once, which is worth more to a client than an answer that
-    comes too late.
+    at p99 ``_SPREAD`` times that. Further requests are refused at once, which helps a client more than an answer that
+    is too late.
 
     Args:
         best: the settings with their throughput.
-        goal: of latency.
-        clients: whose requests must find room in any case.
+        goal: the latency limit.
+        clients: number of clients, whose requests must fit into the queue in any case.
     """
     seconds = QUEUE_SECONDS if goal.p99_ms is None else goal.p99_ms / 1000
     held = int(best.point["workers"]) * int(best.point["batch"])
     return max(clients, round(best.throughput * seconds / _SPREAD) - held)
 
 
-def _logged(stage: str, point: Point, measured: Slice) -> Slice:
-    latency = f", p99 {measured.p99_ms:.1f} ms" if measured.p99_ms else ""
-    logger.info(f"{stage}: {point}: {measured.failure or f'{measured.throughput:.1f} answers/s{latency}'}")
-    return measured
+def _log_trial(stage: str, point: Params, trial: Trial) -> Trial:
+    latency = f", p99 {trial.p99_ms:.1f} ms" if trial.p99_ms else ""
+    logger.info(f"{stage}: {point}: {trial.failure or f'{trial.throughput:.1f} answers/s{latency}'}")
+    return trial
 
 
-def _compare(meter: Meter, point: Point) -> list[tuple[float, float]]:
-    """Throughput behind the server and in process, images a second, one after the other in each round."""
-    found = []
+def _compare(meter: TrialRunner, point: Params) -> list[tuple[float, float]]:
+    """Throughput through the server and in process, in images per second, one after the other in each round."""
+    rounds = []
     for number in range(1, _LIMIT_ROUNDS + 1):
-        served = _logged(f"served {number}", point, meter.take(point, True))
-        alone = _logged(f"in process {number}", point, meter.take_in_process(point))
-        found.append((served.throughput, alone.throughput))
-    return found
+        served = _log_trial(f"served {number}", point, meter.take(point, True))
+        limit = _log_trial(f"in process {number}", point, meter.take_in_process(point))
+        rounds.append((served.throughput, limit.throughput))
+    return rounds
 
 
 def _changes(
-    found: Found, space: Space, before: dict[str, object], material: Material, goal: Goal, clients: int
+    result: SearchResult, space: Space, model_config: dict[str, object], workload: Workload, goal: Goal, clients: int
 ) -> dict[str, Value]:
-    """What the archive's ``model-config.yaml`` must say."""
-    best, named = found.best, worker_config(before).variant
-    is_new = best.point != found.start.point or named not in ("auto", best.point["variant"])
+    """The settings to write into the archive's ``model-config.yaml``."""
+    best, variant = result.best, worker_config(model_config).variant
+    is_new = best.point != result.start.point or variant not in ("auto", best.point["variant"])
     changes = space.config(best.point) if is_new else {}
-    if changes.get("variant") == material.variants[0] and named == "auto":
-        # What a worker chooses anyway stays its choice: it can fall back to another one, which a forced one cannot.
+    if changes.get("variant") == workload.variants[0] and variant == "auto":
+        # A worker chooses this variant anyway: left on auto, it can still fall back to another one.
         del changes["variant"]
     return {**changes, "jobQueueSize": queue_size(best, goal, clients)}
 
 
-def _clock(began: float, config: TuneConfig) -> Callable[[bool], bool]:
-    """Says whether there is time for more of the sweep, or (True) of the final."""
-    until = began + 60 * config.minutes
+def _clock(started: float, config: TuneConfig) -> Callable[[bool], bool]:
+    """A function that says whether there is time for more of the sweep (False) or of the final (True)."""
+    deadline = started + 60 * config.minutes
     final = FINALISTS * (ROUNDS * FINAL_FACTOR * config.seconds + _LOAD_SECONDS)
     reserve = min(final, _FINAL_SHARE * 60 * config.minutes)
-    return lambda final: time.monotonic() < (until if final else until - reserve)
+    return lambda final: time.monotonic() < (deadline if final else deadline - reserve)
 
 
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Two calls at once would measure each other; a killed one holds no lock."""
+def _locked(state: Path) -> Iterator[None]:
+    """Holds a lock, because two calls at once would disturb each other's measurements; a killed process releases it."""
     state.mkdir(exist_ok=True)
     path = state / "lock"
     with open(path, "ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OperationError(f"{path}: another marquee tune is at work on this archive; wait for it") from error
+            raise OperationError(f"{path}: another marquee tune is running on this archive; wait for it") from error
         yield
-        shutil.rmtree(state, ignore_errors=True)  # after an error its logs stay
+        shutil.rmtree(state, ignore_errors=True)  # after an error the logs are kept

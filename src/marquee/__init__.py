@@ -5,8 +5,8 @@
 >>> predictor.predict(["seven.png"])[0].label
 '7'
 
-``train``, ``evaluate``, ``load``, ``package``, ``serve`` and ``Client`` are the whole way in Python; the command
-``marquee`` is the same in a shell. Nothing heavy is imported before it is used.
+``train``, ``evaluate``, ``load``, ``package``, ``serve`` and ``Client`` cover the whole workflow in Python; the command
+``marquee`` does the same in a shell. Heavy libraries are imported when they are first used.
 """
 
 from importlib import import_module
@@ -16,26 +16,30 @@ from marquee.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from marquee.api import evaluate, load, package, serve, train
-    from marquee.handlers.errors import BundleError, InputError, ServingError
-    from marquee.handlers.predictor import Prediction, Predictor
+    from marquee.handlers.core.errors import BundleError, InputError, ServingError
+    from marquee.handlers.core.predictor import Predictor
+    from marquee.handlers.outputs.classification import Prediction
     from marquee.serving.client import Answer, Client
     from marquee.serving.errors import OperationError
     from marquee.serving.verified import Service
-    from marquee.training.config import RunConfig
-    from marquee.training.errors import TrainingError
+    from marquee.training.core.errors import TrainingError
+    from marquee.training.tasks.image_classification.config import ImageRunConfig as RunConfig
 
 limit_spinning()
 
 _HOMES = {
     "marquee.api": ("evaluate", "load", "package", "serve", "train"),
-    "marquee.handlers.errors": ("BundleError", "InputError", "ServingError"),
-    "marquee.handlers.predictor": ("Prediction", "Predictor"),
+    "marquee.handlers.core.errors": ("BundleError", "InputError", "ServingError"),
+    "marquee.handlers.core.predictor": ("Predictor",),
+    "marquee.handlers.outputs.classification": ("Prediction",),
     "marquee.serving.client": ("Answer", "Client"),
     "marquee.serving.errors": ("OperationError",),
     "marquee.serving.verified": ("Service",),
-    "marquee.training.config": ("RunConfig",),
-    "marquee.training.errors": ("TrainingError",),
+    "marquee.training.core.errors": ("TrainingError",),
+    "marquee.training.tasks.image_classification.config": ("ImageRunConfig",),
 }
+
+_ALIASES = {"RunConfig": "ImageRunConfig"}
 
 __all__ = [
     "Answer",
@@ -59,9 +63,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used (PEP 562)."""
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(home), name)
+    attribute = _ALIASES.get(name, name)
+    for module, names in _HOMES.items():
+        if attribute in names:
+            value = getattr(import_module(module), attribute)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What ``import marquee`` offers; each function imports what it needs when it is called."""
+"""The functions of ``import marquee``; each imports what it needs when it is called."""
 
 import tempfile
 import weakref
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marquee.log import log_to_stderr
-from marquee.training.config import RunConfig, merge_config, named_config
+from marquee.training.core.config import RunConfig, merge_config, named_config
+from marquee.training.core.errors import TrainingError
+from marquee.training.tasks import DEFAULT_TASK, default_config
 
 if TYPE_CHECKING:
-    from marquee.handlers.predictor import Predictor
+    from marquee.handlers.core.predictor import Predictor
     from marquee.serving.verified import Service
 
 
@@ -19,10 +21,11 @@ def train(
     out: str | Path,
     *,
     config: "RunConfig | str | Path | None" = None,
+    task: str | None = None,
     resume: bool = False,
     **settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Trains an image classifier into the run folder ``out``: checkpoints, a bundle and a report.
+    """Trains a model into the run folder ``out``: checkpoints, a bundle and a report.
 
     >>> metrics = marquee.train(
     ...     "digits", "runs/small", image={"size": 32}, model={"arch": "test_resnet"}, loop={"epochs": 1, "workers": 0}
@@ -34,9 +37,10 @@ def train(
         data: folder of class folders, or of ``train/``, ``val/``, ``test/`` with class folders; or a CSV or Parquet
             table with the columns ``path,label[,split][,group]``. None on a resume.
         out: folder of the run; it must be new unless ``resume``.
-        config: what to start from: the name of a recipe (``quick``, ``finetune``, ``scratch-small``, ``strong``), a
+        config: the configuration to start from: a recipe (``quick``, ``finetune``, ``scratch-small``, ``strong``), a
             YAML file, or a :class:`marquee.RunConfig`.
-        resume: go on from the last checkpoint of ``out``, with the run's own configuration.
+        task: ``image-classification``, which is the default, or ``multi-label-classification``.
+        resume: continue from the last checkpoint of ``out``, with the run's own configuration.
         settings: parts of the configuration with the fields to change, such as ``optimizer={"lr": 1e-3}``; ``marquee
             train --help all`` lists them.
 
@@ -46,16 +50,26 @@ def train(
     Raises:
         TrainingError: the data or the configuration cannot be used, or the training failed.
     """
-    from marquee.training import run
-    from marquee.training.config import load_run_config
-    from marquee.training.run_folder import RunFolder
+    from marquee.training.core import run
+    from marquee.training.core.config import load_run_config
+    from marquee.training.core.run_folder import RunFolder
 
     if resume and config is None and RunFolder(Path(out)).config.is_file():
         config = load_run_config(RunFolder(Path(out)).config)
     log_to_stderr()
-    base = config if isinstance(config, RunConfig) else RunConfig() if config is None else named_config(config)
-    chosen = merge_config(base, settings)
-    return run.train(chosen, None if data is None else Path(data), Path(out), resume)
+    base = config if isinstance(config, RunConfig) else _starting_config(config, task)
+    merged = merge_config(base, settings)
+    if task is not None and merged.task != task:
+        raise TrainingError(f"task: expected {merged.task}, which the settings are for, got {task}")
+    return run.train(merged, None if data is None else Path(data), Path(out), resume)
+
+
+def _starting_config(config: "str | Path | None", task: str | None) -> RunConfig:
+    try:
+        default: RunConfig = default_config(task or DEFAULT_TASK)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    return default if config is None else named_config(config, task)
 
 
 def load(source: str | Path, *, device: str = "cpu", variant: str | None = None) -> "Predictor":
@@ -71,20 +85,20 @@ def load(source: str | Path, *, device: str = "cpu", variant: str | None = None)
         variant: the only variant to load; None: the best for this machine.
 
     Returns:
-        It answers image files: ``predict([path_or_bytes, ...])`` gives a
-        :class:`marquee.handlers.predictor.Prediction` for each, or the error of that image.
+        A predictor for image files: ``predict([path_or_bytes, ...])`` returns a
+        :class:`marquee.handlers.outputs.classification.Prediction` for each, or the error of that image.
 
     Raises:
         OperationError: there is no bundle in ``source``.
         ServingError: the bundle is damaged.
     """
-    from marquee.handlers.predictor import Predictor
+    from marquee.handlers.core.predictor import Predictor
     from marquee.serving.archive import find_bundle, open_archive
 
-    device = _resolved(device)
+    device = _resolve(device)
     if Path(source).suffix != ".mar":
         return Predictor.load(find_bundle(Path(source)), device, variant)
-    # Engines may read their files later than at load, so the unpacked bundle lives as long as its predictor.
+    # Engines may read their files after loading, so the unpacked bundle is kept as long as its predictor.
     folder = tempfile.TemporaryDirectory(prefix="marquee-")
     with open_archive(Path(source), Path(folder.name)) as bundle:
         predictor = Predictor.load(bundle, device, variant)
@@ -100,49 +114,47 @@ def evaluate(
     variant: str | None = None,
     seen: bool = False,
 ) -> dict[str, Any]:
-    """Measures a run's bundle on a data set, through the preprocessing and the program that are served.
+    """Evaluates a run's bundle on a data set, with the preprocessing and the program that are served.
 
     >>> round(marquee.evaluate("runs/digits", "digits")["accuracy"], 1)
     1.0
 
     Args:
         run: a run folder, or a bundle.
-        data: as for :func:`train`. Where it names a test split, that one is measured.
+        data: as for :func:`train`. If it has a test split, only that is evaluated.
         device: as for :func:`load`.
         variant: as for :func:`load`.
-        seen: measure images, too, that the run was trained on or chosen by.
+        seen: also evaluate images that were used for training or for choosing the best epoch.
 
     Returns:
         ``accuracy``, ``balanced_accuracy``, ``auroc``, ``nll``, ``brier``, ``ece``, ``confusion_matrix``,
         ``per_class`` and more.
 
     Raises:
-        TrainingError: the data cannot be used, or nothing of it is new to the run.
+        TrainingError: the data cannot be used, or the run has seen all of it.
         OperationError: there is no bundle in ``run``.
     """
-    from marquee.handlers.predictor import Predictor
+    from marquee.handlers.core.predictor import Predictor
     from marquee.serving.archive import find_bundle
-    from marquee.training import evaluation
+    from marquee.training.core import evaluation
 
     log_to_stderr()
     bundle = find_bundle(Path(run))
-    return evaluation.evaluate(
-        Predictor.load(bundle, _resolved(device), variant), bundle, Path(data), seen=seen
-    ).metrics
+    return evaluation.evaluate(Predictor.load(bundle, _resolve(device), variant), Path(data), seen=seen).metrics
 
 
 def package(
     run: str | Path, name: str, *, version: str = "1.0", store: str | Path = "model_store", variant: str = "auto"
 ) -> Path:
-    """Writes ``STORE/NAME.mar``, which a plain TorchServe serves as well.
+    """Writes ``STORE/NAME.mar``, which a plain TorchServe can serve, too.
 
     >>> marquee.package("runs/digits", "digits").as_posix()
     'model_store/digits.mar'
 
     Args:
         run: a run folder, or a bundle.
-        name: of the model on the server.
-        version: of the model on the server.
+        name: the model's name on the server.
+        version: the model's version on the server.
         store: folder of archives; made when missing.
         variant: the only variant to serve; ``auto``: the fastest that was measured and runs on the server.
 
@@ -159,11 +171,11 @@ def package(
     return write_archive(find_bundle(Path(run)), name, version, Path(store), variant)
 
 
-def _resolved(device: str) -> str:
-    """A device that is there. ``cpu`` always is, and is not worth an import of torch."""
+def _resolve(device: str) -> str:
+    """An available device. ``cpu`` always is one, which spares the import of torch."""
     if device == "cpu":
         return device
-    from marquee.training.device import resolve_device
+    from marquee.training.core.device import resolve_device
 
     return str(resolve_device(device))
 
@@ -179,12 +191,12 @@ def serve(*names: str, store: str | Path = "model_store", port: int | None = Non
     Args:
         names: archives of the store, such as ``photos`` for ``photos.mar``.
         store: folder of archives.
-        port: first of five consecutive ports; 0: free ones; None: those of ``config.properties``, 8080 and others.
-        options: of :func:`marquee.serving.server.start`, such as ``folder`` for process, tokens and logs.
+        port: first of five consecutive ports; 0: free ones; None: the ports in ``config.properties``, 8080 and others.
+        options: of :func:`marquee.serving.server.start`, such as ``folder`` for the process record, tokens and logs.
 
     Returns:
-        The running server; ``with`` or :meth:`~marquee.serving.verified.Service.stop` ends it. It outlives this
-        process otherwise, and ``marquee serve stop`` ends it.
+        The running server; ``with`` or :meth:`~marquee.serving.verified.Service.stop` stops it. Otherwise it outlives
+        this process, until ``marquee serve stop``.
 
     Raises:
         OperationError: the server cannot start, a model is refused, or an answer differs; nothing is left running.

@@ -1,4 +1,4 @@
-"""Work in a process of its own: its memory, its threads and its death are its own, too.
+"""Runs work in a child process, which has its own memory and threads, and may crash without this one.
 
 >>> with child(Predictor.load, folder) as process:  # doctest: +SKIP
 ...     process.ask(Predictor.predict, images)
@@ -28,11 +28,11 @@ class _Failure:
 
 
 class Child:
-    """A process that holds what it has loaded, and calls functions with it.
+    """A child process that has loaded an object, and calls functions with it.
 
     Args:
         process: the process.
-        connection: to it.
+        connection: this end of the pipe to it.
     """
 
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
@@ -40,28 +40,28 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process ID."""
         return self._process.pid or 0
 
     def ask(self, function: Callable[Concatenate[Any, P], R], *arguments: P.args, **options: P.kwargs) -> R:
-        """What ``function(LOADED, *arguments, **options)`` returns there; everything but LOADED goes by pickle.
+        """Calls ``function(LOADED, *arguments, **options)`` in the child; all but LOADED is sent by pickle.
 
         Raises:
-            ChildError: it failed, or loading did, or the process has died.
+            ChildError: the function or the loading failed, or the process has died.
         """
         self.submit(function, *arguments, **options)
         result: R = self.result()
         return result
 
     def submit(self, function: Callable[Concatenate[Any, P], Any], *arguments: P.args, **options: P.kwargs) -> None:
-        """As :meth:`ask`, without waiting for the :meth:`result`: several processes are at work at once."""
+        """Like :meth:`ask`, but does not wait for the :meth:`result`, so that several children can work at once."""
         try:
             self._connection.send((function, arguments, options))
         except OSError:
             raise ChildError(self._death()) from None
 
     def poll(self, seconds: float) -> bool:
-        """Waits so long for the end of the work; False when it goes on."""
+        """Waits up to ``seconds`` for the result; False if the work is still running."""
         return self._connection.poll(seconds)
 
     def result(self) -> Any:
@@ -81,41 +81,41 @@ class Child:
     def _death(self) -> str:
         self._process.join()
         code = self._process.exitcode or 0
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return f"its process {how}; is there enough memory?"
+        ending = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"its process {ending}; is there enough memory?"
 
 
 @contextmanager
 def child(load: Callable[..., Any], *arguments: Any, imports: Sequence[str] = ()) -> Iterator[Child]:
-    """A fresh process for the length of the block, after which it is killed; it ends when this one has gone, too.
+    """Starts a child process, and kills it at the end of the block; it also ends when this process has ended.
 
-    It loads while this process goes on; that loading failed is said by the first result. Ctrl-C, which a terminal sends
-    to every process, is left to this one. A server imports the module of the first call's ``load`` and forks the
-    process and those of later calls: torch takes seconds. The server computes nothing, so it has no threads that a fork
-    would leave behind. Its environment is this process's at the first call.
+    It loads while this process continues; if loading fails, the first result raises the error. Ctrl-C, which a terminal
+    sends to every process, is left to this process. A fork server imports the module of the first call's ``load``, and
+    forks this child and those of later calls, because importing torch takes seconds. The fork server computes nothing,
+    so it has no threads that a fork would lose. Its environment is that of this process at the first call.
 
     Args:
-        load: called there with ``arguments``; like them, it goes by pickle.
+        load: called in the child with ``arguments``; like them, it is sent by pickle.
         arguments: of ``load``.
-        imports: modules that the work imports where it uses them, for the server to import, too.
+        imports: modules that the work imports lazily, for the fork server to import in advance.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([load.__module__, *imports])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, load, arguments), daemon=True)
-    # It unblocks Ctrl-C when it starts, which must not be in the middle of what follows.
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=_serve, args=(child_end, load, arguments), daemon=True)
+    # The tracker unblocks SIGINT when it starts, which must not happen while SIGINT is blocked below.
     resource_tracker.ensure_running()
     try:
-        # The child inherits the mask.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # The child inherits the signal mask.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()  # so that the end of the process is the end of the pipe
-        yield Child(process, ours)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        child_end.close()  # so that the pipe ends when the process ends
+        yield Child(process, parent_end)
     finally:
-        ours.close()
+        parent_end.close()
         if process.pid is not None:
             process.kill()
             process.join()
@@ -135,5 +135,5 @@ def _serve(connection: Connection, load: Callable[..., Any], arguments: tuple[An
 def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any] = {}) -> Any:  # noqa: B006
     try:
         return function(*arguments, **options)
-    except Exception as error:  # a library raises what it likes, and not everything that it raises can be sent
+    except Exception as error:  # of any type, and not every exception can be pickled
         return _Failure(" ".join(str(error).split()) or type(error).__name__)

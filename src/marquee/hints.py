@@ -1,7 +1,7 @@
-"""Commands that a message may name, written so that they work where the reader is.
+"""Shell commands for messages, written so that they work where the user is.
 
-Somebody who typed ``python scripts/train.py`` in a checkout reads ``python scripts/package.py``; somebody who typed
-``.venv/bin/marquee train`` reads ``.venv/bin/marquee package``.
+A message to a user who typed ``python scripts/train.py`` in a checkout names ``python scripts/package.py``; to one who
+typed ``.venv/bin/marquee train``, it names ``.venv/bin/marquee package``.
 """
 
 import shlex
@@ -16,7 +16,7 @@ SCRIPTS = {
     "find-batch-size": "find_batch_size",
     "demo": "run_demo",
 }
-"""Verbs whose script in ``scripts/`` has another name: none may have the name of a standard module."""
+"""Verbs whose script in ``scripts/`` has a different name; none may be named like a module of the standard library."""
 
 _ENTRY = Path(__file__).resolve().parent / "__main__.py"
 
@@ -26,13 +26,13 @@ def command(verb: str, *arguments: object) -> str:
 
     Args:
         verb: such as ``package``.
-        arguments: as a person would type them.
+        arguments: as a user would type them.
     """
     return " ".join([program(verb), *(shlex.quote(str(argument)) for argument in arguments)])
 
 
 def program(verb: str) -> str:
-    """How this process was called, for another verb: ``marquee package``, ``python scripts/package.py``."""
+    """How to run a verb, in the way this process was run: ``marquee package``, ``python scripts/package.py``."""
     started = Path(sys.argv[0] or "-")
     if started.parent.name == "scripts" and started.suffix == ".py":
         script = started.with_name(f"{SCRIPTS.get(verb, verb.replace('-', '_'))}.py")
@@ -51,6 +51,6 @@ def _python() -> str:
 
 def _is_on_path(name: str, file: Path) -> bool:
     """Whether typing ``name`` runs ``file``."""
-    # Links are not followed: the Python of a virtual environment is one, to the system's.
-    found = shutil.which(name)
-    return found is not None and Path(found).absolute() == file.absolute()
+    # Symbolic links are not resolved: the Python of a virtual environment is a link to the system's.
+    executable = shutil.which(name)
+    return executable is not None and Path(executable).absolute() == file.absolute()

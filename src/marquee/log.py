@@ -1,4 +1,4 @@
-"""Where the project's log goes: to stderr, a line a message, for people."""
+"""Logging to stderr, one line per message."""
 
 import logging
 import sys
@@ -6,16 +6,16 @@ from typing import TextIO
 
 
 class _Formatter(logging.Formatter):
-    """Plain lines for what happens, and the level in front of what should not."""
+    """Plain lines up to level INFO, and the level in front of warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """The line for a record."""
         line = super().format(record)
         return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
 
 
 class _ToStderr(logging.Handler):
-    """Writes to what stderr is at that moment: a progress bar puts itself in its place, and a notebook, too."""
+    """Writes to the current ``sys.stderr``, which a progress bar or a notebook may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line."""
@@ -29,10 +29,10 @@ class _ToStderr(logging.Handler):
 
 def log_to_stderr() -> None:
     """Shows what Marquee does, and other libraries' warnings, unless logging is configured already."""
-    ours = logging.getLogger("marquee")
-    if ours.level == logging.NOTSET:
-        ours.setLevel(logging.INFO)
-    if not ours.hasHandlers():
+    logger = logging.getLogger("marquee")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
         handler = _ToStderr()
         handler.setFormatter(_Formatter())
         logging.getLogger().addHandler(handler)

@@ -1,8 +1,8 @@
-"""How long OpenMP's threads spin before they sleep: decided once, before any library with OpenMP is loaded.
+"""Limits how long OpenMP's threads spin before they sleep, before any library with OpenMP is loaded.
 
-PyTorch on Linux comes with GNU's OpenMP. Its threads wait for each other by spinning, for milliseconds unless told
-otherwise. Where another process wants one of the cores, such as a loader, a second training or a browser, a thread that
-has to run waits for one that spins, and everything becomes several times slower (docs/training.md has the figures).
+PyTorch on Linux comes with GNU's OpenMP. Its threads wait for each other by spinning, by default for milliseconds. When
+another process needs one of the cores, such as a data loader, a second training or a browser, threads that have work
+wait for threads that spin, and everything becomes several times slower (docs/training.md has the figures).
 """
 
 import os
@@ -12,10 +12,10 @@ SPINS = "1000"
 
 
 def limit_spinning() -> None:
-    """Sets ``GOMP_SPINCOUNT`` for this process and those that it starts, unless the environment decides already.
+    """Sets ``GOMP_SPINCOUNT`` for this process and those that it starts, unless the environment already sets it.
 
-    It takes effect when OpenMP is loaded: with the import of torch, for instance. In a notebook that has imported torch
-    before, nothing changes.
+    It takes effect when OpenMP is loaded: with the import of torch, for instance. In a notebook that has already
+    imported torch, nothing changes.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -41,7 +41,8 @@ def test_every_public_name_is_there_and_documented():
     for name in marquee.__all__:
         assert getattr(marquee, name).__doc__, name
     assert set(marquee.__all__) <= set(dir(marquee))
-    assert sorted(name for names in marquee._HOMES.values() for name in names) == marquee.__all__
+    public = {own: name for name, own in marquee._ALIASES.items()}
+    assert sorted(public.get(name, name) for names in marquee._HOMES.values() for name in names) == marquee.__all__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         importlib.import_module("marquee").nothing  # noqa: B018
 
@@ -97,7 +98,7 @@ def test_logging_that_is_configured_is_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(ours, "level", logging.NOTSET)
     log_to_stderr()
-    logging.getLogger("marquee.training.run").info("a line")
+    logging.getLogger("marquee.training.core.run").info("a line")
     logging.getLogger("another.library").warning("look out")
     assert capsys.readouterr().err == "a line\nwarning: look out\n"
     ours.setLevel(logging.ERROR)

@@ -18,5 +18,5 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path, script):
     (tmp_path / "thesis.tex").write_text("years of work")
     result = script("run_demo", "--work", tmp_path, check=False)
     assert result.returncode == 1
-    assert "no demo's folder" in result.stderr
+    assert "not a demo's folder" in result.stderr
     assert (tmp_path / "thesis.tex").exists()

@@ -11,20 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marquee.training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from marquee.training.lr_finder import find_learning_rate, judge
-from marquee.training.progress import Progress
-from marquee.training.rate_range import RateRange
+from marquee.training.core.config import OptimizerConfig
+from marquee.training.core.progress import Progress
+from marquee.training.tasks.image_classification.config import (
+    AugmentConfig,
+    ImageConfig,
+    ImageLoopConfig,
+    ImageRunConfig,
+    ModelConfig,
+)
+from marquee.training.tools.lr_finder import find_learning_rate, judge
+from marquee.training.tools.rate_range import RateRange
 from tests.conftest import QUICK, ROOT
 from tests.forked import Forked
 
 pytestmark = pytest.mark.slow  # what they share takes that long to make
 
 QUIET = Progress(quiet=True)
-TINY = RunConfig(
+TINY = ImageRunConfig(
     image=ImageConfig(size=32),
     model=ModelConfig(arch="test_resnet"),
-    loop=LoopConfig(workers=0),
+    loop=ImageLoopConfig(workers=0),
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
 )
 

@@ -6,7 +6,7 @@ The windows of halonet26t's attention have 8 pixels, which its maps of 72 or 224
 import pytest
 import torch
 
-from marquee.training.models import architectures
+from marquee.training.tasks.image_classification.models import architectures
 from tests.conftest import QUICK
 
 ARCH = "halonet26t"

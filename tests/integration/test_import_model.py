@@ -19,18 +19,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from marquee.handlers.errors import BundleError
-from marquee.handlers.golden import replay
-from marquee.handlers.images import load
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import ImageSpec, read_spec
-from marquee.training.errors import TrainingError
+from marquee.handlers.core.bundle import read_spec
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.golden import replay
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.inputs.image.decode import load
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.progress import Progress
 from marquee.training.importing.bundle import Imported, import_bundle
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.images import MAX_IMAGES, find_images
 from marquee.training.importing.labels import read_labels
 from marquee.training.importing.torch_weights import prepare
-from marquee.training.progress import Progress
 from tests.conftest import Served
 
 pytestmark = pytest.mark.slow  # what they share takes that long to make
@@ -178,7 +179,7 @@ def assert_answers_equal(
 ) -> None:
     """Every image gets the softmax of what ``net`` gives for normalised pixels."""
     predictor = Predictor.load(out / "bundle")
-    image = predictor.spec.image
+    image = predictor.spec.input
     for record, answer in imported.answers:
         pixels = torch.from_numpy(load(Path(record.path).read_bytes(), image).copy()).permute(2, 0, 1)[None]
         normalised = (pixels / 255 * white - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
@@ -191,7 +192,7 @@ def assert_answers_equal(
 def label_two_of_three(imported: Imported, folder: Path) -> Path:
     """Class folders in which two photos have the label that the model gives them, and the third has another one."""
     for number, (record, answer) in enumerate(imported.answers):
-        label = next(one for one in imported.spec.labels if (one == answer.label) == (number < 2))
+        label = next(one for one in imported.spec.output.labels if (one == answer.label) == (number < 2))
         (folder / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(record.path, folder / label)
     return folder
@@ -223,8 +224,8 @@ def test_imported_models_are_served_in_fp32_and_in_int8(photos, labels, net, scr
     assert (made["agreeing"], made["labelled"], made["golden"], made["samples"]) == (0, 0, 11, 11)
     assert made["imported"]["largest_difference"] < 1e-4
     spec = read_spec(out / "bundle")
-    assert (spec.image.resize, spec.image.crop, spec.image.mean) == (256, 224, (0.5, 0.5, 0.5))
-    assert spec.image.decode == "scaled"
+    assert (spec.input.resize, spec.input.crop, spec.input.mean) == (256, 224, (0.5, 0.5, 0.5))
+    assert spec.input.decode == "scaled"
     assert spec.provenance["licence"] == "Apache-2.0"
     assert spec.provenance["imported"]["file"] == LITE0.name
     metrics = json.loads(script("evaluate", out, "--data", folders, "--json").stdout)
@@ -233,7 +234,7 @@ def test_imported_models_are_served_in_fp32_and_in_int8(photos, labels, net, scr
 
     options = ["--variants", "openvino-fp32", "openvino-int8", "bf16", "--rounds", 1, "--seconds", 0.05]
     found = json.loads(script("optimize", out, *options, "--device", "cpu", "--json").stdout)
-    assert "only the bundle's program is there" in found["left_out"]["bf16"]
+    assert "only the exported program is available" in found["left_out"]["bf16"]
     assert found["variants"]["openvino-fp32"]["agreement"] == 1
     int8 = found["variants"]["openvino-int8"]
     assert int8["agreement"] > 0.7
@@ -292,8 +293,8 @@ def test_a_torchvision_state_dict_answers_as_torchvision_does(form, photos, labe
     options = {"arch": "resnet18", "library": "torchvision", **({"size": 64} if form == "safetensors" else {})}
     imported = bring(path, labels[5], photos, tmp_path / "run", **options)
     imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert imported.spec.image.mean == imagenet.mean
-    image = imported.spec.image
+    assert imported.spec.input.mean == imagenet.mean
+    image = imported.spec.input
     assert (image.crop, image.resize) == ((64, 73) if form == "safetensors" else (224, 256))
     assert image.interpolation == "bilinear"
     assert_answers_equal(imported, tmp_path / "run", network, imagenet.mean, imagenet.std)
@@ -324,7 +325,7 @@ def test_a_model_that_ends_in_a_softmax(last, net, photos, labels, tmp_path):
     model = write_onnx(tmp_path / "net.onnx", net, last=last)
     given = {"mean": MEAN, "std": STD}
     if "Sqrt" in last:
-        with pytest.raises(TrainingError, match="no probabilities, they sum to"):
+        with pytest.raises(TrainingError, match="not probabilities: they sum to"):
             bring(model, labels[5], photos, tmp_path / "run", **given, output="probabilities")
         return
     with pytest.raises(TrainingError, match="--output probabilities"):
@@ -360,7 +361,7 @@ def test_models_that_are_quantized_already(net, photos, labels, script, tmp_path
             assert_answers_equal(imported, out, net)
     result = script("optimize", tmp_path / "run0", "--device", "cpu", "--rounds", 1, "--seconds", 0.05, "--json")
     left = json.loads(result.stdout)["left_out"]
-    assert "quantized already" in left["openvino-fp32"]
+    assert "already quantized" in left["openvino-fp32"]
 
 
 def test_an_openvino_ir(net, photos, labels, tmp_path):
@@ -377,11 +378,11 @@ def test_an_openvino_ir(net, photos, labels, tmp_path):
         ({}, 4, {}, "4 class names, but the model has 5 outputs"),
         ({"second": True}, 5, {}, r"2 inputs \(x, mask\)"),
         ({"last": ["Strange"]}, 5, {}, "cannot use it: No conversion rule found for operations: elsewhere.Strange"),
-        ({"side": "S"}, 5, {}, "without a fixed height and width; say with --size"),
+        ({"side": "S"}, 5, {}, "without a fixed height and width; give its training size as --size"),
         ({}, 5, {"size": 64}, "--size 64 does not fit it"),
         ({}, 5, {"layout": "nhwc"}, "no 3 channels as --layout nhwc"),
-        ({}, 5, {"channels": 1, "mean": None, "std": None}, "does not tell where its 1 channels are"),
-        ({}, 5, {"arch": "resnet18"}, "holds its own architecture"),
+        ({}, 5, {"channels": 1, "mean": None, "std": None}, "the axis of 1 channels is ambiguous"),
+        ({}, 5, {"arch": "resnet18"}, "contains its architecture"),
         ({"batch": 1, "pad": True}, 5, {}, "its batch is fixed inside the graph"),
     ],
 )
@@ -409,7 +410,7 @@ def test_weights_that_are_refused(photos, labels, tmp_path):
         ("state", 5, {**torchvision_resnet, "arch": "resnet34"}, r"[0-9]+ missing \(layer1.2.conv1.weight, "),
         ("state", 5, {"arch": "vit_tiny_patch16_224"}, "unknown"),
         ("state", 5, {"arch": "resnet19"}, "no such architecture; did you mean"),
-        ("state", 5, {}, "name it with --arch"),
+        ("state", 5, {}, "give it with --arch"),
         ("state", 5, {**torchvision_resnet, "output": "probabilities"}, "give logits"),
     ]
     for name, count, options, message in cases:
@@ -433,7 +434,7 @@ def test_images_that_are_refused_or_left_out(net, photos, labels, tmp_path):
     assert json.loads((tmp_path / "run/bundle/golden/expected.json").read_text())[0]["label"] == ""
     (tmp_path / "images" / "cat").mkdir()
     (tmp_path / "images" / "cat" / "chelsea.png").write_bytes((photos / "chelsea.png").read_bytes())
-    with pytest.raises(TrainingError, match="the folder 'cat' is none of the labels"):
+    with pytest.raises(TrainingError, match="the folder 'cat' is not one of the labels"):
         bring(model, labels[5], tmp_path / "images", tmp_path / "other")
 
 
@@ -452,10 +453,10 @@ def test_of_many_images_an_even_sample_is_taken(tmp_path):
     ("text", "message"),
     [
         ("a\n\nb\n", "entry 2 is empty"),
-        ("a\nb\na\n", "'a' is there twice, as entries 1 and 3"),
+        ("a\nb\na\n", "'a' occurs twice, as entries 1 and 3"),
         ("a\n", "1 class names; a classifier has at least 2"),
         ('["a", 2]', "expected a JSON list of strings"),
-        ('["a"', "starts as a JSON list, but is none"),
+        ('["a"', "starts like a JSON list, but is not valid"),
     ],
 )
 def test_labels_that_are_refused(text, message, net, photos, tmp_path):
@@ -467,7 +468,7 @@ def test_labels_that_are_refused(text, message, net, photos, tmp_path):
 def test_labels_as_json(net, photos, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(["Ä", "b", "c", "d", "e"]))
     model = write_onnx(tmp_path / "net.onnx", net)
-    assert bring(model, tmp_path / "labels.json", photos, tmp_path / "run").spec.labels[0] == "Ä"
+    assert bring(model, tmp_path / "labels.json", photos, tmp_path / "run").spec.output.labels[0] == "Ä"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("keras") is not None, reason="Keras is installed")
@@ -492,7 +493,7 @@ def test_the_command_line(net, photos, labels, script, tmp_path):
     there = script("import_model", *common, "--out", tmp_path / "there", check=False)
     assert (there.returncode, there.stderr) == (
         1,
-        f"error: --out {tmp_path / 'there'}: exists already; name a new folder\n",
+        f"error: --out {tmp_path / 'there'}: exists already; choose a new folder\n",
     )
     usage = script("import_model", *common, "--out", tmp_path / "run", "--std", "0", check=False)
     assert usage.returncode == 2

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from marquee.handlers.spec import bundle_digest
+from marquee.handlers.core.bundle import bundle_digest
 from marquee.serving.readiness import ready_workers
 
 LINE = re.compile(r'(marquee_\w+)\{model_name="digits",model_version="1.0",(.*?),?Hostname="[^"]+",\} (\S+)')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.handlers.predictor import Predictor
+from marquee.handlers.core.predictor import Predictor
 from tests.conftest import QUICK
 
 pytestmark = pytest.mark.slow  # what they share takes that long to make
@@ -50,12 +50,12 @@ def test_it_learns_and_is_measured(pairs_run, pairs, script):
     assert "confusion_matrix" not in evaluation
     spec = json.loads((pairs_run / "bundle" / "spec.json").read_text())
     assert spec["task"] == "multi-label-classification"
-    assert spec["labels"] == list("0123")
+    assert spec["output"]["labels"] == list("0123")
     shown = script("evaluate", pairs_run, "--data", pairs).stdout
     assert "mean_average_precision" in shown
     assert "confusion" not in shown
     page = (pairs_run / "report.html").read_text()
-    assert "all of whose labels are right" in page
+    assert "whose labels are all right" in page
     assert 'id="confusion"' not in page
     assert "all of whose labels are right" in (pairs_run / "MODEL_CARD.md").read_text()
 
@@ -106,7 +106,7 @@ def test_what_is_refused(pairs, script, tmp_path):
     flags = ["--data", pairs, "--out", tmp_path / "x", *QUICK, "--model.multi-label"]
     result = script("train", *flags, check=False)
     assert result.returncode == 2
-    assert "wants bce" in " ".join(result.stderr.replace("│", " ").split())
+    assert "requires bce" in " ".join(result.stderr.replace("│", " ").split())
     result = script(
         "select_model", pairs, "--out", tmp_path / "y", "--model.multi-label", "--loss.name", "bce", check=False
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marquee.handlers.errors import BundleError
-from marquee.handlers.golden import prove, read_golden
-from marquee.handlers.images import load
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import read_spec, sha256_file, verify_files
+from marquee.handlers.core.bundle import Bundle, read_spec, sha256_file, verify_files
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.golden import read_golden, verify_golden
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.inputs.image.decode import load
 from tests.conftest import ROOT
 from tests.integration.test_package import pickles_in
 from tests.integration.test_refusal import rewrite
@@ -71,13 +71,13 @@ def test_every_variant_is_measured(optimized):
 def test_every_engine_agrees_with_fp32_within_what_it_states(optimized):
     bundle = optimized / "bundle"
     spec = read_spec(bundle)
-    samples = read_golden(bundle, spec, spec.variants[0])
-    pixels = [load(sample.data, spec.image) for sample in samples]
+    samples = read_golden(Bundle.read(bundle), spec.variants[0])
+    pixels = {"pixels": np.stack([load(sample.data, spec.input) for sample in samples])}
     original = Predictor.load(bundle, variant="fp32")
-    expected = original.to_probabilities(original.outputs(np.stack(pixels)).logits)
+    expected = np.stack([answer.probabilities for answer in original.predict_arrays(pixels)])
     for variant in spec.variants[1:]:
-        predictor = Predictor.load(bundle, variant=variant.name, prove=prove)
-        answers = predictor.probabilities(np.stack(pixels))
+        predictor = Predictor.load(bundle, variant=variant.name, verify=verify_golden)
+        answers = np.stack([answer.probabilities for answer in predictor.predict_arrays(pixels)])
         apart = np.abs(answers - expected).max(axis=1)
         stated = max(variant.measurements[-1].difference, 1e-4)  # what 99 % of the measured images do not exceed
         assert (apart <= stated).mean() > 0.9, variant.name
@@ -88,16 +88,16 @@ def test_every_engine_agrees_with_fp32_within_what_it_states(optimized):
 def test_distances_come_from_every_engine(optimized):
     bundle = optimized / "bundle"
     spec = read_spec(bundle)
-    assert spec.output.max_distance is not None
-    samples = read_golden(bundle, spec, spec.variants[0])
-    pixels = np.stack([load(sample.data, spec.image) for sample in samples])
-    expected = np.array([sample.distance for sample in samples])
+    assert spec.output.calibration.max_distance is not None
+    samples = read_golden(Bundle.read(bundle), spec.variants[0])
+    pixels = np.stack([load(sample.data, spec.input) for sample in samples])
+    expected = np.array([sample.expected["distance"] for sample in samples])
     own = Predictor.load(bundle, variant="openvino-fp32")
-    assert np.abs(own.outputs(pixels).distances - expected).max() < 1e-3
+    assert np.abs(own.outputs({"pixels": pixels})["distance"] - expected).max() < 1e-3
     noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
     for variant in spec.variants:
         predictor = Predictor.load(bundle, variant=variant.name)
-        reasons = [answer.abstained for answer in predictor.answer(predictor.outputs(noise))]
+        reasons = [answer.abstained for answer in predictor.predict_arrays({"pixels": noise})]
         assert reasons.count("unfamiliar") > 0.9 * len(reasons), variant.name
 
 
@@ -119,6 +119,7 @@ def test_again_from_the_original_without_what_cannot_be_built(optimized, script,
     """Of three variants and a prune only one can be built; nothing stays of those of the time before."""
     folder = tmp_path / "again"
     shutil.copytree(optimized, folder)
+    shutil.rmtree(folder / "bundle" / "variants")  # they are made anew, whatever has become of them
     variants = ["fp16", "openvino-fp32", "openvino-int8"]
     impossible = ["--calibration-images", 3, "--prune.size-mb", 0.001]
     options = ["--max-accuracy-drop", 0.02, *FAST, *impossible, "--json"]
@@ -177,7 +178,7 @@ def test_a_damaged_variant_falls_back_to_the_next_loudly(archive, tmp_path, capl
     bundle = broken(archive, tmp_path, damage)
     order = read_spec(bundle).rankings[-1].order
     with caplog.at_level("WARNING"):
-        predictor = Predictor.load(bundle, prove=prove)
+        predictor = Predictor.load(bundle, verify=verify_golden)
     assert predictor.variant.name != order[0]
     assert f"{order[0]} could not be used" in predictor.reason
     assert any("sha256" in message and order[0] in message for message in caplog.messages)
@@ -249,7 +250,7 @@ def test_usage_errors(script, tmp_path):
 
 def test_heavy_libraries_are_imported_only_when_used():
     code = (
-        "import sys, marquee.handlers.service, marquee.handlers.engines;"
+        "import sys, marquee.handlers.core.handler, marquee.handlers.core.engines;"
         "import marquee.training.optimize.optimize, marquee.training.optimize.on_host;"
         "print([name for name in ('openvino', 'nncf', 'torch_pruning', 'onnx') if name in sys.modules])"
     )
@@ -260,18 +261,19 @@ def test_heavy_libraries_are_imported_only_when_used():
 @pytest.mark.slow
 def test_accuracy_control_mends_a_bad_quantization(run):
     """Ranges taken from nearly black images ruin plain int8; what the validation images show brings it back."""
-    from marquee.training.export import trace_program
-    from marquee.training.familiarity import LogitsAndFeatures
-    from marquee.training.optimize.material import Images, even_sample, read_records, read_run
-    from marquee.training.optimize.openvino_ir import accuracy, convert, quantize
-    from marquee.training.progress import Progress
+    from marquee.training.core.export import trace_program
+    from marquee.training.core.progress import Progress
+    from marquee.training.optimize.datasets import Samples, even_sample, read_records, read_run
+    from marquee.training.optimize.openvino_ir import Judge, convert, quantize
 
     spec = read_spec(run / "bundle")
     read = read_run(run, spec)
     validation = read_records(read.manifest.split("val")[:50], spec, Progress(quiet=True))
-    train = read_records(even_sample(read.manifest.split("train"), 10), spec, Progress(quiet=True))
-    black = Images(pixels=train.pixels // 64, targets=None)
-    model = convert(trace_program(LogitsAndFeatures(read.classifier), spec.image), spec.image)
-    quantized, how = quantize(model, black, validation, 0.02)
-    assert how.startswith("with accuracy control: the plain one loses 0.")
-    assert accuracy(model, validation) - accuracy(quantized, validation) <= 0.02
+    train = read_records(even_sample(read.task, read.manifest.split("train"), 10), spec, Progress(quiet=True))
+    black = Samples(inputs={"pixels": train.inputs["pixels"] // 64}, targets=None)
+    names, output = spec.variants[0].outputs, spec.output.create(spec.variants[0], run / "bundle")
+    judge = Judge(validation, lambda arrays: read.task.right(output, output.read(arrays), validation.targets), names)
+    model = convert(trace_program(read.task.served(read.model, names), spec.input), spec.input)
+    quantized, how = quantize(model, black, judge, 0.02)
+    assert how.startswith("with accuracy control: without it, accuracy drops by 0.")
+    assert judge.accuracy(model) - judge.accuracy(quantized) <= 0.02

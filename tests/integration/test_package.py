@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from marquee.handlers.spec import sha256_file
+from marquee.handlers.core.bundle import sha256_file
 from tests.conftest import ROOT
 
 
@@ -37,7 +37,7 @@ def test_the_archive_holds_bundle_handlers_and_configuration(store):
     assert {"bundle/spec.json", "bundle/model.pt2", "bundle/golden/expected.json", "model-config.yaml"} <= names
     ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "handlers").rglob("*.py")}
     assert ours == {name for name in names if name.startswith("handlers/")}
-    assert re.fullmatch(r"image_classifier_[0-9a-f]{12}\.py", manifest["model"]["handler"])
+    assert re.fullmatch(r"image_classification_[0-9a-f]{12}\.py", manifest["model"]["handler"])
     assert manifest["model"]["modelVersion"] == "1.0"
 
 
@@ -82,9 +82,9 @@ def test_any_legal_name_can_be_packaged(name, run, tmp_path):
 
 
 def test_a_bundle_without_golden_samples_is_not_served(run, tmp_path):
-    from marquee.handlers.errors import BundleError
-    from marquee.handlers.golden import replay
-    from marquee.handlers.predictor import Predictor
+    from marquee.handlers.core.errors import BundleError
+    from marquee.handlers.core.golden import replay
+    from marquee.handlers.core.predictor import Predictor
 
     shutil.copytree(run / "bundle", tmp_path / "bundle")
     expected = tmp_path / "bundle" / "golden" / "expected.json"

@@ -95,7 +95,7 @@ START = ["--start", "--ncs", "--ts-config", "config.properties", "--models", "di
 def test_the_archive_needs_nothing_of_the_project(bare_python, no_java, server_folder, digits, run, monkeypatch):
     # An older archive, unpacked, and an older installation, which an inherited PYTHONPATH finds first.
     old = server_folder / "old"
-    for name in ("handlers/__init__.py", "marquee/__init__.py", "image_classifier.py"):
+    for name in ("handlers/__init__.py", "marquee/__init__.py", "image_classification.py"):
         (old / name).parent.mkdir(parents=True, exist_ok=True)
         (old / name).write_text(f"raise RuntimeError('the old {name} was imported')")
     monkeypatch.setattr(os, "environ", {**no_java})

@@ -8,12 +8,12 @@ import safetensors.torch
 import skimage
 import torch
 
-from marquee.handlers.images import load
-from marquee.handlers.spec import ImageSpec
-from marquee.training.config import EFFICIENTNET_LITE0_WHEEL, ImageConfig, ModelConfig
-from marquee.training.errors import TrainingError
-from marquee.training.models import Classifier, create_backbone, pretrained_input
-from marquee.training.pretrained import load_state_dict
+from marquee.handlers.inputs.image.decode import load
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import TrainingError
+from marquee.training.tasks.image_classification.config import EFFICIENTNET_LITE0_WHEEL, ImageConfig, ModelConfig
+from marquee.training.tasks.image_classification.models import Classifier, create_backbone, pretrained_input
+from marquee.training.tasks.image_classification.pretrained import load_state_dict
 from tests.conftest import QUICK
 from tests.integration.test_training import weights
 from tests.unit.tiny import with_few_to_train
@@ -48,7 +48,7 @@ def test_transfer_learning_without_the_internet(digits, script, tmp_path):
     arguments = ["--model.arch", LITE0.arch, "--model.pretrained", LITE0.pretrained, "--loop.epochs", "1"]
     data = with_few_to_train(digits, tmp_path / "digits") / "train"
     script("train", "--data", data, "--out", tmp_path / "run", *QUICK, *arguments)
-    image = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())["image"]
+    image = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())["input"]
     # The weights know colour images, so the grey digits are served as colour images.
     assert (image["channels"], image["interpolation"], image["mean"]) == (3, "bicubic", [0.5, 0.5, 0.5])
     assert image["resize"] == 37  # 32 / 0.875
@@ -64,7 +64,7 @@ def test_a_run_that_starts_from_another_answers_as_it_does(run, digits, script, 
     data = with_few_to_train(digits, tmp_path / "digits")
     script("train", "--data", data, "--out", tmp_path / "run", *arguments, *still)
     first, second = (json.loads((folder / "bundle" / "spec.json").read_text()) for folder in (run, tmp_path / "run"))
-    assert second["image"] == first["image"]
+    assert second["input"] == first["input"]
     accuracy = [json.loads((folder / "evaluation.json").read_text())["accuracy"] for folder in (run, tmp_path / "run")]
     assert accuracy[1] == pytest.approx(accuracy[0], abs=0.03)
 
@@ -102,7 +102,7 @@ def test_weights_from_a_file(form, run, digits, script, tmp_path):
     [
         ("efficientnet_lite0", EFFICIENTNET_LITE0_WHEEL, "--model.arch tf_efficientnet_lite0"),
         ("test_resnet", "absent.safetensors", "no such file"),
-        ("test_resnet", "folder", "no finished run"),
+        ("test_resnet", "folder", "not a finished run"),
         ("test_resnet", "text", "not readable as weights"),
         ("test_resnet", "pickle", "not readable as weights"),
         ("test_vit", "other", "does not fit --model.arch test_vit: [1-9][0-9]* weights missing"),

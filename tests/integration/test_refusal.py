@@ -11,9 +11,9 @@ import pytest
 import torch
 from ts.model_loader import TsModelLoader
 
-from marquee.handlers.golden import replay
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import sha256_file
+from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.core.golden import replay
+from marquee.handlers.core.predictor import Predictor
 
 
 def change_one_weight(bundle: Path) -> None:
@@ -97,10 +97,10 @@ def test_a_changed_weight_is_refused_over_the_wire(store, script, tmp_path, free
     def edit(folder):
         change_one_weight(folder / "bundle")
         renew_digest(folder / "bundle")
-        service = folder / "handlers" / "service.py"
-        code = service.read_text()
-        assert "            prove(loaded)\n" in code
-        service.write_text(code.replace("            prove(loaded)\n", ""))
+        handler = folder / "handlers" / "core" / "handler.py"
+        code = handler.read_text()
+        assert "            verify_golden(loaded)\n" in code
+        handler.write_text(code.replace("            verify_golden(loaded)\n", ""))
 
     rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)
     result = start(script, tmp_path, tmp_path / "state", free_port)
@@ -124,7 +124,7 @@ def load(archive: Path, folder: Path) -> None:
     finally:
         torch.set_num_threads(threads)
         for name in set(sys.modules) - imported:
-            if name.startswith(("_marquee_archive", "image_classifier_")):
+            if name.startswith(("_marquee_archive", "image_classification_")):
                 del sys.modules[name]
 
 
@@ -139,9 +139,16 @@ def test_what_is_not_damaged_is_loaded(store, tmp_path):
         (lambda folder: change_one_weight(folder / "bundle"), "digits is not served: .*model.pt2: sha256 is"),
         (lambda folder: (folder / "bundle" / "spec.json").write_text("{"), "spec.json: not readable as JSON"),
         (lambda folder: (folder / "bundle" / "model.pt2").unlink(), "model.pt2: missing"),
-        (lambda folder: (folder / "handlers" / "images.py").write_text("import absent_library"), "absent_library"),
+        (
+            lambda folder: (folder / "handlers" / "inputs" / "image" / "decode.py").write_text("import absent_library"),
+            "digits is not served: it needs a library that this server does not have: .*absent_library",
+        ),
+        (
+            lambda folder: (folder / "handlers" / "core" / "payload.py").write_text("import absent_library"),
+            "the handler needs a library that this server does not have: .*absent_library",
+        ),
     ],
-    ids=["digest", "spec", "weights", "library"],
+    ids=["digest", "spec", "weights", "library of the input", "library"],
 )
 def test_other_damage_says_what_it_is(edit, message, store, tmp_path):
     rewrite(store / "digits.mar", tmp_path / "digits.mar", edit)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.training.errors import TrainingError
-from marquee.training.metrics import classification_metrics
-from marquee.training.report import write_model_card, write_report
-from marquee.training.report.measures import coverage_curve
+from marquee.training.core.errors import TrainingError
+from marquee.training.tasks.image_classification.metrics import classification_metrics
+from marquee.training.tasks.image_classification.report import write_model_card, write_report
+from marquee.training.tasks.image_classification.report.measures import coverage_curve
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(
@@ -116,7 +116,7 @@ def hostile(run, tmp_path_factory):
         ),
     )
     spec = json.loads((copy / "bundle" / "spec.json").read_text())
-    spec["labels"] = [rename[label] for label in spec["labels"]]
+    spec["output"]["labels"] = [rename[label] for label in spec["output"]["labels"]]
     (copy / "bundle" / "spec.json").write_text(json.dumps(spec))
     evaluation = json.loads((copy / "evaluation.json").read_text())
     for row in evaluation["per_class"]:
@@ -153,7 +153,7 @@ def complete(run, tmp_path_factory):
     }
     (copy / "evaluation.json").write_text(json.dumps(evaluation))
     spec = json.loads((copy / "bundle" / "spec.json").read_text())
-    spec["output"]["temperature"] = 0.5
+    spec["output"]["calibration"]["temperature"] = 0.5
     (copy / "bundle" / "spec.json").write_text(json.dumps(spec))
     return written(copy)
 
@@ -281,27 +281,29 @@ def test_images_that_have_gone_are_told_of(copy):
     rewrite(copy / "predictions.csv", lambda number, row: [str(gone / Path(row[0]).name), *row[1:]] if number else row)
     text = write_report(copy).read_text("utf-8")
     assert "<img" not in text
-    assert "12 of these 12 image files have gone or changed" in text
-    assert "training images have gone or changed" in text
+    assert "12 of these 12 image files are missing or have changed" in text
+    assert "training images are missing or have changed" in text
 
 
 def test_galleries_show_what_the_model_is_given(plain):
-    from marquee.handlers.spec import read_spec
-    from marquee.training.config import AugmentConfig
-    from marquee.training.data.augment import Augmentation
-    from marquee.training.data.loading import EvaluationImages, TrainingImages
-    from marquee.training.report.facts import read_facts
-    from marquee.training.report.pictures import augmentation_samples, data_uri, least_sure
+    from marquee.handlers.core.bundle import read_spec
+    from marquee.training.tasks.image_classification.config import AugmentConfig
+    from marquee.training.tasks.image_classification.data.augment import Augmentation
+    from marquee.training.tasks.image_classification.data.loading import EvaluationImages, TargetEncoder, TrainingImages
+    from marquee.training.tasks.image_classification.report.facts import read_facts
+    from marquee.training.tasks.image_classification.report.pictures import augmentation_samples, data_uri, least_sure
 
     facts, spec = read_facts(plain), read_spec(plain / "bundle")
     pictures = least_sure(facts, 5)
     assert [picture.confidence for picture in pictures] == sorted(facts.predictions.confidence)[:5]
     for picture in pictures:
-        assert picture.uri == data_uri(EvaluationImages([picture.record], spec.labels, spec.image)[0][0].numpy())
+        assert picture.uri == data_uri(
+            EvaluationImages([picture.record], TargetEncoder(spec.output.labels), spec.input)[0][0].numpy()
+        )
     facts = replace(facts, config=replace(facts.config, augment=AugmentConfig()))  # the run was trained without
     records = facts.manifest.split("train")
-    augment = Augmentation(facts.config.augment, spec.image, spec.image.mean)
-    trained = TrainingImages(records, spec.labels, spec.image, augment, facts.config.loop.seed)
+    augment = Augmentation(facts.config.augment, spec.input, spec.input.mean)
+    trained = TrainingImages(records, TargetEncoder(spec.output.labels), spec.input, augment, facts.config.loop.seed)
     for sample in augmentation_samples(facts, 3, 2):
         index = records.index(sample.record)
         assert sample.drawn == tuple(data_uri(trained[epoch, index][0].numpy()) for epoch in (0, 1))
@@ -347,7 +349,7 @@ def test_names_are_text_in_the_card(hostile):
 
 
 def test_many_classes_have_a_list_instead_of_a_matrix(copy, monkeypatch):
-    monkeypatch.setattr("marquee.training.report.page.MATRIX_CLASSES", 9)
+    monkeypatch.setattr("marquee.training.tasks.image_classification.report.page.MATRIX_CLASSES", 9)
     text = write_report(copy).read_text("utf-8")
     assert '<table class="matrix">' not in text
     assert '<table class="pairs">' in text

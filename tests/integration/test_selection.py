@@ -11,17 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from marquee.handlers.golden import replay
-from marquee.handlers.predictor import Predictor
-from marquee.training.config import AugmentConfig, ImageConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from marquee.training.errors import TrainingError
-from marquee.training.models import create_backbone
-from marquee.training.progress import Progress
+from marquee.handlers.core.golden import replay
+from marquee.handlers.core.predictor import Predictor
+from marquee.training.core.config import OptimizerConfig
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.progress import Progress
 from marquee.training.selection.candidates import Candidate, read_ladder
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.report import Report
 from marquee.training.selection.select import select
 from marquee.training.selection.store import REQUEST_FILE
+from marquee.training.tasks.image_classification.config import (
+    AugmentConfig,
+    ImageConfig,
+    ImageLoopConfig,
+    ImageRunConfig,
+    ModelConfig,
+)
+from marquee.training.tasks.image_classification.models import create_backbone
 from tests.conftest import ROOT
 from tests.forked import Forked
 from tests.integration.test_training import wait_for, weights
@@ -39,9 +46,9 @@ SETTINGS = (
 ).split()
 
 
-BASE = RunConfig(
+BASE = ImageRunConfig(
     image=ImageConfig(size=32),
-    loop=LoopConfig(workers=0),
+    loop=ImageLoopConfig(workers=0),
     optimizer=OptimizerConfig(lr=4e-3),
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9, rotation=0, zoom=0, color=0),
 )
@@ -122,7 +129,7 @@ def test_the_winner_is_a_run_like_any_other(selected, script, tmp_path):
     assert (tmp_path / "digits.mar").exists()
 
 
-def call(table: Path, out: Path, *more: Candidate, base: RunConfig = BASE, **config) -> Report:
+def call(table: Path, out: Path, *more: Candidate, base: ImageRunConfig = BASE, **config) -> Report:
     ladder = more or read_ladder(table.parent / "ladder.yaml")
     options = SelectionConfig(**{"folds": 2, **config})
     return select(table, out, ladder, base, options, Rule(all=True), Progress(quiet=True))
@@ -166,7 +173,7 @@ def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"The same command goes on with {out}" in stderr
+    assert f"Repeat the command to continue with {out}" in stderr
     assert "Traceback" not in stderr
     assert not (out / "folds" / "small" / "1.json").exists()
 
@@ -179,7 +186,7 @@ def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
     assert {f"{path.parent.name}/{path.stem}" for path in finished} == {"probe/1", "probe/2", "small/1"}
 
     result = script("select_model", *arguments(table, out))
-    assert "probe: all folds are measured already" in result.stderr
+    assert "probe: all folds are already measured" in result.stderr
     assert "small, fold 1" not in result.stderr
     assert "resuming from" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -197,7 +204,7 @@ def test_killed_interrupted_and_gone_on_with(table, selected, script, tmp_path):
     ("config", "base", "message"),
     [
         ({"folds": 3}, BASE, "was begun with folds 2, not 3"),
-        ({}, replace(BASE, loop=LoopConfig(workers=0, seed=1)), "was begun with seed 0, not 1"),
+        ({}, replace(BASE, loop=ImageLoopConfig(workers=0, seed=1)), "was begun with seed 0, not 1"),
         (
             {},
             replace(BASE, optimizer=OptimizerConfig(lr=1e-3)),

@@ -22,7 +22,7 @@ import requests
 from PIL import Image
 
 import marquee
-from marquee.handlers.spec import bundle_digest
+from marquee.handlers.core.bundle import bundle_digest
 from marquee.serving.errors import OperationError
 from marquee.serving.readiness import ready_workers
 from marquee.serving.server import find

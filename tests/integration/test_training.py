@@ -18,9 +18,9 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from marquee.handlers.images import load
-from marquee.handlers.predictor import Predictor
-from marquee.training.config import load_config
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.inputs.image.decode import load
+from marquee.training.core.config import load_config
 from tests import forked
 from tests.conftest import QUICK, ROOT
 from tests.forked import Forked
@@ -97,7 +97,7 @@ def test_a_run_holds_what_it_promises(run, digits):
     assert evaluation["images"] == 355
     assert evaluation["accuracy"] > 0.8
     spec = json.loads((run / "bundle" / "spec.json").read_text())
-    assert spec["image"]["channels"] == 1  # the digits are grey
+    assert spec["input"]["channels"] == 1  # the digits are grey
     assert spec["provenance"]["metrics"]["accuracy"] == evaluation["accuracy"]
     assert len(spec["golden"]["files"]) == 16 + 1
 
@@ -132,15 +132,15 @@ def test_odd_colour_data(colours, script, tmp_path):
     assert "left out: " in result.stderr
     assert "38 images of 3 classes" in result.stderr
     spec = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())
-    assert spec["image"]["channels"] == 3
-    assert spec["labels"] == ["blue", "grün", "red"]
+    assert spec["input"]["channels"] == 3
+    assert spec["output"]["labels"] == ["blue", "grün", "red"]
     assert "bundle in" in result.stdout
 
 
 def test_layouts_that_could_be_misread(tmp_path):
-    from marquee.training.data.scan import scan
-    from marquee.training.errors import DataError
-    from marquee.training.progress import Progress
+    from marquee.training.core.errors import DataError
+    from marquee.training.core.progress import Progress
+    from marquee.training.tasks.image_classification.data.scan import scan
 
     rng = np.random.default_rng(0)
     quiet = Progress(quiet=True)
@@ -162,9 +162,9 @@ def test_layouts_that_could_be_misread(tmp_path):
 
 
 def test_files_that_cannot_be_named_or_followed(tmp_path):
-    from marquee.training.data.manifest import write_rejected
-    from marquee.training.data.scan import scan
-    from marquee.training.progress import Progress
+    from marquee.training.core.progress import Progress
+    from marquee.training.core.rejected import write_rejected
+    from marquee.training.tasks.image_classification.data.scan import scan
 
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -217,8 +217,8 @@ def test_a_parquet_table(digits, tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    from marquee.training.data.scan import scan
-    from marquee.training.progress import Progress
+    from marquee.training.core.progress import Progress
+    from marquee.training.tasks.image_classification.data.scan import scan
 
     paths = sorted((digits / "test").glob("[01]/*.png"))
     columns = {"path": [str(path) for path in paths], "label": [int(path.parent.name) for path in paths]}
@@ -367,7 +367,7 @@ class TestResume:
         os.killpg(process.pid, signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert "saved. Go on with" in stderr
+        assert "saved. Resume with" in stderr
         assert interrupted_at(out) > first
 
         process = start_training(few, out, "--resume", *self.ARGUMENTS)
@@ -502,23 +502,24 @@ def test_calibration_and_thresholds_are_part_of_the_bundle(run, digits, script, 
     evaluation = json.loads((run / "evaluation.json").read_text())
     spec = json.loads((run / "bundle" / "spec.json").read_text())
     calibration = evaluation["calibration"]
-    assert spec["output"]["temperature"] == calibration["temperature"] != 1
+    assert spec["output"]["calibration"]["temperature"] == calibration["temperature"] != 1
     assert calibration["nll_after"] < calibration["nll_before"]
     # A label smoothing of 0.1 makes a network too modest; the temperature mends what validation never saw, too.
     assert evaluation["ece"] < evaluation["uncalibrated"]["ece"]
-    assert spec["output"]["max_distance"] == evaluation["ood"]["max_distance"]
+    assert spec["output"]["calibration"]["max_distance"] == evaluation["ood"]["max_distance"]
     predictor = Predictor.load(run / "bundle")
     rng = np.random.default_rng(0)
     digit = predictor.predict([path.read_bytes() for path in (digits / "test").glob("*/*.png")])
     assert sum(answer.abstained is None for answer in digit) > 0.95 * len(digit)
     noise = rng.integers(0, 256, (32, 32, 32, 1), dtype=np.uint8)
-    inverted = [255 - load((path).read_bytes(), predictor.spec.image) for path in (digits / "test").glob("3/*.png")]
-    for strange in (list(noise), inverted):
-        assert {answer.abstained for answer in predictor.predict_arrays(strange)} == {"unfamiliar"}
-    spec["output"] |= {"min_probability": 1.0, "max_distance": 1e6}
+    inverted = [255 - load((path).read_bytes(), predictor.spec.input) for path in (digits / "test").glob("3/*.png")]
+    for strange in (noise, np.stack(inverted)):
+        assert {answer.abstained for answer in predictor.predict_arrays({"pixels": strange})} == {"unfamiliar"}
+    spec["output"]["calibration"] |= {"min_probability": 1.0, "max_distance": 1e6}
     shutil.copytree(run / "bundle", tmp_path / "bundle")
     (tmp_path / "bundle" / "spec.json").write_text(json.dumps(spec))
-    reasons = {answer.abstained for answer in Predictor.load(tmp_path / "bundle").predict_arrays(list(noise))}
+    changed = Predictor.load(tmp_path / "bundle")
+    reasons = {answer.abstained for answer in changed.predict_arrays({"pixels": noise})}
     assert reasons == {"low_confidence"}
 
 

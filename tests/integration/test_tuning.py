@@ -131,7 +131,7 @@ def test_two_at_once_are_one_too_many(archive, script):
         fcntl.flock(stream, fcntl.LOCK_EX)
         result = script("tune", "digits", "--store", archive.parent, check=False)
     assert result.returncode == 1
-    assert "another marquee tune is at work on this archive" in result.stderr
+    assert "another marquee tune is running on this archive" in result.stderr
 
 
 def test_overload_is_answered_or_refused_and_then_over(served, digits):

@@ -7,7 +7,10 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
+from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.core.spec import GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.handlers.outputs.classification import ClassificationSpec
 from tests.unit.tiny import write_photos
 
 
@@ -27,9 +30,8 @@ def tiny_spec(tmp_path) -> ModelSpec:
     return ModelSpec(
         schema_version=3,
         task="image-classification",
-        labels=("bright", "dark"),
-        image=ImageSpec(channels=1, resize=4, crop=4),
-        output=OutputSpec(),
+        input=ImageSpec(channels=1, resize=4, crop=4),
+        output=ClassificationSpec(labels=("bright", "dark")),
         variants=(VariantSpec(name="fp32", engine="openvino", precision="fp32", files=files),),
         golden=GoldenSpec(),
     )

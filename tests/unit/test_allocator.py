@@ -8,7 +8,7 @@ import pytest
 
 _PROGRAM = """
 import torch
-from marquee.training.allocator import keep_freed_memory
+from marquee.training.core.allocator import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

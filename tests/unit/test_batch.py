@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.handlers import batch as batches
-from marquee.handlers.batch import BatchLoader
-from marquee.handlers.errors import InputError
-from marquee.handlers.images import from_nested_list, load, open_image
-from marquee.handlers.spec import ImageSpec
+from marquee.handlers.core.errors import InputError
+from marquee.handlers.inputs.image import reader as batches
+from marquee.handlers.inputs.image.decode import from_nested_list, load, open_image
+from marquee.handlers.inputs.image.reader import ImageReader
+from marquee.handlers.inputs.image.spec import ImageSpec
 
 SPEC = ImageSpec(channels=3, resize=36, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3, decode="scaled")
 
@@ -33,10 +33,10 @@ def files() -> list[bytes]:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_pixels_of_each_image_alone(files, threads):
-    batch = BatchLoader(SPEC, threads).load([open_image(data, SPEC) for data in files])
-    assert batch.pixels.dtype == np.uint8
-    assert batch.pixels.flags.c_contiguous
-    assert np.array_equal(batch.pixels, np.stack([load(data, SPEC) for data in files]))
+    batch = ImageReader(SPEC, threads).collate([open_image(data, SPEC) for data in files])
+    assert batch.inputs["pixels"].dtype == np.uint8
+    assert batch.inputs["pixels"].flags.c_contiguous
+    assert np.array_equal(batch.inputs["pixels"], np.stack([load(data, SPEC) for data in files]))
     assert batch.errors == (None,) * len(files)
 
 
@@ -45,8 +45,8 @@ def test_errors_stay_in_their_places(files, threads):
     refused = InputError("empty", "nothing")
     cut = open_image(files[1][:-300], SPEC)
     images = [refused, open_image(files[0], SPEC), cut, from_nested_list([[7]], SPEC), refused]
-    batch = BatchLoader(SPEC, threads).load(images)
-    assert np.array_equal(batch.pixels, np.stack([load(files[0], SPEC), np.full((32, 32, 3), 7)]))
+    batch = ImageReader(SPEC, threads).collate(images)
+    assert np.array_equal(batch.inputs["pixels"], np.stack([load(files[0], SPEC), np.full((32, 32, 3), 7)]))
     answers = batch.with_errors(["first", "second"])
     assert [getattr(answer, "code", answer) for answer in answers] == [
         "empty",
@@ -59,8 +59,8 @@ def test_errors_stay_in_their_places(files, threads):
 
 @pytest.mark.parametrize("images", [[], [InputError("empty", "nothing")]])
 def test_nothing_to_decode(images):
-    batch = BatchLoader(SPEC, 2).load(images)
-    assert batch.pixels.shape == (0, 32, 32, 3)
+    batch = ImageReader(SPEC, 2).collate(images)
+    assert batch.inputs["pixels"].shape == (0, 32, 32, 3)
     assert batch.with_errors([]) == images
 
 
@@ -76,9 +76,9 @@ def test_whatever_an_image_brings_to_light_is_its_own_error(files, monkeypatch, 
         return real(image, spec)
 
     monkeypatch.setattr(batches, "decode_opened", decode_opened)
-    batch = BatchLoader(SPEC, 2).load([open_image(data, SPEC) for data in files[:3]])
+    batch = ImageReader(SPEC, 2).collate([open_image(data, SPEC) for data in files[:3]])
     assert [error and error.code for error in batch.errors] == [None, code, None]
-    assert np.array_equal(batch.pixels, np.stack([load(files[0], SPEC), load(files[2], SPEC)]))
+    assert np.array_equal(batch.inputs["pixels"], np.stack([load(files[0], SPEC), load(files[2], SPEC)]))
 
 
 def test_images_are_decoded_at_the_same_time_and_one_alone_on_the_callers_thread(files, monkeypatch):
@@ -92,32 +92,32 @@ def test_images_are_decoded_at_the_same_time_and_one_alone_on_the_callers_thread
         return real(image, spec)
 
     monkeypatch.setattr(batches, "decode_opened", decode_opened)
-    loader = BatchLoader(SPEC, 2)
+    loader = ImageReader(SPEC, 2)
     opened = [open_image(data, SPEC) for data in files]
-    assert loader.load(opened).errors == (None,) * 8
+    assert loader.collate(opened).errors == (None,) * 8
     assert threading.current_thread() not in seen
     opened = [open_image(files[0], SPEC)]
     seen.clear()
-    loader.load(opened)
+    loader.collate(opened)
     assert seen == [threading.current_thread()]
 
 
 def test_decoded_pixels_are_let_go_of(files):
     opened = [open_image(data, SPEC) for data in files[:3]]
-    BatchLoader(SPEC, 2).load(opened)
+    ImageReader(SPEC, 2).collate(opened)
     for image in opened:
         with pytest.raises(ValueError, match="closed"):
             image.getpixel((0, 0))
 
 
 def test_several_callers_at_once(files):
-    loader = BatchLoader(replace(SPEC, decode="full"), 2)
+    loader = ImageReader(replace(SPEC, decode="full"), 2)
     expected = [load(data, replace(SPEC, decode="full")) for data in files]
 
     def ask(turn: int) -> bool:
         order = [(turn + i) % len(files) for i in range(len(files))]
-        batch = loader.load([open_image(files[i], SPEC) for i in order])
-        return np.array_equal(batch.pixels, np.stack([expected[i] for i in order]))
+        batch = loader.collate([open_image(files[i], SPEC) for i in order])
+        return np.array_equal(batch.inputs["pixels"], np.stack([expected[i] for i in order]))
 
     with ThreadPoolExecutor(4) as callers:
         assert all(callers.map(ask, range(16)))

@@ -21,8 +21,8 @@ from benchmarks.training.accuracy import OFF, PLAIN, VARIANTS, Accuracy, contend
 from benchmarks.training.data import NAMES, choose, read_idx, write_fashion_mnist, write_slice, write_tuning_set
 from benchmarks.training.runs import NO_AUGMENTATION, Pace, flags, warm_values
 from benchmarks.training.throughput import Throughput, measure
-from marquee.training.config import AugmentConfig
-from marquee.training.errors import DataError, TrainingError
+from marquee.training.core.errors import DataError, TrainingError
+from marquee.training.tasks.image_classification.config import AugmentConfig
 from tests.conftest import ROOT
 from tests.forked import Forked
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.handlers.images import decode, prepare
-from marquee.handlers.spec import ImageSpec, sha256_file
-from marquee.training.data.cache import UNLIMITED, ImageCache, build_cache, decoded_bytes
-from marquee.training.data.loading import EvaluationImages
-from marquee.training.data.manifest import Record
-from marquee.training.errors import DataError
-from marquee.training.progress import Progress
+from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.inputs.image.decode import decode, prepare
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import DataError
+from marquee.training.core.progress import Progress
+from marquee.training.tasks.image_classification.data.cache import UNLIMITED, ImageCache, build_cache, decoded_bytes
+from marquee.training.tasks.image_classification.data.loading import EvaluationImages, TargetEncoder
+from marquee.training.tasks.image_classification.data.manifest import Record
 
 QUIET = Progress(quiet=True)
 
@@ -39,8 +40,8 @@ def test_as_decoded_and_as_prepared(photos, tmp_path, channels):
     build_cache(tmp_path / "whole", photos, spec, UNLIMITED, QUIET)
     build_cache(tmp_path / "prepared", photos, spec, None, QUIET)
     whole, prepared = ImageCache(tmp_path / "whole"), ImageCache(tmp_path / "prepared")
-    plain = EvaluationImages(photos, ["a"], spec)
-    cached = EvaluationImages(photos, ["a"], spec, prepared)
+    plain = EvaluationImages(photos, TargetEncoder(["a"]), spec)
+    cached = EvaluationImages(photos, TargetEncoder(["a"]), spec, prepared)
     for i, record in enumerate(photos):
         image = decode(Path(record.path).read_bytes(), spec)
         assert np.array_equal(np.asarray(whole.image(record)), np.asarray(image))

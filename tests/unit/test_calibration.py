@@ -1,13 +1,24 @@
 """Temperature, thresholds and feature distance."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import gamma
 
-from marquee.handlers.predictor import Outputs
-from marquee.training.calibration import abstain_threshold, calibrate, distance_threshold, fit_temperature
-from marquee.training.config import ExportConfig
-from marquee.training.familiarity import tables_of
+from marquee.handlers.core.arrays import Arrays
+from marquee.handlers.core.spec import VariantSpec
+from marquee.handlers.outputs.classification import ClassificationSpec
+from marquee.training.core.task import Fitted
+from marquee.training.tasks.image_classification.calibration import (
+    abstain_threshold,
+    distance_threshold,
+    fit_temperature,
+    single_label_likelihood,
+)
+from marquee.training.tasks.image_classification.config import ClassificationExportConfig, ImageRunConfig
+from marquee.training.tasks.image_classification.ood import tables_of
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 RNG = np.random.default_rng(0)
 TRUE_LOGITS = RNG.normal(0, 2, (4000, 3))
@@ -15,32 +26,42 @@ PROBABILITIES = np.exp(TRUE_LOGITS) / np.exp(TRUE_LOGITS).sum(1, keepdims=True)
 TARGETS = np.array([RNG.choice(3, p=row) for row in PROBABILITIES])
 
 
+def calibrate(outputs: Arrays, export: ClassificationExportConfig) -> Fitted:
+    variant = VariantSpec(name="fp32", engine="exported", precision="fp32", files={"model.pt2": "0" * 64})
+    output = ClassificationSpec(labels=("a", "b", "c")).create(variant, Path())
+    return ImageClassification().calibrate(ImageRunConfig(export=export), output, outputs, TARGETS)
+
+
 @pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
 def test_the_temperature_undoes_what_was_done_to_the_logits(factor):
     """Targets drawn from the softmax of the logits: whatever they are multiplied by is their best temperature."""
-    assert fit_temperature(TRUE_LOGITS * factor, TARGETS) == pytest.approx(factor, rel=0.05)
+    assert fit_temperature(TRUE_LOGITS * factor, TARGETS, single_label_likelihood) == pytest.approx(factor, rel=0.05)
 
 
 def test_no_mistakes_have_a_temperature_too():
     logits = np.eye(3)[[0, 1, 2]] * 5
     # Three right ones of three count as 4/5 sure: 0.8 to 0.1 for each of the others.
-    assert fit_temperature(logits, np.array([0, 1, 2])) == pytest.approx(5 / np.log(8), rel=1e-3)
+    assert fit_temperature(logits, np.array([0, 1, 2]), single_label_likelihood) == pytest.approx(
+        5 / np.log(8), rel=1e-3
+    )
 
 
 def test_calibration_improves_what_it_is_fitted_to():
     distances = RNG.normal(1, 0.1, len(TARGETS))
-    found = calibrate(Outputs(TRUE_LOGITS * 3, distances), TARGETS, ExportConfig(max_error=0.1, unfamiliar=0.05))
+    found = calibrate(
+        {"logits": TRUE_LOGITS * 3, "distance": distances}, ClassificationExportConfig(max_error=0.1, unfamiliar=0.05)
+    )
     assert found.facts["ece_after"] < found.facts["ece_before"] / 3
     assert found.facts["nll_after"] < found.facts["nll_before"]
-    assert found.facts["temperature"] == found.output.temperature == pytest.approx(3, rel=0.05)
+    assert found.facts["temperature"] == found.calibration.temperature == pytest.approx(3, rel=0.05)
     confidence, right = PROBABILITIES.max(1), PROBABILITIES.argmax(1) == TARGETS
-    accepted = confidence >= found.output.min_probability
+    accepted = confidence >= found.calibration.min_probability
     assert 0.05 < 1 - right[accepted].mean() < 0.11
-    assert (distances > found.output.max_distance).mean() == pytest.approx(0.05, abs=0.001)
+    assert (distances > found.calibration.max_distance).mean() == pytest.approx(0.05, abs=0.001)
 
 
 def test_everything_can_be_switched_off():
-    output = calibrate(Outputs(TRUE_LOGITS, None), TARGETS, ExportConfig(calibrate=False)).output
+    output = calibrate({"logits": TRUE_LOGITS}, ClassificationExportConfig(calibrate=False)).calibration
     assert (output.temperature, output.min_probability, output.max_distance) == (1.0, 0.0, None)
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+import marquee
 from marquee.commands.completion import completion
 from marquee.commands.main import MAP, VERBS, overview
+from marquee.training.core.errors import TrainingError
 from tests.conftest import ROOT
 
 MARQUEE = Path(sys.executable).parent / "marquee"
@@ -102,7 +104,7 @@ def test_the_version_is_that_of_the_distribution():
 def test_help_of_one_part_and_of_all():
     _, stdout, _, heavy = probe("train", "--help", "loop")
     assert stdout.startswith("loop: The training loop.\n  --loop.epochs N")
-    assert "Passes over the training images. (30)" in stdout
+    assert "Passes over the training data. (30)" in stdout
     assert "--optimizer" not in stdout
     assert heavy == []
     everything = probe("train", "--help", "all")[1]
@@ -205,3 +207,16 @@ def test_an_installation_that_is_interrupted_leaves_no_process(tmp_path):
     assert process.wait(30) == 1
     assert process.stderr.read() == "interrupted\n"
     assert not psutil.pid_exists(pid)
+
+
+def test_the_task_and_the_settings_contradict_each_other(tmp_path):
+    """Nothing of what was asked for is dropped without a word."""
+    (tmp_path / "one.yaml").write_text("task: image-classification\n")
+    several = ("train", "--task", "multi-label-classification", "--data", tmp_path, "--out", tmp_path / "run")
+    one = ("train", "--task", "image-classification", "--model.multi-label", "--loss.name", "bce", *several[3:])
+    for arguments in ((*several, "--config", tmp_path / "one.yaml"), one):
+        code, _, stderr, _ = probe(*map(str, arguments))
+        assert code == 2
+        assert "task: expected" in " ".join(stderr.replace("│", " ").split())
+    with pytest.raises(TrainingError, match="task: expected image-classification, which the settings are for"):
+        marquee.train(tmp_path, tmp_path / "run", config=marquee.RunConfig(), task="multi-label-classification")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from marquee.commands.evaluate import main
-from marquee.training.errors import DataError
-from marquee.training.run import train
+from marquee.training.core.errors import DataError
+from marquee.training.core.run import train
 from tests.unit.tiny import manifest_of, settings
 
 

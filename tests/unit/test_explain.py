@@ -13,20 +13,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from marquee.handlers.engines import load_engine
-from marquee.handlers.errors import InputError
+from marquee.handlers.core.bundle import Bundle, sha256_file
+from marquee.handlers.core.engines import load_engine
+from marquee.handlers.core.errors import InputError
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.spec import GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.core.worker_config import WorkerConfig
 from marquee.handlers.explain import batch as explain_batch
 from marquee.handlers.explain import explainer as explain_explainer
 from marquee.handlers.explain.budget import Budget
-from marquee.handlers.explain.explainer import Explainer
+from marquee.handlers.explain.explainer import ImageExplainer
 from marquee.handlers.explain.methods import occlusion
 from marquee.handlers.explain.picture import LARGEST_SIDE, grey_map, overlay, png
-from marquee.handlers.explain.request import METHODS, Ask, may_ask, read_ask
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec, sha256_file
-from marquee.handlers.worker_config import WorkerConfig
-from marquee.training.export import export_program, trace_program
-from marquee.training.models import Classifier
+from marquee.handlers.explain.request import METHODS, ExplanationRequest, may_be_asked, parse
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.handlers.outputs.classification import ClassificationSpec
+from marquee.training.core.export import export_program, trace_program
+from marquee.training.tasks.image_classification.models import Classifier
 
 SIDE, PATCH = 48, 12
 LABELS = ("stripes", "checks", "plain")
@@ -82,13 +85,13 @@ def bundle(model: nn.Module, folder, image=IMAGE, engine="exported") -> Predicto
     spec = ModelSpec(
         schema_version=3,
         task="image-classification",
-        labels=LABELS,
-        image=image,
-        output=OutputSpec(),
+        input=image,
+        output=ClassificationSpec(labels=LABELS),
         variants=(variant,),
         golden=GoldenSpec(),
     )
-    return Predictor(spec, variant, load_engine(spec, variant, folder, "cpu"), "", folder)
+    written = Bundle(folder, spec)
+    return Predictor(written, variant, load_engine(written, variant, "cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +135,15 @@ class TestReason:
     @pytest.mark.parametrize("method", METHODS)
     def test_the_map_lies_on_the_patch_that_decides(self, predictor, method):
         generator = np.random.default_rng(1)
-        explainer = Explainer(predictor)
+        explainer = ImageExplainer(predictor)
         shares = []
         for kind in (0, 1, 2, 0, 1, 2):
             pixels, (corner,) = textured(generator, kind)
-            (prediction,) = predictor.predict_arrays([pixels])
+            (prediction,) = predictor.predict_arrays({"pixels": pixels[None]})
             assert prediction.label == LABELS[kind]
-            explanation = explainer.explain(pixels, prediction, Ask(method=method), seconds=30)
+            explanation = explainer.explain(
+                {"pixels": pixels[None]}, prediction, ExplanationRequest(method=method), seconds=30
+            )
             assert (explanation.method, explanation.label, explanation.note) == (method, LABELS[kind], None)
             shares.append(share(explanation.heat, corner))
         # The patch with its margin is 17 % of the image: a map that knows nothing gets about that.
@@ -148,13 +153,18 @@ class TestReason:
     def test_another_label_has_another_reason(self, predictor, method):
         """Of two patches in one image, each label's map prefers its own."""
         generator = np.random.default_rng(2)
-        explainer = Explainer(predictor)
+        explainer = ImageExplainer(predictor)
         prefers = []
         for first, second in ((0, 1), (1, 2), (2, 0), (1, 0)):
             pixels, corners = textured(generator, first, second)
-            (prediction,) = predictor.predict_arrays([pixels])
+            (prediction,) = predictor.predict_arrays({"pixels": pixels[None]})
             maps = [
-                explainer.explain(pixels, prediction, Ask(method=method, label=LABELS[kind]), seconds=30).heat
+                explainer.explain(
+                    {"pixels": pixels[None]},
+                    prediction,
+                    ExplanationRequest(method=method, label=LABELS[kind]),
+                    seconds=30,
+                ).heat
                 for kind in (first, second)
             ]
             assert not np.allclose(*maps)
@@ -165,18 +175,23 @@ class TestReason:
     def test_integrated_gradients_add_up(self, predictor):
         """Completeness: the map sums to the difference of the logit to the baseline's, as its paper says."""
         pixels, _ = textured(np.random.default_rng(3), 1)
-        (prediction,) = predictor.predict_arrays([pixels])
-        ask = Ask(method="integrated_gradients", steps=200)
-        explanation = Explainer(predictor).explain(pixels, prediction, ask, seconds=60)
+        (prediction,) = predictor.predict_arrays({"pixels": pixels[None]})
+        ask = ExplanationRequest(method="integrated_gradients", steps=200)
+        explanation = ImageExplainer(predictor).explain({"pixels": pixels[None]}, prediction, ask, seconds=60)
         baseline = np.full_like(pixels, 128)
-        logits = predictor.outputs(np.stack([pixels, baseline])).logits[:, explanation.index]
+        logits = predictor.outputs({"pixels": np.stack([pixels, baseline])})["logits"][:, explanation.index]
         assert explanation.settings["steps"] == 200
         assert explanation.heat.sum() == pytest.approx(logits[0] - logits[1], abs=0.05 + 0.02 * abs(logits[0]))
 
     def test_the_default_is_grad_cam(self, predictor):
         pixels, _ = textured(np.random.default_rng(4), 2)
-        (prediction,) = predictor.predict_arrays([pixels])
-        assert Explainer(predictor).explain(pixels, prediction, Ask(), seconds=30).method == "gradcam"
+        (prediction,) = predictor.predict_arrays({"pixels": pixels[None]})
+        assert (
+            ImageExplainer(predictor)
+            .explain({"pixels": pixels[None]}, prediction, ExplanationRequest(), seconds=30)
+            .method
+            == "gradcam"
+        )
 
 
 class TestFallback:
@@ -185,21 +200,27 @@ class TestFallback:
 
         vit = timm.create_model("test_vit", num_classes=len(LABELS), img_size=64)
         image = ImageSpec(channels=3, resize=64, crop=64, mean=(0.5,) * 3, std=(0.5,) * 3)
-        explainer = Explainer(bundle(vit, tmp_path, image))
+        explainer = ImageExplainer(bundle(vit, tmp_path, image))
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        (prediction,) = explainer._predictor.predict_arrays([pixels])
+        (prediction,) = explainer._predictor.predict_arrays({"pixels": pixels[None]})
         for method in ("auto", "gradcam"):
-            explanation = explainer.explain(pixels, prediction, Ask(method=method), seconds=30)
+            explanation = explainer.explain(
+                {"pixels": pixels[None]}, prediction, ExplanationRequest(method=method), seconds=30
+            )
             assert explanation.method == "occlusion"
             assert "no last feature map" in explanation.note
-        integrated = explainer.explain(pixels, prediction, Ask(method="integrated_gradients"), seconds=30)
+        integrated = explainer.explain(
+            {"pixels": pixels[None]}, prediction, ExplanationRequest(method="integrated_gradients"), seconds=30
+        )
         assert (integrated.method, integrated.note) == ("integrated_gradients", None)
 
     def test_a_bundle_without_program_is_explained_by_its_engine(self, by_openvino):
-        explainer = Explainer(by_openvino)
+        explainer = ImageExplainer(by_openvino)
         pixels, (corner,) = textured(np.random.default_rng(5), 0)
-        (prediction,) = explainer._predictor.predict_arrays([pixels])
-        explanation = explainer.explain(pixels, prediction, Ask(method="gradcam"), seconds=30)
+        (prediction,) = explainer._predictor.predict_arrays({"pixels": pixels[None]})
+        explanation = explainer.explain(
+            {"pixels": pixels[None]}, prediction, ExplanationRequest(method="gradcam"), seconds=30
+        )
         assert explanation.method == "occlusion"
         assert "no fp32 program" in explanation.note
         assert share(explanation.heat, corner) > 0.5
@@ -208,25 +229,29 @@ class TestFallback:
         """A machine that serves an OpenVINO variant still has the fp32 program at hand."""
         served = by_openvino
         for part in (predictor, served):
-            shutil.copytree(part.folder, tmp_path, dirs_exist_ok=True)
+            shutil.copytree(part.bundle.folder, tmp_path, dirs_exist_ok=True)
         second = replace(served.variant, name="openvino-fp32")
         spec = replace(served.spec, variants=(predictor.variant, second))
-        both = Explainer(Predictor(spec, second, served.engine, "", tmp_path))
+        both = ImageExplainer(Predictor(Bundle(tmp_path, spec), second, served.engine))
         pixels, _ = textured(np.random.default_rng(5), 0)
-        (prediction,) = served.predict_arrays([pixels])
-        of_program = both.explain(pixels, prediction, Ask(), seconds=30)
+        (prediction,) = served.predict_arrays({"pixels": pixels[None]})
+        of_program = both.explain({"pixels": pixels[None]}, prediction, ExplanationRequest(), seconds=30)
         assert (of_program.method, of_program.variant) == ("gradcam", "fp32")
-        alone = Explainer(predictor).explain(pixels, prediction, Ask(), seconds=30)
+        alone = ImageExplainer(predictor).explain(
+            {"pixels": pixels[None]}, prediction, ExplanationRequest(), seconds=30
+        )
         assert np.allclose(of_program.heat, alone.heat)
-        of_engine = both.explain(pixels, prediction, Ask(method="occlusion"), seconds=30)
+        of_engine = both.explain(
+            {"pixels": pixels[None]}, prediction, ExplanationRequest(method="occlusion"), seconds=30
+        )
         assert (of_engine.method, of_engine.variant) == ("occlusion", "openvino-fp32")
 
     def test_a_damaged_program_costs_only_the_gradients(self, predictor, tmp_path):
-        explainer = Explainer(Predictor(predictor.spec, predictor.variant, predictor.engine, "", tmp_path))
+        explainer = ImageExplainer(Predictor(Bundle(tmp_path, predictor.spec), predictor.variant, predictor.engine))
         (tmp_path / "model.pt2").write_bytes(b"damaged")
         pixels, _ = textured(np.random.default_rng(5), 0)
-        (prediction,) = explainer._predictor.predict_arrays([pixels])
-        explanation = explainer.explain(pixels, prediction, Ask(), seconds=30)
+        (prediction,) = explainer._predictor.predict_arrays({"pixels": pixels[None]})
+        explanation = explainer.explain({"pixels": pixels[None]}, prediction, ExplanationRequest(), seconds=30)
         assert (explanation.method, explanation.note) == (
             "occlusion",
             "occlusion, because the fp32 program cannot be opened",
@@ -254,7 +279,7 @@ class TestBudget:
             return images.reshape(len(images), -1).astype(np.float32)[:, :3]
 
         pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
-        heat, settings = occlusion(engine, pixels, 0, Ask(), np.full(3, 128.0), Budget(2.0, clock))
+        heat, settings = occlusion(engine, pixels, 0, ExplanationRequest(), np.full(3, 128.0), Budget(2.0, clock))
         assert clock.now <= 2.0
         assert max(seen) * each <= 0.25
         assert heat.shape == (224, 224)
@@ -271,10 +296,10 @@ class TestBudget:
 
         pixels = np.zeros((64, 64, 3), np.uint8)
         with pytest.raises(InputError, match="500 ms each here") as caught:
-            occlusion(engine, pixels, 0, Ask(), np.full(3, 128.0), Budget(2.0, clock))
+            occlusion(engine, pixels, 0, ExplanationRequest(), np.full(3, 128.0), Budget(2.0, clock))
         assert caught.value.code == "too_slow"
         with pytest.raises(InputError, match=r"65 passes"):
-            occlusion(engine, pixels, 0, Ask(window=8, stride=8), np.full(3, 128.0), Budget(20.0, clock))
+            occlusion(engine, pixels, 0, ExplanationRequest(window=8, stride=8), np.full(3, 128.0), Budget(20.0, clock))
 
     def test_a_model_that_slows_down_is_stopped(self):
         clock = Clock()
@@ -284,37 +309,41 @@ class TestBudget:
             return np.zeros((len(images), 3), np.float32)
 
         with pytest.raises(InputError) as caught:
-            occlusion(engine, np.zeros((64, 64, 3), np.uint8), 0, Ask(), np.full(3, 128.0), Budget(1.0, clock))
+            occlusion(
+                engine, np.zeros((64, 64, 3), np.uint8), 0, ExplanationRequest(), np.full(3, 128.0), Budget(1.0, clock)
+            )
         assert caught.value.code == "too_slow"
         assert clock.now <= 1.5
 
     def test_gradient_methods_end_at_the_deadline(self, predictor):
         pixels, _ = textured(np.random.default_rng(0), 0)
-        (prediction,) = predictor.predict_arrays([pixels])
+        (prediction,) = predictor.predict_arrays({"pixels": pixels[None]})
         for method in METHODS:
             with pytest.raises(InputError) as caught:
-                Explainer(predictor).explain(pixels, prediction, Ask(method=method), seconds=1e-9)
+                ImageExplainer(predictor).explain(
+                    {"pixels": pixels[None]}, prediction, ExplanationRequest(method=method), seconds=1e-9
+                )
             assert caught.value.code == "too_slow"
 
 
 class TestRequest:
     def test_settings_are_taken_out_of_every_kind_of_body(self):
         document = {"b64": "AAAA", "method": "occlusion", "label": "cat", "stride": 4}
-        expected = Ask(method="occlusion", label="cat", stride=4)
-        assert read_ask({"body": document}, True) == (expected, {"body": {"b64": "AAAA"}})
-        assert read_ask({"body": json.dumps(document).encode()}, True) == (expected, {"body": {"b64": "AAAA"}})
+        expected = ExplanationRequest(method="occlusion", label="cat", stride=4)
+        assert parse({"body": document}, True) == (expected, {"body": {"b64": "AAAA"}})
+        assert parse({"body": json.dumps(document).encode()}, True) == (expected, {"body": {"b64": "AAAA"}})
         form = {"data": b"image", "method": "occlusion", "label": b"cat", "stride": b"4"}
-        assert read_ask(form, True) == (expected, {"data": b"image"})
+        assert parse(form, True) == (expected, {"data": b"image"})
         assert document["method"] == "occlusion", "the request itself is left alone"
 
     def test_a_prediction_stays_one(self):
         for request in ({"body": b"image"}, {"label": b"image"}, {"body": {"b64": "AAAA", "method": "x"}}, {}):
-            assert not may_ask(request)
-            assert read_ask(request, False) is None
-        assert read_ask({"body": {"b64": "AAAA", "explain": False}}, False) is None
-        assert read_ask({"data": b"image", "explain": b"true"}, False) == (Ask(), {"data": b"image"})
-        assert may_ask({"data": b"image", "explain": b"true"})
-        assert may_ask({"data": b' {"b64": "", "explain": true}'})
+            assert not may_be_asked(request)
+            assert parse(request, False) is None
+        assert parse({"body": {"b64": "AAAA", "explain": False}}, False) is None
+        assert parse({"data": b"image", "explain": b"true"}, False) == (ExplanationRequest(), {"data": b"image"})
+        assert may_be_asked({"data": b"image", "explain": b"true"})
+        assert may_be_asked({"data": b' {"b64": "", "explain": true}'})
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -325,12 +354,12 @@ class TestRequest:
             ({"stride": True}, "stride: expected 1 to"),
             ({"steps": "many"}, "steps: expected 2 to"),
             ({"explain": "perhaps"}, "explain: expected true or false"),
-            ({"instances": []}, "one image"),
+            ({"instances": []}, "one input"),
         ],
     )
     def test_bad_settings(self, settings, message):
         with pytest.raises(InputError, match=message) as caught:
-            read_ask({"body": {"b64": "AAAA", **settings}}, True)
+            parse({"body": {"b64": "AAAA", **settings}}, True)
         assert caught.value.status == 400
 
 
@@ -367,11 +396,11 @@ class TestBatch:
 
     @pytest.fixture
     def service(self, predictor):
-        from marquee.handlers.service import ClassifierService
+        from marquee.handlers.core.handler import Handler
 
-        loaded = ClassifierService()
+        loaded = Handler()
         loaded._predictor, loaded._model = predictor, {"name": "textures"}
-        loaded._explanations = explain_batch.Explanations(Explainer(predictor), WorkerConfig(explain_seconds=30))
+        loaded._explanations = explain_batch.Explanations(predictor, "cpu", WorkerConfig(explain_seconds=30))
         return loaded
 
     @pytest.fixture
@@ -407,13 +436,13 @@ class TestBatch:
     def test_predictions_leave_before_the_explanation_begins(self, worker, monkeypatch):
         service, frontend = worker
         early = []
-        real = Explainer.explain
+        real = ImageExplainer.explain
 
         def explain(self, *arguments):
             early.append(frontend.recv(1 << 20, socket.MSG_DONTWAIT))
             return real(self, *arguments)
 
-        monkeypatch.setattr(Explainer, "explain", explain)
+        monkeypatch.setattr(ImageExplainer, "explain", explain)
         requests = [
             self.request(0, {"body": self.image(1)}, explain="False"),
             self.request(1, {"body": self.image(2)}, explain="True"),
@@ -460,13 +489,13 @@ class TestBatch:
         service, _ = worker
         clock = Clock()
         monkeypatch.setattr(explain_batch.time, "monotonic", clock)
-        real = Explainer.explain
+        real = ImageExplainer.explain
 
         def explain(self, *arguments):
             clock.now += 31
             return real(self, *arguments)
 
-        monkeypatch.setattr(Explainer, "explain", explain)
+        monkeypatch.setattr(ImageExplainer, "explain", explain)
         message = bytes(service.predict([self.request(i, {"body": self.image()}, explain="True") for i in range(2)]))
         assert message.count(b'"explanation"') == 1
         assert message.count(b'"code": "busy"') == 1
@@ -479,12 +508,12 @@ class TestBatch:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
-            patch.setattr(Explainer, "explain", fail)
+            patch.setattr(ImageExplainer, "explain", fail)
             assert b"internal_error" in bytes(front.predict([self.request(0, {"body": self.image()}, **explain)]))
         cases = [
             ({"body": b"text"}, b"not_an_image"),
             ({"data": self.image(), "label": b"nothing"}, b"no label 'nothing'"),
-            ({"body": {"instances": [{"b64": ""}]}}, b"one image"),
+            ({"body": {"instances": [{"b64": ""}]}}, b"one input"),
             ({}, b'"empty"'),
         ]
         for fields, expected in cases:
@@ -494,5 +523,5 @@ class TestBatch:
             message = bytes(front.predict([self.request(0, {"body": self.image()}, **explain)]))
             assert b"not_supported" in message
             assert b"the extra explain" in message
-        service._explanations = explain_batch.Explanations(Explainer(service.predictor), WorkerConfig(explain=False))
+        service._explanations = explain_batch.Explanations(service.predictor, "cpu", WorkerConfig(explain=False))
         assert b"switched off" in bytes(front.predict([self.request(0, {"body": self.image()}, **explain)]))

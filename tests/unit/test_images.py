@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.handlers.errors import InputError
-from marquee.handlers.images import SCALED_MARGIN, decode, from_nested_list, load, open_image, prepare, stored_mode
-from marquee.handlers.spec import ImageSpec
+from marquee.handlers.core.errors import InputError
+from marquee.handlers.inputs.image.decode import (
+    SCALED_MARGIN,
+    decode,
+    from_nested_list,
+    load,
+    open_image,
+    prepare,
+    stored_mode,
+)
+from marquee.handlers.inputs.image.spec import ImageSpec
 
 RGB = ImageSpec(channels=3, resize=32, crop=32, mean=(0.0,) * 3, std=(1.0,) * 3)
 GREY = ImageSpec(channels=1, resize=32, crop=32)

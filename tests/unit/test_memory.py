@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from marquee.training.memory import available_bytes, cgroup_available_bytes, peak_bytes
+from marquee.training.tools.memory import available_bytes, cgroup_available_bytes, peak_bytes
 
 
 def group(folder: Path, **files: object) -> None:

@@ -1,31 +1,43 @@
 """Several labels an image: targets, loss, metrics and calibration against values worked out by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from marquee.handlers.predictor import Outputs, sigmoid
-from marquee.training.calibration import calibrate, fit_temperature
-from marquee.training.config import AugmentConfig, ExportConfig, LossConfig, ModelConfig, RunConfig
-from marquee.training.data.loading import Encoder
-from marquee.training.data.manifest import Manifest, Record, names_of
-from marquee.training.errors import DataError
-from marquee.training.losses import count_right, create_loss, negative_log_likelihood
-from marquee.training.multi_label import multi_label_metrics
+from marquee.handlers.core.spec import VariantSpec
+from marquee.handlers.outputs.multi_label_classification import MultiLabelSpec, sigmoid
+from marquee.training.core.errors import DataError
+from marquee.training.tasks.image_classification.calibration import fit_temperature, multi_label_likelihood
+from marquee.training.tasks.image_classification.config import (
+    AugmentConfig,
+    ClassificationExportConfig,
+    ImageRunConfig,
+    LossConfig,
+    ModelConfig,
+)
+from marquee.training.tasks.image_classification.data.loading import MultiHotEncoder
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record, one_name, several_names
+from marquee.training.tasks.image_classification.data.mixing import Mixing
+from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
+from marquee.training.tasks.image_classification.losses import MultiLabelCrossEntropy
+from marquee.training.tasks.image_classification.multi_label import MultiLabelClassification
+from marquee.training.tasks.image_classification.multi_label_metrics import multi_label_metrics
+from marquee.training.tasks.image_classification.objective import MultiLabelObjective
 
 RECORDS = tuple(Record(f"/{i}", label, "train", f"{i:064d}") for i, label in enumerate(["b|a", "a", "|", " c | a "]))
 
 
 def test_names():
-    assert [names_of(record, True) for record in RECORDS] == [("a", "b"), ("a",), (), ("a", "c")]
-    assert names_of(RECORDS[0], False) == ("b|a",)
-    assert Manifest(RECORDS, multi_label=True).labels == ("a", "b", "c")
+    assert [several_names(record) for record in RECORDS] == [("a", "b"), ("a",), (), ("a", "c")]
+    assert one_name(RECORDS[0]) == ("b|a",)
+    assert Manifest(RECORDS, several_names).labels == ("a", "b", "c")
 
 
 def test_targets():
-    encode = Encoder(("a", "b", "c"), multi_label=True)
+    encode = MultiHotEncoder(("a", "b", "c"))
     assert [encode(record).tolist() for record in RECORDS] == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1]]
     with pytest.raises(DataError, match="class 'd' is not one of the model's"):
         encode(Record("/x", "a|d", "test"))
@@ -33,20 +45,23 @@ def test_targets():
 
 def test_loss():
     logits = torch.tensor([[math.log(3), 0.0]])  # probabilities 3/4 and 1/2
-    loss = create_loss(LossConfig(name="bce", label_smoothing=0), multi_label=True)
+    loss = MultiLabelCrossEntropy(0)
     assert float(loss(logits, torch.tensor([[1.0, 0.0]]))) == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
     # Smoothed by 0.2, a one is 0.9.
-    smooth = create_loss(LossConfig(name="bce", label_smoothing=0.2), multi_label=True)
+    smooth = MultiLabelCrossEntropy(0.2)
     expected = -(0.9 * math.log(0.75) + 0.1 * math.log(0.25) + math.log(0.5)) / 2
     assert float(smooth(logits, torch.tensor([[1.0, 0.0]]))) == pytest.approx(expected)
 
 
 def test_what_counts_as_right():
     logits = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, -2.0]])
-    assert count_right(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])) == 2
+    objective = MultiLabelObjective(
+        MultiLabelCrossEntropy(0), Mixing(AugmentConfig(), 2), ProgressiveResizing(1.0, 32, 1)
+    )
+    assert objective.right(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])) == 2
     truth = torch.tensor([[1.0, 0.0]])
     expected = -math.log(sigmoid(np.array(1.0))) - math.log(1 - sigmoid(np.array(-1.0)))
-    assert negative_log_likelihood(logits[:1], truth) == pytest.approx(expected)
+    assert objective.likelihood(logits[:1], truth) == pytest.approx(expected)
 
 
 def test_metrics():
@@ -78,22 +93,25 @@ def test_the_temperature_undoes_what_was_done_to_the_logits():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (4000, 3))
     targets = (rng.random((4000, 3)) < sigmoid(logits)).astype(np.float64)
-    assert fit_temperature(3 * logits, targets) == pytest.approx(3, rel=0.05)
-    found = calibrate(Outputs(3 * logits, None), targets, ExportConfig())
+    assert fit_temperature(3 * logits, targets, multi_label_likelihood) == pytest.approx(3, rel=0.05)
+    variant = VariantSpec(name="fp32", engine="exported", precision="fp32", files={"model.pt2": "0" * 64})
+    output = MultiLabelSpec(labels=("a", "b", "c")).create(variant, Path())
+    config = ImageRunConfig(model=ModelConfig(multi_label=True), loss=LossConfig(name="bce"))
+    found = MultiLabelClassification().calibrate(config, output, {"logits": 3 * logits}, targets)
     assert found.facts["ece_after"] < found.facts["ece_before"]
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({}, "loss.name: model.multi_label wants bce"),
+        ({}, "loss.name: model.multi_label requires bce"),
         ({"loss": LossConfig(name="bce"), "augment": AugmentConfig(mixup=0.1)}, "augment.mixup"),
-        ({"loss": LossConfig(name="bce"), "export": ExportConfig(max_error=0.1)}, "export.max_error"),
+        ({"loss": LossConfig(name="bce"), "export": ClassificationExportConfig(max_error=0.1)}, "export.max_error"),
     ],
 )
 def test_what_does_not_go_together(parts, message):
     with pytest.raises(ValueError, match=message):
-        RunConfig(model=ModelConfig(multi_label=True), **parts)
+        ImageRunConfig(model=ModelConfig(multi_label=True), **parts)
 
 
 def test_sigmoid_of_large_numbers():

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.assemble import build_model
-from marquee.training.config import EFFICIENTNET_LITE0_WHEEL, LossConfig, RunConfig
-from marquee.training.data.loading import EvaluationImages
-from marquee.training.data.manifest import Manifest
-from marquee.training.errors import TrainingError
-from marquee.training.losses import create_loss
-from marquee.training.models import Classifier
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.progress import Progress
+from marquee.training.core.run import train
+from marquee.training.core.task import task_of
 from marquee.training.optimize.distil import DistilConfig, fine_tune
-from marquee.training.progress import Progress
-from marquee.training.run import train
+from marquee.training.tasks.image_classification.config import EFFICIENTNET_LITE0_WHEEL, ImageRunConfig, LossConfig
+from marquee.training.tasks.image_classification.data.loading import EvaluationImages
+from marquee.training.tasks.image_classification.data.manifest import Manifest
+from marquee.training.tasks.image_classification.models import Classifier
 from tests.integration.test_training import weights
-from tests.unit.tiny import PLAIN, manifest_of, settings, train_without_export
+from tests.unit.tiny import PLAIN, build, manifest_of, settings, train_without_export
 
 FAMILIES = (
     "convnext_atto efficientnet_b0 fbnetc_100 ghostnet_100 hardcorenas_a mnasnet_100 mobilenetv3_small_100 "
@@ -32,13 +31,13 @@ BCE = LossConfig(name="bce", label_smoothing=0)
 
 
 @torch.no_grad()
-def first_loss(model: Classifier, image: ImageSpec, config: RunConfig, manifest: Manifest) -> float:
+def first_loss(model: Classifier, image: ImageSpec, config: ImageRunConfig, manifest: Manifest) -> float:
     """Of a step on all images, before anything was learnt."""
-    images = EvaluationImages(manifest.records, manifest.labels, image, multi_label=manifest.multi_label)
+    images = EvaluationImages(manifest.records, task_of(config).encoder(manifest.labels), image)
     pixels, targets = zip(*(images[i] for i in range(len(images))), strict=True)
     model.train()
-    wanted = torch.stack(targets) if manifest.multi_label else torch.tensor(targets)
-    loss = create_loss(config.loss, manifest.multi_label)
+    wanted = torch.stack(targets) if config.model.multi_label else torch.tensor(targets)
+    loss = task_of(config).create_loss(config)
     return loss(model(torch.stack(pixels)), wanted).item()
 
 
@@ -46,7 +45,7 @@ def first_loss(model: Classifier, image: ImageSpec, config: RunConfig, manifest:
 def test_one_logit(arch, photos):
     """The fewer the outputs, the larger the weights that some families draw."""
     manifest, config = manifest_of(photos, "ab"), settings(arch, BCE)
-    model, image = build_model(config, manifest)
+    model, image = build(config, manifest)
     assert first_loss(model, image, config, manifest) == pytest.approx(math.log(2), abs=NEAR)
 
 
@@ -64,20 +63,20 @@ def test_one_logit(arch, photos):
 def test_outputs_and_losses(arch, labels, loss, expected, photos):
     several = "|" in labels
     manifest, config = manifest_of(photos, labels, several), settings(arch, loss, multi_label=several)
-    model, image = build_model(config, manifest)
+    model, image = build(config, manifest)
     assert first_loss(model, image, config, manifest) == pytest.approx(expected, abs=NEAR)
 
 
 def test_from_pretrained_weights(photos):
     manifest = manifest_of(photos, "abc")
     config = settings("tf_efficientnet_lite0", pretrained=EFFICIENTNET_LITE0_WHEEL)
-    model, image = build_model(config, manifest)
+    model, image = build(config, manifest)
     assert first_loss(model, image, config, manifest) == pytest.approx(math.log(3), abs=NEAR)
 
 
 def test_equal_seeds_give_equal_heads(photos):
     manifest, config = manifest_of(photos, "abc"), settings("test_efficientnet")
-    one, other = (build_model(config, manifest)[0].state_dict() for _ in range(2))
+    one, other = (build(config, manifest)[0].state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -99,7 +98,7 @@ def run(begun) -> Path:
 
 class TestFromAnotherRun:
     def test_the_same_labels_keep_the_head(self, photos, run):
-        model, _ = build_model(settings("test_efficientnet", pretrained=str(run)), manifest_of(photos, "ab"))
+        model, _ = build(settings("test_efficientnet", pretrained=str(run)), manifest_of(photos, "ab"))
         trained = weights(run, "best")
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items() if "." in name)
 
@@ -107,7 +106,7 @@ class TestFromAnotherRun:
     def test_other_labels_get_a_new_one(self, labels, photos, run):
         """As many classes as before are other classes all the same."""
         manifest, config = manifest_of(photos, labels), settings("test_efficientnet", pretrained=str(run))
-        model, image = build_model(config, manifest)
+        model, image = build(config, manifest)
         assert first_loss(model, image, config, manifest) == pytest.approx(math.log(len(labels)), abs=NEAR)
         trained = weights(run, "best")
         assert torch.equal(model.backbone.conv_stem.weight, trained["backbone.conv_stem.weight"])
@@ -122,8 +121,8 @@ class TestFromAnotherRun:
 def test_a_student(photos, caplog):
     """One whose classifier is new: a pruned one has its teacher's."""
     manifest, config = manifest_of(photos, "abcd"), settings("resnet18")
-    teacher, image = build_model(config, manifest)
-    student, _ = build_model(settings("tf_efficientnet_lite0"), manifest)
+    teacher, image = build(config, manifest)
+    student, _ = build(settings("tf_efficientnet_lite0"), manifest)
     caplog.set_level("INFO", "marquee")
     with contextlib.suppress(TrainingError):  # three images prove nothing
         fine_tune(student, teacher, config, manifest, image, DistilConfig(epochs=1, teacher_weight=0), Progress())

@@ -7,23 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import CheckpointStore, TrainingState
-from marquee.training.config import RunConfig
-from marquee.training.context import RunContext
-from marquee.training.distributed import World
-from marquee.training.errors import TrainingError
-from marquee.training.loop import NonFiniteValidationError, Trainer
+from marquee.training.core.assemble import build_trainer
+from marquee.training.core.checkpoint import CheckpointStore, TrainingState
+from marquee.training.core.context import RunContext
+from marquee.training.core.distributed import ProcessGroup
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.loop import NonFiniteValidationError, Trainer
+from marquee.training.core.progress import Progress
+from marquee.training.core.records import prepare_folder
+from marquee.training.core.run import train
+from marquee.training.core.run_folder import RunFolder
+from marquee.training.core.task import Network
 from marquee.training.optimize.distil import DistilConfig, fine_tune
-from marquee.training.progress import Progress
-from marquee.training.records import prepare_folder
-from marquee.training.run import train
-from marquee.training.run_folder import RunFolder
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.probe import Probe
 from marquee.training.selection.select import select
-from tests.unit.tiny import manifest_of, settings
+from marquee.training.tasks.image_classification.config import ImageRunConfig
+from tests.unit.tiny import build, manifest_of, settings
 
 # One step of it is finite, and the weights after it are no use to anybody.
 WILD = settings("test_resnet", lr=1e30, schedule="constant")
@@ -31,20 +32,20 @@ CALM = settings("test_resnet")
 QUIET = Progress(quiet=True)
 
 
-def epochs(config: RunConfig, number: int) -> RunConfig:
+def epochs(config: ImageRunConfig, number: int) -> ImageRunConfig:
     return replace(config, loop=replace(config.loop, epochs=number))
 
 
-def trainer_of(config: RunConfig, photos: list[Path], folder: Path) -> Trainer:
+def trainer_of(config: ImageRunConfig, photos: list[Path], folder: Path) -> Trainer:
     manifest = manifest_of(photos, "ab")
-    model, image = build_model(config, manifest)
+    model, image = build(config, manifest)
     context = RunContext(folder=RunFolder(folder), device=torch.device("cpu"), progress=QUIET)
-    return build_trainer(config, manifest, model, image, context)
+    return build_trainer(config, manifest, Network(model=model, input=image), context)
 
 
 def begun(photos: list[Path], run: Path) -> Trainer:
     """A run that has trained its one epoch and was not exported yet."""
-    prepare_folder(CALM, manifest_of(photos, "ab"), run, False, World(), QUIET)
+    prepare_folder(CALM, manifest_of(photos, "ab"), run, False, ProcessGroup(), QUIET)
     trainer = trainer_of(CALM, photos, run)
     trainer.fit(TrainingState())
     return trainer
@@ -68,7 +69,7 @@ def test_batch_norm_statistics_spoil_no_best(photos, tmp_path):
     state = trainer.fit(TrainingState())
     next(layer for layer in trainer.model.modules() if hasattr(layer, "running_var")).running_var.fill_(math.nan)
     # An accuracy that any other epoch would beat.
-    state = replace(state, finished=False, best_accuracy=-0.5)
+    state = replace(state, finished=False, best_score=-0.5)
     trainer.config = epochs(CALM, 2)
     with pytest.raises(NonFiniteValidationError, match="after epoch 2"):
         trainer.fit(state)
@@ -80,7 +81,7 @@ class TestResume:
         run = tmp_path / "run"
         trainer = begun(photos, run)
         next(layer for layer in trainer.model.modules() if hasattr(layer, "running_var")).running_var.fill_(math.nan)
-        state = TrainingState(epoch=2, best_epoch=1, best_accuracy=0.0, best_loss=1.0)
+        state = TrainingState(epoch=2, best_epoch=1, best_score=0.0, best_loss=1.0)
         trainer.store.save(trainer.model, trainer.optimizer, trainer.scaler, state, best=False)
         with pytest.raises(TrainingError, match="the validation loss is nan after epoch 3"):
             train(epochs(CALM, 3), None, run, resume=True)
@@ -90,7 +91,7 @@ class TestResume:
         """As runs were before this was checked."""
         run = tmp_path / "run"
         trainer = begun(photos, run)
-        state = TrainingState(epoch=1, best_epoch=1, best_accuracy=0.5, best_loss=math.nan, finished=True)
+        state = TrainingState(epoch=1, best_epoch=1, best_score=0.5, best_loss=math.nan, finished=True)
         trainer.store.save(trainer.model, trainer.optimizer, trainer.scaler, state, best=True)
         with pytest.raises(TrainingError, match="best checkpoint, after epoch 1, is nan"):
             train(CALM, None, run, resume=True)
@@ -99,7 +100,7 @@ class TestResume:
 def test_fine_tuning_of_a_student(photos):
     """This error leaves out the pruned variants, and optimising goes on."""
     manifest = manifest_of(photos, "ab")
-    model, image = build_model(CALM, manifest)
+    model, image = build(CALM, manifest)
     with pytest.raises(TrainingError, match=r"^fine-tuning diverged: the validation loss is nan .*\(1e\+30\)"):
         fine_tune(model, model, WILD, manifest, image, DistilConfig(epochs=1, lr=1e30), QUIET)
 

@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from marquee.handlers.accuracy import accuracy_refusal, can_show, paired_drop
-from marquee.handlers.choice import choices
-from marquee.handlers.engines import check_precision
-from marquee.handlers.errors import BundleError
-from marquee.handlers.host import Host, this_host
-from marquee.handlers.measurement import Measurement, Ranking
-from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
-from marquee.training.metrics import effective_images
+from marquee.handlers.core.accuracy import accuracy_refusal, can_show, paired_drop
+from marquee.handlers.core.choice import rank_variants
+from marquee.handlers.core.engines import check_precision
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.host import Host, this_host
+from marquee.handlers.core.measurement import Measurement, Ranking
+from marquee.handlers.core.spec import GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.handlers.outputs.classification import ClassificationSpec
+from marquee.training.core.statistics import effective_number
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
 from marquee.training.optimize.judge import frontier, rank, refusal
 
@@ -35,9 +37,8 @@ def spec(*rankings: Ranking) -> ModelSpec:
     return ModelSpec(
         schema_version=3,
         task="image-classification",
-        labels=("cat", "dog"),
-        image=ImageSpec(channels=1, resize=8, crop=8),
-        output=OutputSpec(),
+        input=ImageSpec(channels=1, resize=8, crop=8),
+        output=ClassificationSpec(labels=("cat", "dog")),
         variants=(
             variant("fp32"),
             variant("bf16", precision="bf16", isa=("avx512_bf16", "amx_bf16")),
@@ -54,40 +55,40 @@ def names(found) -> list[str]:
 
 
 def test_without_measurements_the_order_of_the_bundle_counts():
-    assert names(choices(spec(), INTEL, "cpu")) == ["fp32", "bf16", "int8"]
-    assert names(choices(spec(), OLD, "cpu")) == ["fp32", "int8"]
-    assert names(choices(spec(), INTEL, "cuda:0")) == ["fp32", "bf16", "fp16"]
+    assert names(rank_variants(spec(), INTEL, "cpu")) == ["fp32", "bf16", "int8"]
+    assert names(rank_variants(spec(), OLD, "cpu")) == ["fp32", "int8"]
+    assert names(rank_variants(spec(), INTEL, "cuda:0")) == ["fp32", "bf16", "fp16"]
 
 
 def test_the_ranking_of_this_machine_wins_then_that_of_its_kind_then_the_newest():
     own = ranking(AMD, "bf16", "fp32")
     other = ranking(INTEL, "int8", "bf16", date="2026-02-01T00:00:00Z")
-    assert names(choices(spec(own, other), AMD, "cpu")) == ["bf16", "fp32"]
-    assert "on this machine" in choices(spec(own, other), AMD, "cpu")[0].reason
+    assert names(rank_variants(spec(own, other), AMD, "cpu")) == ["bf16", "fp32"]
+    assert "on this machine" in rank_variants(spec(own, other), AMD, "cpu")[0].reason
     twin = replace(AMD, cpu="EPYC 2")
-    assert names(choices(spec(own, other), twin, "cpu")) == ["bf16", "fp32"]
-    assert "another machine (EPYC)" in choices(spec(own, other), twin, "cpu")[0].reason
+    assert names(rank_variants(spec(own, other), twin, "cpu")) == ["bf16", "fp32"]
+    assert "another machine (EPYC)" in rank_variants(spec(own, other), twin, "cpu")[0].reason
     # An unknown kind goes by the newest; what it lacks is passed over, and said; fp32 is the last resort.
-    found = choices(spec(own, other), OLD, "cpu")
+    found = rank_variants(spec(own, other), OLD, "cpu")
     assert names(found) == ["int8", "fp32"]
     assert "bf16 needs avx512_bf16 or amx_bf16" in found[1].reason
 
 
 def test_more_cores_are_the_same_machine():
     own = ranking(AMD, "int8", "fp32")
-    assert "on this machine" in choices(spec(own), replace(AMD, cores=64), "cpu")[0].reason
+    assert "on this machine" in rank_variants(spec(own), replace(AMD, cores=64), "cpu")[0].reason
 
 
 def test_a_forced_variant_is_the_only_one():
-    assert names(choices(spec(ranking(AMD, "bf16")), AMD, "cpu", "int8")) == ["int8"]
+    assert names(rank_variants(spec(ranking(AMD, "bf16")), AMD, "cpu", "int8")) == ["int8"]
     with pytest.raises(BundleError, match=r"no variant 'int4'; there are fp32, bf16, int8, fp16"):
-        choices(spec(), AMD, "cpu", "int4")
+        rank_variants(spec(), AMD, "cpu", "int4")
 
 
 def test_nothing_that_runs_is_an_error():
     only = replace(spec(), variants=(variant("fp16", device="cuda"),))
     with pytest.raises(BundleError, match="'fp16' runs on cuda only"):
-        choices(only, AMD, "cpu")
+        rank_variants(only, AMD, "cpu")
 
 
 def test_a_ranking_names_variants_that_exist():
@@ -152,7 +153,7 @@ def test_the_drop_of_images_in_groups_covers_the_truth_as_often_as_it_says():
     before = np.ones(360, dtype=bool)
     for _ in range(500):
         after = rng.random(360) >= np.repeat(rng.beta(0.5, 4.5, 36), 10)  # on average a tenth is lost
-        for name, effective in (("groups", effective_images(before - after.astype(float), groups)), ("images", None)):
+        for name, effective in (("groups", effective_number(before - after.astype(float), groups)), ("images", None)):
             low, high = paired_drop(before, after, effective).interval
             covered[name] += low <= 0.1 <= high
     assert covered["images"] < 0.85 * 500
@@ -162,8 +163,8 @@ def test_the_drop_of_images_in_groups_covers_the_truth_as_often_as_it_says():
 def test_few_groups_show_less_than_their_images():
     groups = [str(number // 10) for number in range(4000)]
     assert can_show(0.005, 4000)
-    assert not can_show(0.005, effective_images(np.zeros(4000), groups[:1000] * 4))
-    assert can_show(0.005, effective_images(np.zeros(4000), groups))
+    assert not can_show(0.005, effective_number(np.zeros(4000), groups[:1000] * 4))
+    assert can_show(0.005, effective_number(np.zeros(4000), groups))
     right = np.ones(4000, dtype=bool)
     one = measured(images=4000, drop=0, drop_interval=(-0.01, 0.01))
     assert "may lose 1.00%" in accuracy_refusal(one, 0.005)
@@ -196,7 +197,7 @@ def measured(**fields) -> Measurement:
     ("fields", "reason"),
     [
         ({}, None),
-        ({"latency_p99_ms": 11.0}, "p99 of 11.0 ms, 10 are allowed"),
+        ({"latency_p99_ms": 11.0}, "p99 latency of 11.0 ms exceeds the limit of 10 ms"),
         ({"drop": 0.004, "drop_interval": (0.001, 0.007)}, "may lose 0.70% of the accuracy, 0.50% are allowed"),
         # Too few images for the interval: then the estimate counts.
         ({"images": 100, "drop": 0.004, "drop_interval": (-0.02, 0.03)}, None),
@@ -224,10 +225,10 @@ def test_ranking_and_frontier():
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
-        (OptimizeConfig, {"variants": ("int4",)}, "variants: no 'int4'"),
+        (OptimizeConfig, {"variants": ("int4",)}, "variants: unknown kind 'int4'"),
         (OptimizeConfig, {"max_accuracy_drop": 1.0}, "max_accuracy_drop: expected at least 0 and less than 1"),
         (OptimizeConfig, {"rounds": 0}, "rounds: expected at least 1"),
-        (PruningConfig, {"keep": 0.5, "size_mb": 3.0}, "one wish at a time"),
+        (PruningConfig, {"keep": 0.5, "size_mb": 3.0}, "give only one target"),
         (PruningConfig, {"weights": 1.0}, "weights: expected at least 0 and less than 1"),
     ],
 )

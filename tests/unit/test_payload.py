@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marquee.handlers.batch import BatchLoader
-from marquee.handlers.errors import InputError
-from marquee.handlers.images import load
-from marquee.handlers.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
-from marquee.handlers.predictor import Prediction
-from marquee.handlers.spec import ImageSpec
+from marquee.handlers.core.errors import InputError
+from marquee.handlers.core.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
+from marquee.handlers.inputs.image.decode import load
+from marquee.handlers.inputs.image.errors import ImageError
+from marquee.handlers.inputs.image.reader import ImageReader
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.handlers.outputs.classification import Prediction
 
 SPEC = ImageSpec(channels=1, resize=8, crop=8)
 MODEL = {"name": "m", "version": "1.0", "bundle": "sha256:0", "variant": "fp32"}
@@ -32,8 +33,8 @@ def b64(data: bytes) -> str:
 
 def pixels(request: Request, spec: ImageSpec = SPEC) -> list:
     """Each item of a request as the engine gets it, or its error."""
-    batch = BatchLoader(spec).load(request.items)
-    return batch.with_errors(list(batch.pixels))
+    batch = ImageReader(spec).collate(request.items)
+    return batch.with_errors(list(batch.inputs["pixels"]))
 
 
 @pytest.mark.parametrize(
@@ -51,14 +52,14 @@ def pixels(request: Request, spec: ImageSpec = SPEC) -> list:
     ],
 )
 def test_one_image(fields):
-    request = parse(fields, SPEC)
+    request = parse(fields, ImageReader(SPEC))
     assert not request.is_list
     assert np.array_equal(pixels(request)[0], load(png(), SPEC))
 
 
 def test_instances_keep_their_order_and_their_errors():
     instances = [{"b64": b64(png(1))}, {"b64": b64(b"text")}, {"image_data": [[3]]}, {"nonsense": 1}, 7]
-    request = parse({"body": {"instances": instances}}, SPEC)
+    request = parse({"body": {"instances": instances}}, ImageReader(SPEC))
     assert request.is_list
     codes = [item.code if isinstance(item, InputError) else int(item[0, 0, 0]) for item in pixels(request)]
     assert codes == [1, "not_an_image", 3, "bad_request", "bad_request"]
@@ -91,7 +92,7 @@ def test_instances_keep_their_order_and_their_errors():
     ],
 )
 def test_nonsense_is_one_error(fields, code, status):
-    (item,) = pixels(parse(fields, SPEC))
+    (item,) = pixels(parse(fields, ImageReader(SPEC)))
     assert isinstance(item, InputError)
     assert (item.code, item.status) == (code, status)
 
@@ -99,7 +100,7 @@ def test_nonsense_is_one_error(fields, code, status):
 def test_the_images_of_one_request_share_a_budget_of_pixels():
     """64 small files that each decode to the limit would hold a worker for minutes."""
     spec = ImageSpec(channels=1, resize=8, crop=8, max_pixels=150)
-    request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[1]]}]}}, spec)
+    request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[1]]}]}}, ImageReader(spec))
     kinds = [item.code if isinstance(item, InputError) else "image" for item in pixels(request, spec)]
     assert kinds == ["image", "image", "too_many_pixels", "image"]
     assert "together" in request.items[2].message
@@ -112,7 +113,7 @@ def test_the_budget_counts_what_files_say_and_not_what_is_decoded():
     large = {"b64": b64(stream.getvalue())}
     broken = {"b64": b64(stream.getvalue()[:-200])}
     spec = replace(SPEC, decode="scaled", max_pixels=3 * 256 * 256)
-    request = parse({"body": {"instances": [large, broken, large, large]}}, spec)
+    request = parse({"body": {"instances": [large, broken, large, large]}}, ImageReader(spec))
     kinds = [item.code if isinstance(item, InputError) else "image" for item in pixels(request, spec)]
     assert kinds == ["image", "corrupt_image", "image", "too_many_pixels"]
 
@@ -152,7 +153,7 @@ def test_several_labels():
 
 
 def test_answer_to_a_list():
-    error = InputError("not_an_image", "no")
+    error = ImageError("not_an_image", "no")
     status, body = encode_answer([prediction(), error], True, MODEL)
     first, second = json.loads(body)["predictions"]
     assert status == 200
@@ -162,5 +163,5 @@ def test_answer_to_a_list():
 
 
 def test_error():
-    status, body = encode_error(InputError("too_many_pixels", "too many"))
+    status, body = encode_error(ImageError("too_many_pixels", "too many"))
     assert (status, json.loads(body)) == (413, {"error": {"code": "too_many_pixels", "message": "too many"}})

@@ -10,26 +10,20 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import TrainingState
-from marquee.training.config import (
-    AugmentConfig,
-    ImageConfig,
-    LoopConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-)
-from marquee.training.context import RunContext
-from marquee.training.data.loading import Loader
-from marquee.training.data.manifest import Manifest
-from marquee.training.errors import TrainingError
-from marquee.training.export import export_program
-from marquee.training.models import Classifier, create_backbone
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.assemble import build_trainer
+from marquee.training.core.checkpoint import TrainingState
+from marquee.training.core.config import OptimizerConfig
+from marquee.training.core.context import RunContext
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.export import export_program
+from marquee.training.core.progress import Progress
+from marquee.training.core.records import read_data
+from marquee.training.core.run_folder import RunFolder
+from marquee.training.core.sampler import Loader
+from marquee.training.core.task import Network
 from marquee.training.optimize import prune
-from marquee.training.optimize.distil import DistilConfig, fine_tune, soft_loss
+from marquee.training.optimize.distil import DistilConfig, fine_tune
 from marquee.training.optimize.prune import (
     PruneTarget,
     compressed_bytes,
@@ -38,17 +32,28 @@ from marquee.training.optimize.prune import (
     prune_weights,
     weights_mb,
 )
-from marquee.training.progress import Progress
-from marquee.training.records import read_data
-from marquee.training.run_folder import RunFolder
+from marquee.training.tasks.image_classification.config import (
+    AugmentConfig,
+    ImageConfig,
+    ImageLoopConfig,
+    ImageRunConfig,
+    LossConfig,
+    ModelConfig,
+)
+from marquee.training.tasks.image_classification.data.manifest import Manifest, several_names
+from marquee.training.tasks.image_classification.data.mixing import Mixing
+from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
+from marquee.training.tasks.image_classification.models import Classifier, create_backbone
+from marquee.training.tasks.image_classification.objective import ImageObjective, MultiLabelObjective
+from tests.unit.tiny import build
 
 QUIET = Progress(quiet=True)
-CONFIG = RunConfig(
+CONFIG = ImageRunConfig(
     image=ImageConfig(size=32),
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9, rotation=0, zoom=0, color=0),
     model=ModelConfig(arch="test_resnet"),
     optimizer=OptimizerConfig(lr=4e-3),
-    loop=LoopConfig(epochs=2, batch_size=32, workers=0, device="cpu", precision="fp32"),
+    loop=ImageLoopConfig(epochs=2, batch_size=32, workers=0, device="cpu", precision="fp32"),
 )
 DISTIL = DistilConfig(epochs=1, lr=2e-3)
 
@@ -79,10 +84,10 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory) -> Trained:
     manifest, _ = read_data(CONFIG, digits, QUIET)
-    model, image = build_model(CONFIG, manifest)
+    model, image = build(CONFIG, manifest)
     folder = RunFolder(tmp_path_factory.mktemp("teacher"))
     context = RunContext(folder=folder, device=torch.device("cpu"), progress=QUIET)
-    trainer = build_trainer(CONFIG, manifest, model, image, context)
+    trainer = build_trainer(CONFIG, manifest, Network(model=model, input=image), context)
     trainer.fit(TrainingState())
     return Trained(model.eval(), manifest, image, trainer.val_loader)
 
@@ -221,18 +226,22 @@ class TestWeights:
             prune_weights(trained.model, amount)
 
 
+def objective(kind: type[ImageObjective]) -> ImageObjective:
+    return kind(nn.CrossEntropyLoss(), Mixing(AugmentConfig(), 2), ProgressiveResizing(1.0, 32, 1))
+
+
 class TestDistillation:
     def test_loss_of_one_answer(self):
         student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 2 * math.log(3)]])
         # At temperature 2 the teacher says 1/4 and 3/4, the student 1/2 and 1/2.
         divergence = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-        assert float(soft_loss(student, teacher, 2.0, multi_label=False)) == pytest.approx(4 * divergence)
-        assert float(soft_loss(teacher, teacher, 2.0, multi_label=False)) == pytest.approx(0, abs=1e-6)
+        assert float(objective(ImageObjective).soft_loss(student, teacher, 2.0)) == pytest.approx(4 * divergence)
+        assert float(objective(ImageObjective).soft_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
 
     def test_loss_of_several_labels(self):
         student, teacher = torch.tensor([[0.0, 2 * math.log(3)]]), torch.tensor([[2 * math.log(3), 0.0]])
         expected = (math.log(2) - 0.5 * math.log(0.75) - 0.5 * math.log(0.25)) / 2
-        assert float(soft_loss(student, teacher, 2.0, multi_label=True)) == pytest.approx(4 * expected)
+        assert float(objective(MultiLabelObjective).soft_loss(student, teacher, 2.0)) == pytest.approx(4 * expected)
 
     def test_it_repairs_what_pruning_broke(self, trained, student):
         before, teacher = copied(student), copied(trained.model)
@@ -252,7 +261,7 @@ class TestDistillation:
     def test_the_weight_of_the_teacher(self, trained, teacher_weight, monkeypatch):
         """A teacher without weight is not asked; one with all of it can make the loss infinite."""
         few = replace(trained, manifest=thinned(trained.manifest))
-        monkeypatch.setattr("marquee.training.optimize.distil.soft_loss", lambda student, *_: student.sum() * math.inf)
+        monkeypatch.setattr(ImageObjective, "soft_loss", lambda _, student, *rest: student.sum() * math.inf)
         config = replace(DISTIL, lr=1e-4, teacher_weight=teacher_weight)
         if teacher_weight:
             with pytest.raises(TrainingError, match="^fine-tuning diverged: the loss is .* at step 1; lower its"):
@@ -269,9 +278,9 @@ class TestDistillation:
             replace(record, label=f"{record.label}|{'odd' if int(record.label) % 2 else 'even'}")
             for record in thinned(trained.manifest).records
         )
-        manifest = Manifest(records, multi_label=True)
+        manifest = Manifest(records, several_names)
         run = replace(CONFIG, model=replace(CONFIG.model, multi_label=True), loss=LossConfig(name="bce"))
-        model, image = build_model(run, manifest)
+        model, image = build(run, manifest)
         assert len(manifest.labels) == 12
         pruned = prune_channels(model, image, PruneTarget(keep=0.7), trained.pixels, QUIET)
         tuned = fine_tune(pruned, model, run, manifest, image, DISTIL, QUIET)

@@ -9,16 +9,17 @@ import torch
 from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 
-from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint
-from marquee.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig
-from marquee.training.data.mixing import Mixing
-from marquee.training.ema import WeightAverage
-from marquee.training.errors import CheckpointError, TrainingError
-from marquee.training.losses import create_loss, one_logit
-from marquee.training.models import Classifier, architectures, create_backbone
-from marquee.training.optim import create_optimizer, parameter_groups, set_learning_rate
-from marquee.training.schedules import learning_rate
-from marquee.training.seeding import local_seed
+from marquee.training.core.checkpoint import CheckpointStore, TrainingState, load_checkpoint
+from marquee.training.core.config import OptimizerConfig
+from marquee.training.core.ema import WeightAverage
+from marquee.training.core.errors import CheckpointError, TrainingError
+from marquee.training.core.optim import create_optimizer, parameter_groups, set_learning_rate
+from marquee.training.core.schedules import learning_rate
+from marquee.training.core.seeding import local_seed
+from marquee.training.tasks.image_classification.config import AugmentConfig, LossConfig, ModelConfig
+from marquee.training.tasks.image_classification.data.mixing import Mixing
+from marquee.training.tasks.image_classification.losses import create_loss, one_logit
+from marquee.training.tasks.image_classification.models import Classifier, architectures, create_backbone
 
 
 def rates(steps_per_epoch: int, epochs: int, **fields) -> list[float]:
@@ -113,7 +114,7 @@ class TestLosses:
 
 
 def small():
-    from marquee.training.config import ImageConfig
+    from marquee.training.tasks.image_classification.config import ImageConfig
 
     return ImageConfig(size=28)
 

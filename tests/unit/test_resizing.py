@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from marquee.training.checkpoint import TrainingState
-from marquee.training.config import LoopConfig
-from marquee.training.data.resizing import ProgressiveResizing, full_size_epoch
-from marquee.training.loop import out_of_patience
+from marquee.training.core.checkpoint import TrainingState
+from marquee.training.core.loop import out_of_patience
+from marquee.training.tasks.image_classification.config import ImageLoopConfig
+from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
 
 
 class TestSide:
@@ -58,14 +58,14 @@ class TestPixels:
 
 class TestPatience:
     def test_counts_from_the_first_whole_epoch(self):
-        grown = LoopConfig(epochs=20, patience=3, progressive_resizing=0.5)
-        assert full_size_epoch(grown) == 16
+        grown = ImageLoopConfig(epochs=20, patience=3, progressive_resizing=0.5)
+        assert grown.first_full_epoch == 16
         assert not out_of_patience(grown, TrainingState(epoch=18, best_epoch=2))
         assert out_of_patience(grown, TrainingState(epoch=19, best_epoch=2))
         assert not out_of_patience(grown, TrainingState(epoch=19, best_epoch=17))
 
     def test_counts_from_the_best_epoch_otherwise(self):
-        whole = LoopConfig(epochs=20, patience=3)
+        whole = ImageLoopConfig(epochs=20, patience=3)
         assert out_of_patience(whole, TrainingState(epoch=5, best_epoch=2))
         assert not out_of_patience(whole, TrainingState(epoch=4, best_epoch=2))
-        assert not out_of_patience(LoopConfig(epochs=20, patience=0), TrainingState(epoch=19, best_epoch=0))
+        assert not out_of_patience(ImageLoopConfig(epochs=20, patience=0), TrainingState(epoch=19, best_epoch=0))

@@ -8,20 +8,21 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from marquee.handlers.predictor import softmax
-from marquee.training.config import ModelConfig, RunConfig, SplitConfig
-from marquee.training.data.manifest import Manifest, Record, read_manifest, write_manifest
-from marquee.training.data.scan import scan
-from marquee.training.data.split import assign_splits
-from marquee.training.errors import DataError, TrainingError
-from marquee.training.progress import Progress
+from marquee.handlers.outputs.classification import softmax
+from marquee.training.core.config import SplitConfig
+from marquee.training.core.errors import DataError, TrainingError
+from marquee.training.core.progress import Progress
 from marquee.training.selection.candidates import missing_weights, read_ladder
 from marquee.training.selection.chart import Point, draw
+from marquee.training.selection.comparison import compare, summarise
 from marquee.training.selection.config import Rule
 from marquee.training.selection.decide import FIRST, PAYS, TOO_SMALL, UNCERTAIN, decide
 from marquee.training.selection.folds import make_folds
 from marquee.training.selection.probe import fit_logistic
-from marquee.training.selection.statistics import compare, summarise
+from marquee.training.tasks.image_classification.config import ImageRunConfig, ModelConfig
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record, read_manifest, write_manifest
+from marquee.training.tasks.image_classification.data.scan import scan
+from marquee.training.tasks.image_classification.data.split import assign_splits
 from tests.conftest import ROOT
 
 
@@ -244,14 +245,14 @@ class TestLadder:
         ladder = read_ladder(ROOT / "recipes" / "ladder.yaml")
         assert {candidate.kind for candidate in ladder} == {"probe", "train"}
         for candidate in ladder:
-            config = candidate.resolve(RunConfig())
+            config = candidate.resolve(ImageRunConfig())
             if config.model.pretrained != "timm":
                 assert missing_weights(config, classes=3) is None
 
     def test_its_own_fields_win(self, tmp_path):
         (tmp_path / "l.yaml").write_text("[{name: a, config: {model: {arch: test_vit}}}]")
         (candidate,) = read_ladder(tmp_path / "l.yaml")
-        config = candidate.resolve(RunConfig(model=ModelConfig(arch="resnet50", dropout=0.5)))
+        config = candidate.resolve(ImageRunConfig(model=ModelConfig(arch="resnet50", dropout=0.5)))
         assert (config.model.arch, config.model.dropout) == ("test_vit", 0.5)
 
     @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ class TestLadder:
             ("[]", "no candidates"),
             ("a: 1", "expected a list"),
             ("[{name: ../a}]", "expected letters"),
-            ("[{name: a}, {name: A}]", "'a' is there twice"),
+            ("[{name: a}, {name: A}]", "'a' occurs twice"),
             ("[{name: a, kind: forest}]", "expected one of 'probe', 'train'"),
             ("[{name: a, config: {model: {arc: x}}}]", "candidate a: config.model.arc: unknown field"),
             ("[{name: a, config: {modle: {}}}]", "candidate a: config.modle: unknown field"),
@@ -272,11 +273,11 @@ class TestLadder:
         (tmp_path / "l.yaml").write_text(text)
         with pytest.raises(TrainingError, match=message):
             for candidate in read_ladder(tmp_path / "l.yaml"):
-                candidate.resolve(RunConfig())
+                candidate.resolve(ImageRunConfig())
 
     def test_an_unknown_architecture_is_a_mistake_and_not_skipped(self):
         with pytest.raises(TrainingError, match="did you mean"):
-            missing_weights(RunConfig(model=ModelConfig(arch="resnet17", pretrained="timm")), 2)
+            missing_weights(ImageRunConfig(model=ModelConfig(arch="resnet17", pretrained="timm")), 2)
 
 
 def test_equal_points_give_equal_pictures(tmp_path: Path):

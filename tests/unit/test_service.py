@@ -11,9 +11,10 @@ from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.service import Service
 
-from marquee.handlers.images import load as load_image
-from marquee.handlers.service import ClassifierService
-from marquee.handlers.service import _refuse_foreign_code as refuse_foreign_code
+from marquee.handlers.core.arrays import rows
+from marquee.handlers.core.handler import Handler
+from marquee.handlers.core.handler import _refuse_foreign_code as refuse_foreign_code
+from marquee.handlers.inputs.image.decode import load as load_image
 
 
 class Metrics:
@@ -39,17 +40,17 @@ def archive(tmp_path_factory, store) -> Path:
 def code_of_this_project():
     """The service runs from here, not from the archive, so that tests can reach into it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("marquee.handlers.service._refuse_foreign_code", lambda folder: None)
+        patch.setattr("marquee.handlers.core.handler._refuse_foreign_code", lambda folder: None)
         yield
 
 
 @pytest.fixture(scope="module")
-def service(archive, code_of_this_project) -> ClassifierService:
+def service(archive, code_of_this_project) -> Handler:
     return load(archive, {})
 
 
-def load(archive: Path, config: dict) -> ClassifierService:
-    loaded = ClassifierService()
+def load(archive: Path, config: dict) -> Handler:
+    loaded = Handler()
     manifest = json.loads((archive / "MAR-INF" / "MANIFEST.json").read_text())
     loaded.initialize(Context("digits", str(archive), manifest, 8, None, "0", model_yaml_config=config))
     return loaded
@@ -100,7 +101,7 @@ def test_a_bad_item_fails_alone_wherever_it_stands(bad, service, images):
 
 def test_a_mistake_of_ours_fails_one_item(service, images, monkeypatch):
     """Whatever a request brings to light, its batch-mates are answered."""
-    import marquee.handlers.service as module
+    import marquee.handlers.core.handler as module
 
     real = module.parse
 
@@ -164,22 +165,22 @@ def test_metrics_that_fail_cost_no_answer(service, images, monkeypatch):
     def fail(*_):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("marquee.handlers.metrics.Accumulator.add", fail)
-    monkeypatch.setattr("marquee.handlers.metrics.Accumulator.observe", fail)
+    monkeypatch.setattr("marquee.handlers.core.counters.Accumulator.add", fail)
+    monkeypatch.setattr("marquee.handlers.core.counters.Accumulator.observe", fail)
     answers = handle(service, [{"body": images[0][1]}, {"body": b"text"}])
     assert [status for status, _ in answers] == [200, 400]
 
 
 def test_every_batch_size_is_run_before_the_model_is_ready(archive, service, images, monkeypatch):
     """The first batch of a size is slow, so none is left to a client; the largest comes before the rest."""
-    from marquee.handlers.engines.exported import ExportedEngine
+    from marquee.handlers.core.engines.exported import ExportedEngine
 
     sizes = []
     real = ExportedEngine.__call__
 
-    def call(engine, batch):
-        sizes.append(len(batch))
-        return real(engine, batch)
+    def call(engine, inputs):
+        sizes.append(rows(inputs))
+        return real(engine, inputs)
 
     monkeypatch.setattr(ExportedEngine, "__call__", call)
     load(archive, {})
@@ -189,20 +190,20 @@ def test_every_batch_size_is_run_before_the_model_is_ready(archive, service, ima
 
 
 def test_a_slow_network_is_not_warmed_up_for_minutes(service, monkeypatch):
-    monkeypatch.setattr("marquee.handlers.predictor.WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr("marquee.handlers.core.predictor.WARM_UP_SECONDS", 0.0)
     assert service.predictor.warm_up(8) == [1]
     assert service.predictor.warm_up(0) == [1]
 
 
 def test_an_engine_that_fails_with_a_batch_size_is_not_served(archive, service, monkeypatch):
-    from marquee.handlers.engines.exported import ExportedEngine
+    from marquee.handlers.core.engines.exported import ExportedEngine
 
     real = ExportedEngine.__call__
 
-    def call(engine, batch):
-        if len(batch) == 5:
+    def call(engine, inputs):
+        if rows(inputs) == 5:
             raise ValueError("no kernel\nfor this size")
-        return real(engine, batch)
+        return real(engine, inputs)
 
     monkeypatch.setattr(ExportedEngine, "__call__", call)
     with pytest.raises(RuntimeError, match="cannot run a batch of 5: no kernel for this size"):
@@ -225,12 +226,11 @@ def test_the_pool_changes_no_answer(archive, service, images):
 
 def test_evaluation_and_server_agree_on_large_photographs(archive, service, digits, tmp_path):
     """Both decode them at an eighth, and not one of them in full: the answers would differ by more than this."""
-    from marquee.handlers.images import decode
-    from marquee.training.data.manifest import Record
-    from marquee.training.evaluation import predict_outputs
-    from marquee.training.progress import Progress
+    from marquee.handlers.inputs.image.decode import decode
+    from marquee.training.core.export import answers_for
+    from marquee.training.tasks.image_classification.data.manifest import Record
 
-    spec = service.predictor.spec.image
+    spec = service.predictor.spec.input
     assert spec.decode == "scaled"
     noise = np.random.default_rng(0)
     records = []
@@ -242,13 +242,16 @@ def test_evaluation_and_server_agree_on_large_photographs(archive, service, digi
         records.append(Record(str(path), label, "test"))
     contents = [Path(record.path).read_bytes() for record in records]
     assert {decode(data, spec).size for data in contents} == {(128, 128)}
-    expected = service.predictor.answer(predict_outputs(service.predictor, records, 0, Progress(quiet=True)))
+    expected = answers_for(service.predictor, records)
     answers = handle(service, [{"body": data} for data in contents])
     for (status, answer), wanted in zip(answers, expected, strict=True):
         assert (status, answer["label"]) == (200, wanted.label)
         assert answer["probability"] == pytest.approx(wanted.probability, abs=1e-4)
         assert answer["distance"] == pytest.approx(wanted.distance, rel=1e-3)
-    in_full = [service.predictor.predict_arrays([load_image(data, replace(spec, decode="full"))]) for data in contents]
+    in_full = [
+        service.predictor.predict_arrays({"pixels": load_image(data, replace(spec, decode="full"))[None]})
+        for data in contents
+    ]
     moved = [abs(one.probability - wanted.probability) for (one,), wanted in zip(in_full, expected, strict=True)]
     assert max(moved) > 1e-4  # so the comparison above would notice a server that decodes in full
 

@@ -11,13 +11,23 @@ import pytest
 import ts
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from marquee.handlers import metrics_emitter, service_metrics
-from marquee.handlers.errors import InputError
-from marquee.handlers.metrics import Accumulator, Family, zeros
-from marquee.handlers.metrics_emitter import Emitter, label_value
-from marquee.handlers.predictor import Prediction, Predictor
-from marquee.handlers.service_metrics import ServiceMetrics, protocol
-from marquee.handlers.spec import GoldenSpec, ImageSpec, ModelSpec, OutputSpec, VariantSpec
+from marquee.handlers.core import metrics_emitter, service_metrics
+from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.counters import Accumulator, Family, zeros
+from marquee.handlers.core.errors import InputError
+from marquee.handlers.core.metrics_emitter import Emitter, label_value
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.service_metrics import ServiceMetrics, protocol
+from marquee.handlers.core.spec import GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.handlers.outputs import classification
+from marquee.handlers.outputs.classification import (
+    MAX_CLASSES,
+    ClassificationCalibration,
+    ClassificationSpec,
+    Prediction,
+)
+from marquee.handlers.outputs.multi_label_classification import MultiLabelSpec
 from tests.conftest import ROOT
 
 COUNTER = Family(name="things_total", labels=("kind",))
@@ -170,17 +180,19 @@ def predictor(labels: int = 3, multi_label: bool = False) -> Predictor:
     spec = ModelSpec(
         schema_version=3,
         task="multi-label-classification" if multi_label else "image-classification",
-        labels=tuple(f"c{i}" for i in range(labels)),
-        image=ImageSpec(channels=1, resize=8, crop=8),
-        output=OutputSpec(max_distance=2.0),
+        input=ImageSpec(channels=1, resize=8, crop=8),
+        output=(MultiLabelSpec if multi_label else ClassificationSpec)(
+            labels=tuple(f"c{i}" for i in range(labels)), calibration=ClassificationCalibration(max_distance=2.0)
+        ),
         variants=(variant,),
         golden=GoldenSpec(),
     )
-    return Predictor(spec, variant, lambda batch: batch, "sha256:abc", Path())
+    return Predictor(Bundle(Path(), spec, "sha256:abc"), variant, lambda inputs: inputs)
 
 
 def prediction(label: str, probability: float, **more) -> Prediction:
-    return Prediction(((0, label, probability),), np.zeros(1), **more)
+    counted = frozenset(f"c{i}" for i in range(MAX_CLASSES))
+    return Prediction(((0, label, probability),), np.zeros(1), counted=counted, **more)
 
 
 REST = {"Host": "127.0.0.1", "body": {"content-type": ""}}
@@ -261,7 +273,7 @@ def test_classes_are_bounded(reported):
     metrics.count_batch(1)
     sums = reported(metrics, "marquee_batch_size_sum{}", 1, labels=150)
     classes = {key: value for key, value in sums.items() if key.startswith("marquee_predictions_total")}
-    assert len(classes) == service_metrics.MAX_CLASSES + 1
+    assert len(classes) == MAX_CLASSES + 1
     assert {key.split("=")[1][:-1]: value for key, value in classes.items() if value} == {"c0": 1, "c99": 1, "other": 2}
 
 
@@ -300,7 +312,8 @@ def test_the_page_names_every_metric_with_its_buckets_and_labels():
     ours = [(name, cell) for name, cell, *_ in (row for row in rows if len(row) > 1) if name.startswith("marquee_")]
     bounds = {name: cell for name, cell in ours if re.fullmatch(r"[\d., ]+", cell)}
     labels = {name: set(re.findall(r"\w+", cell)) for name, cell in ours if (name, cell) not in bounds.items()}
-    families = [value for value in vars(service_metrics).values() if isinstance(value, Family)]
+    modules = (service_metrics, classification)
+    families = [value for module in modules for value in vars(module).values() if isinstance(value, Family)]
     assert set(labels) == {family.name for family in families} | {service_metrics.INFO}
     for family in families:
         assert set(family.labels) <= labels[family.name]

@@ -31,11 +31,10 @@ def run(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
 def test_a_signal_is_heard_after_engines_came_and_went(tiny_spec, tmp_path):
     (tmp_path / "spec.json").write_text(tiny_spec.to_json())
     code = """
-from marquee.handlers.engines import load_engine
-from marquee.handlers.spec import read_spec
-folder = Path(sys.argv[1])
-spec = read_spec(folder)
-first, second = (load_engine(spec, spec.variants[0], folder, "cpu") for _ in range(2))
+from marquee.handlers.core.engines import load_engine
+from marquee.handlers.core.bundle import Bundle
+bundle = Bundle.read(Path(sys.argv[1]))
+first, second = (load_engine(bundle, bundle.spec.variants[0], "cpu") for _ in range(2))
 del first
 gc.collect()
 del second
@@ -47,8 +46,8 @@ del second
 def test_other_peoples_cores_are_survived_inside_the_guard():
     code = """
 import openvino as ov
-from marquee.handlers.engines.openvino_core import core
-from marquee.training.optimize.signal_stack import kept_signal_stack
+from marquee.handlers.core.engines.openvino_core import core
+from marquee.training.workarounds.signal_stack import kept_signal_stack
 core()
 with kept_signal_stack():
     first, second = ov.Core(), ov.Core()

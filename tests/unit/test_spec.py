@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from marquee.handlers.errors import BundleError
-from marquee.handlers.schema import from_dict, to_dict
-from marquee.handlers.spec import ModelSpec, bundle_digest, read_spec, verify_files
+from marquee.handlers.core.bundle import bundle_digest, read_spec, verify_files
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.schema import from_dict, to_dict
+from marquee.handlers.core.spec import ModelSpec
 
 DIGEST = "0" * 64
 
@@ -15,9 +16,13 @@ def document(**changes):
     spec = {
         "schema_version": 3,
         "task": "image-classification",
-        "labels": ["cat", "dog"],
-        "image": {"channels": 1, "resize": 40, "crop": 32},
-        "output": {"top_k": 2, "temperature": 1.5},
+        "input": {"kind": "image", "channels": 1, "resize": 40, "crop": 32},
+        "output": {
+            "kind": "classification",
+            "labels": ["cat", "dog"],
+            "top_k": 2,
+            "calibration": {"kind": "classification", "temperature": 1.5},
+        },
         "variants": [{"name": "fp32", "engine": "exported", "precision": "fp32", "files": {"model.pt2": DIGEST}}],
         "golden": {"files": {"golden/000.png": DIGEST}},
         "provenance": {"metrics": {"accuracy": 0.5}},
@@ -43,7 +48,7 @@ def test_round_trip(tmp_path):
     spec = from_dict(ModelSpec, document())
     write(tmp_path, spec.to_json())
     assert read_spec(tmp_path) == spec
-    assert to_dict(spec)["image"]["interpolation"] == "bilinear"
+    assert to_dict(spec)["input"]["interpolation"] == "bilinear"
 
 
 @pytest.mark.parametrize(
@@ -52,18 +57,26 @@ def test_round_trip(tmp_path):
         ({"schema_version": 4}, "schema_version: this code reads 3, the bundle has 4"),
         ({"schema_version": ...}, "schema_version: missing"),
         ({"schema_version": True}, "schema_version: expected int, got bool True"),
-        ({"task": "regression"}, "task: expected one of 'image-classification'"),
-        ({"labels": ["cat"]}, "labels: expected at least 2"),
-        ({"labels": ["cat", "cat"]}, "labels: 'cat' is there twice"),
-        ({"labels": ["cat", 3]}, "labels[1]: expected str, got int 3"),
-        ({"image__channels": 2}, "image.channels: expected 1 or 3, got 2"),
-        ({"image__crop": "32"}, "image.crop: expected int, got str '32'"),
-        ({"image__crop": 41}, "image.resize: expected at least crop (41), got 40"),
-        ({"image__std": [0.0]}, "image.std: expected positive values"),
-        ({"image__mean": [0.1, 0.2]}, "image.mean: expected 1 values, got 2"),
-        ({"image__gamma": 1}, "image.gamma: unknown field"),
-        ({"image": []}, "image: expected an object, got list"),
-        ({"output__temperature": 0}, "output.temperature: expected a positive number"),
+        ({"schema_version": 4, "input": 7}, "schema_version: this code reads 3, the bundle has 4"),
+        ({"task": 3}, "task: expected str, got int 3"),
+        ({"task": "../task"}, "task: expected lower-case letters, digits and dashes, got '../task'"),
+        ({"input__kind": ...}, "input.kind: missing"),
+        ({"input__kind": "sound"}, "input.kind: expected one of 'image', got 'sound'"),
+        ({"input__kind": ["image"]}, "input.kind: expected str, got list"),
+        ({"output__kind": "poem"}, "output.kind: expected one of 'classification', 'multi-label-classification'"),
+        ({"output__labels": ["cat"]}, "output.labels: expected at least 2"),
+        ({"output__labels": ["cat", "cat"]}, "output.labels: 'cat' is there twice"),
+        ({"output__labels": ["cat", 3]}, "output.labels[1]: expected str, got int 3"),
+        ({"output__threshold": 0.5}, "output.threshold: unknown field"),
+        ({"output__calibration": {"kind": "image"}}, "output.calibration.kind: expected one of 'classification'"),
+        ({"input__channels": 2}, "input.channels: expected 1 or 3, got 2"),
+        ({"input__crop": "32"}, "input.crop: expected int, got str '32'"),
+        ({"input__crop": 41}, "input.resize: expected at least crop (41), got 40"),
+        ({"input__std": [0.0]}, "input.std: expected positive values"),
+        ({"input__mean": [0.1, 0.2]}, "input.mean: expected 1 values, got 2"),
+        ({"input__gamma": 1}, "input.gamma: unknown field"),
+        ({"input": []}, "input: expected an object, got list"),
+        ({"output__calibration__temperature": 0}, "output.calibration.temperature: expected a positive number"),
         ({"output__top_k": 0}, "output.top_k: expected at least 1"),
         ({"variants": []}, "variants: expected at least one"),
         ({"variants__0__precision": "fp64"}, "variants[0].precision: expected one of"),
@@ -94,7 +107,7 @@ def test_not_a_bundle(tmp_path):
 
 def test_not_a_number_is_refused(tmp_path):
     text = json.dumps(document()).replace("1.5", "NaN")
-    with pytest.raises(BundleError, match=r"output.temperature: expected a finite number"):
+    with pytest.raises(BundleError, match=r"output.calibration.temperature: expected a finite number"):
         read_spec(write(tmp_path, text))
 
 

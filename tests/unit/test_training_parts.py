@@ -12,32 +12,26 @@ import torch
 from PIL import Image
 from torch import nn
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
-from marquee.training.config import (
-    AugmentConfig,
-    ImageConfig,
-    OptimizerConfig,
-    RunConfig,
-    SplitConfig,
-    dump_config,
-    load_config,
-    load_run_config,
-)
-from marquee.training.data.augment import Augmentation, crop_source
-from marquee.training.data.loading import BatchPlan, TrainingImages
-from marquee.training.data.manifest import Manifest, Record, read_manifest, write_manifest
-from marquee.training.data.split import assign_splits
-from marquee.training.errors import CheckpointError, DataError, TrainingError
-from marquee.training.files import atomic_folder, write_atomic
-from marquee.training.golden import choose_golden
-from marquee.training.metrics import accuracy_interval, classification_metrics
-from marquee.training.records import check_resumable
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
+from marquee.training.core.config import OptimizerConfig, SplitConfig, dump_config, load_config, load_run_config
+from marquee.training.core.errors import CheckpointError, DataError, TrainingError
+from marquee.training.core.files import atomic_folder, write_atomic
+from marquee.training.core.records import check_resumable
+from marquee.training.core.sampler import DistributedBatchSampler
+from marquee.training.core.statistics import share_interval
+from marquee.training.tasks.image_classification.config import AugmentConfig, ImageConfig, ImageRunConfig
+from marquee.training.tasks.image_classification.data.augment import Augmentation, crop_source
+from marquee.training.tasks.image_classification.data.loading import TargetEncoder, TrainingImages
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record, read_manifest, write_manifest
+from marquee.training.tasks.image_classification.data.split import assign_splits
+from marquee.training.tasks.image_classification.metrics import classification_metrics
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 
 class TestConfig:
     def test_yaml_round_trip(self, tmp_path):
-        config = RunConfig(optimizer=OptimizerConfig(lr=0.5, min_lr=0.1))
+        config = ImageRunConfig(optimizer=OptimizerConfig(lr=0.5, min_lr=0.1))
         (tmp_path / "c.yaml").write_text(dump_config(config))
         assert load_config(tmp_path / "c.yaml") == config
 
@@ -62,19 +56,19 @@ class TestConfig:
 
     def test_an_empty_file_is_the_defaults(self, tmp_path):
         (tmp_path / "c.yaml").write_text("")
-        assert load_config(tmp_path / "c.yaml") == RunConfig()
+        assert load_config(tmp_path / "c.yaml") == ImageRunConfig()
 
     def test_a_run_from_before_scaled_decoding_goes_on_without_it(self, tmp_path):
         path = tmp_path / "config.yaml"
         for decode in ("full", "scaled"):
-            path.write_text(dump_config(RunConfig(image=ImageConfig(decode=decode))))
+            path.write_text(dump_config(ImageRunConfig(image=ImageConfig(decode=decode))))
             assert load_run_config(path).image.decode == decode
         path.write_text(path.read_text().replace("  decode: scaled\n", ""))
         assert "decode" not in path.read_text()
         assert load_run_config(path).image.decode == "full"
-        assert load_run_config(path) == RunConfig(image=ImageConfig(decode="full"))
+        assert load_run_config(path) == ImageRunConfig(image=ImageConfig(decode="full"))
         with pytest.raises(TrainingError, match="cannot resume with --image.decode scaled, the run has full"):
-            check_resumable(RunConfig(), tmp_path)
+            check_resumable(ImageRunConfig(), tmp_path)
 
 
 def records(**counts: int) -> Manifest:
@@ -138,18 +132,18 @@ def test_manifest_round_trip_and_digest(tmp_path):
     assert relabelled.digest != manifest.digest
 
 
-class TestBatchPlan:
+class TestDistributedBatchSampler:
     def test_every_rank_has_its_share_of_the_same_batches(self):
-        whole = [[index for _, index in batch] for batch in BatchPlan(103, 8, seed=3)]
-        first = [[index for _, index in batch] for batch in BatchPlan(103, 8, 3, rank=0, world=2)]
-        second = [[index for _, index in batch] for batch in BatchPlan(103, 8, 3, rank=1, world=2)]
+        whole = [[index for _, index in batch] for batch in DistributedBatchSampler(103, 8, seed=3)]
+        first = [[index for _, index in batch] for batch in DistributedBatchSampler(103, 8, 3, rank=0, world=2)]
+        second = [[index for _, index in batch] for batch in DistributedBatchSampler(103, 8, 3, rank=1, world=2)]
         assert len(whole) == 12
         assert all(len(batch) == 8 for batch in whole)
         assert len({index for batch in whole for index in batch}) == 96
         assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
 
     def test_a_start_skips_and_an_epoch_reorders(self):
-        plan = BatchPlan(40, 8, seed=0)
+        plan = DistributedBatchSampler(40, 8, seed=0)
         all_batches = list(plan)
         plan.start = 3
         assert list(plan) == all_batches[3:]
@@ -157,12 +151,12 @@ class TestBatchPlan:
         assert list(plan) != all_batches
 
     def test_fewer_images_than_a_batch(self):
-        (batch,) = list(BatchPlan(5, 32, seed=0))
+        (batch,) = list(DistributedBatchSampler(5, 32, seed=0))
         assert len(batch) == 5
 
     def test_a_batch_that_cannot_be_shared(self):
         with pytest.raises(DataError, match="batch size 9"):
-            BatchPlan(100, 9, 0, 0, 2)
+            DistributedBatchSampler(100, 9, 0, 0, 2)
 
 
 class TestAugmentation:
@@ -180,7 +174,7 @@ class TestAugmentation:
         return [augment(self.image()).numpy() for _ in range(n)]
 
     def test_off_is_the_served_preprocessing(self):
-        from marquee.handlers.images import prepare
+        from marquee.handlers.inputs.image.decode import prepare
 
         assert all(np.array_equal(pixels, prepare(self.image(), self.SPEC)) for pixels in self.draws(3))
 
@@ -199,7 +193,7 @@ class TestAugmentation:
             return torch.zeros(1)
 
         for short_side in (None, 64, 100, 300):
-            TrainingImages([record], ["3"], spec, augment, 0, short_side=short_side)[0, 0]
+            TrainingImages([record], TargetEncoder(["3"]), spec, augment, 0, short_side=short_side)[0, 0]
         assert seen == [128, 128, 256, 1024]
 
     @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
@@ -233,14 +227,21 @@ class TestAugmentation:
             assert abs(edge - 16) <= 16 * math.tan(math.radians(10)) + 1.5
 
     def test_loaders_that_do_not_fork_can_have_it(self, digits):
-        from marquee.training.data.loading import BatchPlan, TrainingImages
+        from marquee.training.core.sampler import DistributedBatchSampler
+        from marquee.training.tasks.image_classification.data.loading import TrainingImages
 
         paths = sorted((digits / "test" / "3").glob("*.png"))[:8]
         found = [Record(str(path), "3", "train") for path in paths]
         spec = ImageSpec(channels=1, resize=16, crop=16)
-        images = TrainingImages(found, ["3"], spec, Augmentation(AugmentConfig(), spec, (0.1,)), seed=0)
+        images = TrainingImages(found, TargetEncoder(["3"]), spec, Augmentation(AugmentConfig(), spec, (0.1,)), seed=0)
         batches = [
-            next(iter(torch.utils.data.DataLoader(images, batch_sampler=BatchPlan(8, 8, 0), num_workers=n, **options)))
+            next(
+                iter(
+                    torch.utils.data.DataLoader(
+                        images, batch_sampler=DistributedBatchSampler(8, 8, 0), num_workers=n, **options
+                    )
+                )
+            )
             for n, options in ((0, {}), (1, {"multiprocessing_context": "forkserver"}))
         ]
         assert torch.equal(batches[0][0], batches[1][0])
@@ -430,7 +431,7 @@ class TestIntervalsOfGroups:
             of_group = rng.beta(2, 0.5, 36)  # its mean is 0.8
             right = rng.random(360) < np.repeat(of_group, 10)
             for name, groups in (("groups", self.GROUPS), ("images", None)):
-                low, high = accuracy_interval(right, groups)
+                low, high = share_interval(right, groups)
                 covered[name] += low <= 0.8 <= high
         assert covered["images"] < 0.75 * 500
         assert covered["groups"] > 0.92 * 500
@@ -440,20 +441,20 @@ class TestIntervalsOfGroups:
         wider = []
         for _ in range(200):
             right = rng.random(360) < 0.8
-            alone, grouped = accuracy_interval(right), accuracy_interval(right, self.GROUPS)
+            alone, grouped = share_interval(right), share_interval(right, self.GROUPS)
             wider.append((grouped[1] - grouped[0]) / (alone[1] - alone[0]))
         assert 1 < np.mean(wider) < 1.15
 
     def test_what_cannot_be_told(self):
         sure = np.ones(360, dtype=bool)
-        low, high = accuracy_interval(sure, self.GROUPS)
+        low, high = share_interval(sure, self.GROUPS)
         assert high == 1
-        assert low < accuracy_interval(sure[:36])[0] < accuracy_interval(sure)[0]
-        assert accuracy_interval(sure, ["one"] * 360)[0] < 0.25
+        assert low < share_interval(sure[:36])[0] < share_interval(sure)[0]
+        assert share_interval(sure, ["one"] * 360)[0] < 0.25
 
     def test_a_group_for_each_image_changes_nothing(self):
         right = np.arange(50) % 3 > 0
-        assert accuracy_interval(right, [str(i) for i in range(50)]) == accuracy_interval(right)
+        assert share_interval(right, [str(i) for i in range(50)]) == share_interval(right)
 
 
 class TestMetrics:
@@ -509,10 +510,10 @@ def test_golden_samples_cover_all_classes():
             for i in range(10)
         )
     )
-    chosen = choose_golden(manifest, "test", 16)
+    chosen = ImageClassification().choose_golden(manifest, "test", 16)
     assert len(chosen) == 16
     assert Counter(record.label for record in chosen[:10]) == dict.fromkeys("abcde", 2)
     assert all(record.split == "test" for record in chosen[:10])
     assert len({record.path for record in chosen}) == 16
     many = Manifest(tuple(Record(f"/{i}", f"{i:03d}", "test", f"{i:064d}") for i in range(40)))
-    assert len({record.label for record in choose_golden(many, "test", 16)}) == 40
+    assert len({record.label for record in ImageClassification().choose_golden(many, "test", 16)}) == 40

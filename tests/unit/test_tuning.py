@@ -8,27 +8,27 @@ from dataclasses import replace
 
 import pytest
 
-from marquee.handlers.host import this_host
-from marquee.handlers.measurement import Measurement, Ranking
-from marquee.handlers.spec import read_spec
+from marquee.handlers.core.bundle import read_spec
+from marquee.handlers.core.host import this_host
+from marquee.handlers.core.measurement import Measurement, Ranking
 from marquee.serving.archive import open_archive, replace_spec
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import read_model_config, update_model_config
 from marquee.serving.tuning.config import TuneConfig
 from marquee.serving.tuning.load import Endpoint, closed_loop
-from marquee.serving.tuning.material import read_material
-from marquee.serving.tuning.result import Goal, Measured, Slice, frontier
+from marquee.serving.tuning.result import Goal, Measured, Trial, frontier
 from marquee.serving.tuning.search import FINALISTS, ROUNDS, search
-from marquee.serving.tuning.space import Point, space_of
+from marquee.serving.tuning.space import Params, space_of
 from marquee.serving.tuning.tune import queue_size, tune
+from marquee.serving.tuning.workload import read_workload
 
 CONFIG = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 1, "threads": 0, "variant": "auto"}
 
 
-def measured(point: Point, throughput: float, p99: float = 10.0, **options) -> Measured:
+def measured(point: Params, throughput: float, p99: float = 10.0, **options) -> Measured:
     return Measured(
         point=point,
-        slices=(Slice(seconds=1, throughput=throughput, p50_ms=p99 / 2, p95_ms=p99, p99_ms=p99, **options),),
+        slices=(Trial(seconds=1, throughput=throughput, p50_ms=p99 / 2, p95_ms=p99, p99_ms=p99, **options),),
     )
 
 
@@ -37,8 +37,8 @@ class Machine:
 
     def __init__(self, throughput, p99=lambda point: 10.0) -> None:
         self.throughput, self.p99 = throughput, p99
-        self.short: list[Point] = []
-        self.final: list[Point] = []
+        self.short: list[Params] = []
+        self.final: list[Params] = []
 
     def __call__(self, point, final):
         (self.final if final else self.short).append(point)
@@ -130,7 +130,7 @@ class TestSearch:
 
     def test_a_start_that_cannot_be_served_is_left_behind(self):
         def measure(point, final):
-            return Slice(failure="damaged") if point["variant"] == "int8" else measured(point, 10).slices[0]
+            return Trial(failure="damaged") if point["variant"] == "int8" else measured(point, 10).slices[0]
 
         space, start = space_of(CONFIG, ["int8", "fp32"], cores=1, clients=4)
         found = search(space, start, measure, Goal(), always)
@@ -152,7 +152,7 @@ def test_the_frontier_by_hand():
     points = [start.having("batch", size) for size in (1, 2, 4, 8, 16)]
     rates, latencies = (10, 30, 20, 40, 99), (1, 2, 3, 4, 5)
     all_measured = [measured(*values) for values in zip(points, rates, latencies, strict=True)]
-    all_measured[4] = Measured(point=points[4], slices=(Slice(failure="no"),))
+    all_measured[4] = Measured(point=points[4], slices=(Trial(failure="no"),))
     assert [one.throughput for one in frontier(all_measured)] == [10, 30, 40]
 
 
@@ -320,16 +320,16 @@ class TestVariants:
         return path
 
     def test_those_of_the_ranking_are_tried(self, archive):
-        material = read_material(archive, None, None, "cpu")
-        assert material.variants == ("bold", "careful", "unknown", "fp32")
-        assert material.left_out == {"absent": "is not in the archive"}
-        assert len(material.bodies) >= 16
+        workload = read_workload(archive, None, None, "cpu")
+        assert workload.variants == ("bold", "careful", "unknown", "fp32")
+        assert workload.left_out == {"absent": "is not in the archive"}
+        assert len(workload.bodies) >= 16
 
     def test_a_stricter_budget_leaves_out_those_that_lose_more(self, archive):
-        material = read_material(archive, None, 0.005, "cpu")
-        assert material.variants == ("careful", "fp32")
-        assert material.left_out["bold"] == "may lose 2.40% of the accuracy, 0.50% are allowed"
-        assert material.left_out["unknown"] == "its accuracy was never measured"
+        workload = read_workload(archive, None, 0.005, "cpu")
+        assert workload.variants == ("careful", "fp32")
+        assert workload.left_out["bold"] == "may lose 2.40% of the accuracy, 0.50% are allowed"
+        assert workload.left_out["unknown"] == "its accuracy was never measured"
 
 
 def test_an_absent_archive_and_an_empty_folder(tmp_path, store, caplog):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from marquee.training.config import ImageConfig, ModelConfig
-from marquee.training.models import Classifier, create_backbone
-from marquee.training.unread_taps import UnreadTaps, unread_taps
+from marquee.training.tasks.image_classification.config import ImageConfig, ModelConfig
+from marquee.training.tasks.image_classification.models import Classifier, create_backbone
+from marquee.training.workarounds.unread_taps import UnreadTaps, unread_taps
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (5, 5), (3, 1)])
@@ -40,7 +40,7 @@ def test_a_step_on_tiny_maps_has_finite_gradients(channels_last):
     backbone = create_backbone(ModelConfig(arch="test_resnet"), ImageConfig(size=16), 3, 1)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = Classifier(backbone, [0.5], [0.2]).to(memory_format=layout).train()
-    taps = UnreadTaps(model)
+    taps = UnreadTaps(model, 1)
     for _ in range(8):
         fill_free_memory_with_nan()
         with torch.autocast("cpu", torch.bfloat16):
@@ -86,7 +86,7 @@ def test_other_gradients_are_left_alone(backbone, size):
     model = Classifier(backbone(), [0.5], [0.2])
     model(torch.randint(256, (4, size, size, 1), dtype=torch.uint8)).logsumexp(1).sum().backward()
     before = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    UnreadTaps(model).clear(size)
+    UnreadTaps(model, 1).clear(size)
     assert all(torch.equal(before[name], parameter.grad) for name, parameter in model.named_parameters())
 
 
@@ -94,5 +94,5 @@ def test_maps_that_are_large_enough_have_no_unread_taps():
     model = Classifier(backbone_of("test_resnet", 16), [0.5], [0.2])
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    UnreadTaps(model).clear(64)
+    UnreadTaps(model, 1).clear(64)
     assert all((parameter.grad == 1).all() for parameter in model.parameters())

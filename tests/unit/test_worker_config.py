@@ -5,8 +5,8 @@ import zipfile
 import pytest
 import yaml
 
-from marquee.handlers.schema import SchemaError
-from marquee.handlers.worker_config import WorkerConfig, read_worker_config
+from marquee.handlers.core.schema import SchemaError
+from marquee.handlers.core.worker_config import WorkerConfig, read_worker_config
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import (
     changed_config,

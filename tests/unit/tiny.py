@@ -9,25 +9,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from marquee.handlers.spec import sha256_file
-from marquee.training.assemble import build_model, build_trainer
-from marquee.training.checkpoint import TrainingState
-from marquee.training.config import (
-    ExportConfig,
+from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.assemble import build_trainer
+from marquee.training.core.checkpoint import TrainingState
+from marquee.training.core.config import OptimizerConfig
+from marquee.training.core.context import RunContext
+from marquee.training.core.distributed import ProcessGroup
+from marquee.training.core.metrics_log import MetricsLog
+from marquee.training.core.progress import Progress
+from marquee.training.core.records import prepare_folder
+from marquee.training.core.run_folder import RunFolder
+from marquee.training.core.task import Network, task_of
+from marquee.training.tasks.image_classification.config import (
+    ClassificationExportConfig,
     ImageConfig,
-    LoopConfig,
+    ImageLoopConfig,
+    ImageRunConfig,
     LossConfig,
     ModelConfig,
-    OptimizerConfig,
-    RunConfig,
 )
-from marquee.training.context import RunContext
-from marquee.training.data.manifest import Manifest, Record
-from marquee.training.distributed import World
-from marquee.training.metrics_log import MetricsLog
-from marquee.training.progress import Progress
-from marquee.training.records import prepare_folder
-from marquee.training.run_folder import RunFolder
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record, one_name, several_names
+from marquee.training.tasks.image_classification.models import Classifier
 
 PLAIN = LossConfig(label_smoothing=0)
 
@@ -52,13 +55,19 @@ def with_few_to_train(digits: Path, folder: Path) -> Path:
     return folder
 
 
-def train_without_export(config: RunConfig, manifest: Manifest, run: Path) -> None:
+def build(config: ImageRunConfig, manifest: Manifest) -> tuple[Classifier, ImageSpec]:
+    """The network that a run starts with, and its input."""
+    network = task_of(config).build(config, manifest)
+    return network.model, network.input
+
+
+def train_without_export(config: ImageRunConfig, manifest: Manifest, run: Path) -> None:
     """The run folder of a training that was ended between its last epoch and its export."""
     quiet = Progress(quiet=True)
-    prepare_folder(config, manifest, run, False, World(), quiet)
-    model, image = build_model(config, manifest)
+    prepare_folder(config, manifest, run, False, ProcessGroup(), quiet)
+    model, image = build(config, manifest)
     context = RunContext(folder=RunFolder(run), device=torch.device("cpu"), progress=quiet)
-    trainer = build_trainer(config, manifest, model, image, context)
+    trainer = build_trainer(config, manifest, Network(model=model, input=image), context)
     trainer.log = MetricsLog(run, 0)
     trainer.fit(TrainingState())
     trainer.log.close()
@@ -70,18 +79,18 @@ def manifest_of(photos: Sequence[Path], labels: Sequence[str], multi_label: bool
     for number, path in enumerate(photos):
         split, turn = ("val", number // 3) if number % 3 == 2 else ("train", number // 3 * 2 + number % 3)
         records.append(Record(str(path), labels[turn % len(labels)], split, sha256_file(path), 64, 64, "RGB"))
-    return Manifest(tuple(records), multi_label)
+    return Manifest(tuple(records), several_names if multi_label else one_name)
 
 
 def settings(
     arch: str, loss: LossConfig = PLAIN, pretrained: str = "none", multi_label: bool = False, **optimizer: Any
-) -> RunConfig:
+) -> ImageRunConfig:
     """One epoch of one step."""
-    return RunConfig(
+    return ImageRunConfig(
         image=ImageConfig(size=64),
         model=ModelConfig(arch=arch, pretrained=pretrained, multi_label=multi_label, dropout=0),
         loss=loss,
         optimizer=OptimizerConfig(warmup_epochs=0, **optimizer),
-        loop=LoopConfig(epochs=1, batch_size=32, workers=0, device="cpu", precision="fp32"),
-        export=ExportConfig(unfamiliar=0),
+        loop=ImageLoopConfig(epochs=1, batch_size=32, workers=0, device="cpu", precision="fp32"),
+        export=ClassificationExportConfig(unfamiliar=0),
     )

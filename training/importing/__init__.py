@@ -1,1 +1,1 @@
-"""A model that was trained elsewhere becomes a bundle as training exports it."""
+"""Imports a model that was trained elsewhere into a bundle like those that training exports."""

@@ -1,4 +1,4 @@
-"""A model that was trained elsewhere -> a run folder with a bundle, proven on real images."""
+"""Writes a model that was trained elsewhere into a run folder with a bundle, verified on real images."""
 
 import datetime
 import hashlib
@@ -10,67 +10,63 @@ from typing import Any
 
 import numpy as np
 
-from marquee.handlers.engines import load_engine
-from marquee.handlers.golden import replay
-from marquee.handlers.images import load as load_image
-from marquee.handlers.predictor import Prediction, Predictor
-from marquee.handlers.spec import (
-    SCHEMA_VERSION,
-    SPEC_FILE,
-    TOLERANCES,
-    GoldenSpec,
-    ModelSpec,
-    OutputSpec,
-    VariantSpec,
-    sha256_file,
-)
-from marquee.training.data.manifest import Manifest, Record, Rejected, write_rejected
-from marquee.training.environment import library_versions
-from marquee.training.errors import ExportError, TrainingError
-from marquee.training.files import atomic_folder
-from marquee.training.golden import MAX_GOLDEN, choose_golden, copy_files, write_golden
+from marquee.handlers.core.bundle import Bundle, sha256_file
+from marquee.handlers.core.engines import load_engine
+from marquee.handlers.core.golden import replay
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.spec import SCHEMA_VERSION, TOLERANCES, GoldenSpec, ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.decode import load as load_image
+from marquee.handlers.inputs.image.spec import PIXELS
+from marquee.handlers.outputs.classification import ClassificationSpec, Prediction
+from marquee.training.core.environment import library_versions
+from marquee.training.core.errors import ExportError, TrainingError
+from marquee.training.core.files import atomic_folder
+from marquee.training.core.golden_writer import MAX_GOLDEN, write_golden, write_requests
+from marquee.training.core.progress import Progress
+from marquee.training.core.rejected import Rejected, write_rejected
+from marquee.training.core.run_folder import RunFolder
 from marquee.training.importing import converted, keras_file, torch_weights
 from marquee.training.importing.checks import check_batches, check_output
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.images import find_images
 from marquee.training.importing.labels import read_labels
 from marquee.training.importing.ready import ReadyModel
-from marquee.training.progress import Progress
-from marquee.training.run_folder import RunFolder
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was made."""
+    """The result of an import."""
 
     spec: ModelSpec
-    """Of the bundle."""
+    """The bundle's spec."""
     answers: tuple[tuple[Record, Prediction], ...]
-    """The golden samples and their answers, by path."""
+    """The golden samples and their predictions, sorted by path."""
     rejected: tuple[Rejected, ...]
-    """Files that are no readable images."""
+    """Files that are not readable images."""
 
     @property
     def agreeing(self) -> tuple[int, int]:
-        """Golden samples that get their label, and those that have one."""
+        """Number of golden samples whose label is predicted, and number of labelled golden samples."""
         labelled = [(record, answer) for record, answer in self.answers if record.label]
         return sum(record.label == answer.label for record, answer in labelled), len(labelled)
 
 
 def import_bundle(config: ImportConfig, out: Path, progress: Progress) -> Imported:
-    """Writes the run folder ``out`` with a bundle, or nothing when anything fails.
+    """Writes the run folder ``out`` with a bundle, or nothing if anything fails.
 
     Args:
-        config: the model and what its file does not tell.
-        out: must not exist.
-        progress: told about it.
+        config: the model, and what its file does not specify.
+        out: the folder to create; it must not exist.
+        progress: where progress is reported.
 
     Raises:
         TrainingError: ``out`` exists, or the model, the labels or the images cannot be used; the message says which.
-        ExportError: the written bundle does not answer as the model does.
+        ExportError: the written bundle's outputs differ from those of the model.
     """
     if out.exists():
-        raise TrainingError(f"--out {out}: exists already; name a new folder")
+        raise TrainingError(f"--out {out}: exists already; choose a new folder")
     labels = read_labels(config.labels)
     with _ready(config, labels) as ready, atomic_folder(out) as staging:
         records, rejected = find_images(config.images, labels, ready.image, progress)
@@ -82,7 +78,7 @@ def import_bundle(config: ImportConfig, out: Path, progress: Progress) -> Import
 
 @contextmanager
 def _ready(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyModel]:
-    """The model by the kind of its file."""
+    """Prepares the model with the importer for its kind of file."""
     path, suffix = config.model, config.model.suffix.lower()
     if not path.exists():
         raise TrainingError(f"--model {path}: no such file or folder")
@@ -94,14 +90,15 @@ def _ready(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyModel
         with keras_file.prepared(config, labels) as ready:
             yield ready
     else:
-        known = ", ".join((*torch_weights.SUFFIXES, *converted.FORMATS, *keras_file.SUFFIXES))
-        raise TrainingError(f"--model {path}: unknown kind of file; expected {known}, or a folder (SavedModel)")
+        supported = ", ".join((*torch_weights.SUFFIXES, *converted.FORMATS, *keras_file.SUFFIXES))
+        raise TrainingError(f"--model {path}: unknown kind of file; expected {supported}, or a folder (SavedModel)")
 
 
 def _write_bundle(
     folder: Path, ready: ReadyModel, config: ImportConfig, labels: tuple[str, ...], records: Sequence[Record]
 ) -> tuple[ModelSpec, tuple[tuple[Record, Prediction], ...]]:
     folder.mkdir()
+    task = ImageClassification()
     files = {name: sha256_file(folder / name) for name in ready.write(folder)}
     variant = VariantSpec(
         name=ready.precision,
@@ -111,36 +108,39 @@ def _write_bundle(
         tolerance=TOLERANCES[ready.precision],
         device=ready.device,
     )
-    draft = ModelSpec(
-        schema_version=SCHEMA_VERSION,
-        task="image-classification",
-        labels=labels,
-        image=ready.image,
-        output=OutputSpec(top_k=config.top_k),
-        variants=(variant,),
-        golden=GoldenSpec(),
+    draft = Bundle(
+        folder,
+        ModelSpec(
+            schema_version=SCHEMA_VERSION,
+            task=task.name,
+            input=ready.image,
+            output=ClassificationSpec(labels=labels, top_k=config.top_k),
+            variants=(variant,),
+            golden=GoldenSpec(),
+        ),
     )
-    predictor = Predictor(draft, variant, load_engine(draft, variant, folder, "cpu"), "", folder)
-    chosen = sorted(choose_golden(Manifest(tuple(records)), "test", MAX_GOLDEN), key=lambda record: record.path)
-    pixels = np.stack([load_image(Path(record.path).read_bytes(), ready.image) for record in chosen])
+    predictor = Predictor(draft, variant, load_engine(draft, variant, "cpu"))
+    golden = task.choose_golden(Manifest(tuple(records)), "test", MAX_GOLDEN)[:MAX_GOLDEN]
+    golden = sorted(golden, key=lambda record: record.path)
+    pixels = np.stack([load_image(Path(record.path).read_bytes(), ready.image) for record in golden])
     check_batches(config.model, predictor, pixels)
     check_output(config.model, predictor, pixels, config.output)
     provenance = _provenance(config, {**ready.facts, **ready.compare(predictor, pixels)})
-    answers = predictor.predict_arrays(list(pixels))
+    answers = predictor.predict_arrays({PIXELS: pixels})
     spec = replace(
-        draft,
-        golden=write_golden(folder, chosen, answers),
-        samples=dict(copy_files(folder, "samples", records)),
+        draft.spec,
+        golden=write_golden(folder, task, golden, answers),
+        samples=dict(write_requests(folder, "samples", task, records)),
         provenance=provenance,
     )
-    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    draft.with_spec(spec).write()
     if differences := replay(Predictor.load(folder)):
-        raise ExportError(f"{config.model}: the written bundle differs from its own answers: {differences[0]}")
-    return spec, tuple(zip(chosen, answers, strict=True))
+        raise ExportError(f"{config.model}: the written bundle does not reproduce its golden answers: {differences[0]}")
+    return spec, tuple(zip(golden, answers, strict=True))
 
 
 def _provenance(config: ImportConfig, facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts for people and audits."""
+    """Where the model comes from, for the bundle's spec."""
     return {
         "imported": {"file": config.model.name, "sha256": digest_of(config.model), **facts},
         "licence": config.licence or "not given",
@@ -150,7 +150,7 @@ def _provenance(config: ImportConfig, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file; of a folder, or an IR with its ``.bin``, that over each file's name and sha256."""
+    """The sha256 of a file; for a folder or an IR with its ``.bin``, that of the names and sha256 of its files."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
     else:

@@ -1,66 +1,69 @@
-"""What real images tell about an imported model that its file does not."""
+"""Checks of an imported model on real images, for properties that its file does not state."""
 
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from marquee.handlers.predictor import Predictor
-from marquee.training.errors import ExportError, TrainingError
+from marquee.handlers.core.arrays import concatenate
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.inputs.image.spec import PIXELS
+from marquee.handlers.outputs.classification import LOGITS
+from marquee.training.core.errors import ExportError, TrainingError
 
 _BATCH = 8
 _SUM_SLACK = 1e-3
-"""How far the probabilities of an image may be from summing to 1; those of 16-bit models are by 1e-4."""
+"""Largest deviation from 1 of the sum of an image's probabilities; that of 16-bit models is about 1e-4."""
 
 
 def check_batches(model: Path, predictor: Predictor, pixels: np.ndarray) -> None:
-    """Images get the same answers together as alone.
+    """Checks that images in a batch get the same outputs as single images.
 
     Args:
-        model: named in the error.
-        predictor: of the written model.
+        model: path of the model, for error messages.
+        predictor: predictor of the written model.
         pixels: uint8 (N, crop, crop, channels), at least one.
 
     Raises:
-        ExportError: they do not, or several images at once cannot be answered at all.
+        ExportError: the outputs differ, or the model fails on a batch.
     """
     batch = np.concatenate([pixels, pixels])[: max(2, min(_BATCH, len(pixels)))]
-    alone = np.concatenate([predictor.probabilities(image[None]) for image in batch])
+    single = concatenate([predictor.outputs({PIXELS: image[None]}) for image in batch])
     try:
-        apart = float(np.abs(predictor.probabilities(batch) - alone).max())
+        difference = float(predictor.output.differences(predictor.outputs({PIXELS: batch}), single).max())
     except Exception as error:
-        # What an engine raises for a graph that contradicts itself is its own.
+        # Each engine raises its own exceptions for an inconsistent graph.
         raise ExportError(
-            f"{model}: answers one image but not {len(batch)} at once; export it again with a batch of any size"
+            f"{model}: works for one image, not for a batch of {len(batch)}; export it again with a dynamic batch size"
         ) from error
-    if not apart <= predictor.variant.tolerance:
+    if not difference <= predictor.variant.tolerance:
         raise ExportError(
-            f"{model}: {len(batch)} images at once get other probabilities than alone, by {apart:.2g}; export it again "
-            "with a batch of any size, in inference mode"
+            f"{model}: probabilities in a batch of {len(batch)} differ by {difference:.2g} from those of single "
+            "images; export it again with a dynamic batch size, in inference mode"
         )
 
 
 def check_output(
     model: Path, predictor: Predictor, pixels: np.ndarray, output: Literal["logits", "probabilities"]
 ) -> None:
-    """The model gives what ``output`` says.
+    """Checks that the model's outputs are of the kind that ``output`` says.
 
     Args:
-        model: named in the error.
-        predictor: of the written model, which gives logits, or logarithms of probabilities.
+        model: path of the model, for error messages.
+        predictor: predictor of the written model, which outputs logits, or logarithms of probabilities.
         pixels: uint8 (N, crop, crop, channels), at least one.
-        output: what the original gives.
+        output: what the original model outputs.
 
     Raises:
-        TrainingError: it does not.
+        TrainingError: they are not.
     """
-    logits = predictor.outputs(pixels).logits
+    logits = predictor.outputs({PIXELS: pixels})[LOGITS]
     if output == "probabilities":
         sums = np.exp(logits).sum(axis=1)
         if (np.abs(sums - 1) > _SUM_SLACK).any():
             raise TrainingError(
-                f"{model}: its outputs are no probabilities, they sum to {sums[np.abs(sums - 1).argmax()]:.4g}; say "
-                "--output logits when they are logits; several labels an image cannot be imported"
+                f"{model}: its outputs are not probabilities: they sum to {sums[np.abs(sums - 1).argmax()]:.4g}; use "
+                "--output logits if they are logits; multi-label models cannot be imported"
             )
     elif (logits >= 0).all() and (np.abs(logits.sum(axis=1) - 1) <= _SUM_SLACK).all():
-        raise TrainingError(f"{model}: its outputs sum to 1, they are probabilities; say --output probabilities")
+        raise TrainingError(f"{model}: its outputs sum to 1, so they are probabilities; use --output probabilities")

@@ -1,57 +1,57 @@
-"""What is known about a model that comes from elsewhere; the fields are the command line of marquee import."""
+"""Settings of an import; the fields are the command-line options of marquee import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.errors import TrainingError
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """The model and everything that its file does not tell."""
+    """The model to import, and everything that its file does not specify."""
 
     model: Path
-    """Weights (.safetensors, or a .pth or .pt with nothing but tensors), an ONNX file, a TensorFlow SavedModel folder,
+    """Weights (.safetensors, or a .pth or .pt with only tensors), an ONNX file, a TensorFlow SavedModel folder,
     an OpenVINO IR (.xml), or a Keras file (.keras, .h5)."""
     labels: Path
-    """Class names in the order of the model's outputs: one a line, or a JSON list."""
+    """File with the class names in the order of the model's outputs: one per line, or a JSON list."""
     images: Path
-    """Real images: class folders, or a folder of files whose classes are not known. They become golden samples."""
+    """Folder of real images, either in class folders or unlabelled. Some of them become golden samples."""
     arch: Optional[str] = None
-    """Architecture that weights belong to, such as resnet50."""
+    """Architecture of a weights file, such as resnet50."""
     library: Literal["timm", "torchvision"] = "timm"
-    """Where the architecture comes from."""
+    """Library that provides the architecture."""
     size: Optional[int] = None
-    """Side of the model's square input; None: the architecture's or the file's own, else 224."""
+    """Side length of the model's square input in pixels; None: that of the architecture or the file, else 224."""
     resize: Optional[int] = None
-    """Length of the image's short side before the centre crop; None: as the architecture's authors have it, else
-    size / 0.875."""
+    """Length of the image's short side before the centre crop, in pixels; None: as for the architecture's pretrained
+    weights, else size / 0.875."""
     mean: Optional[tuple[float, ...]] = None
-    """Subtracted from each channel, in the units of --input-range; None: the architecture's, else 0."""
+    """Mean to subtract from each channel, in the units of --input-range; None: that of the architecture, else 0."""
     std: Optional[tuple[float, ...]] = None
-    """What each channel is then divided by; None: the architecture's, else 1."""
+    """Standard deviation to divide each channel by, in the same units; None: that of the architecture, else 1."""
     interpolation: Optional[Literal["bicubic", "bilinear"]] = None
-    """Filter of the resize; None: the architecture's, else bilinear."""
+    """Interpolation of the resize; None: that of the architecture, else bilinear."""
     channels: Literal[1, 3] = 3
-    """1: grey, 3: RGB."""
+    """Input channels: 1 for greyscale, 3 for RGB."""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
-    """Order of the dimensions that a converted model takes; auto: as its input's shape tells."""
+    """Order of the input dimensions of a converted model; auto: inferred from the shape of its input."""
     input_range: Literal[1, 255] = 1
-    """White, before --mean and --std: 1 for models that take 0..1, 255 for those that take 0..255."""
+    """Value of white before --mean and --std: 1 for models that take 0..1, 255 for those that take 0..255."""
     output: Literal["logits", "probabilities"] = "logits"
-    """What the model gives: probabilities when it ends in a softmax."""
+    """What the model outputs: probabilities if it ends in a softmax, else logits."""
     top_k: int = 5
-    """Labels that a served answer ranks."""
+    """Number of top-ranked labels in each served answer."""
     background: int = 255
-    """Grey level that transparent pixels are composed over."""
+    """Grey level of the background that transparent pixels are composited over, 0 to 255."""
     decode: Literal["scaled", "full"] = "scaled"
-    """scaled: large JPEG files are decoded at a fraction of their size, never below twice what the resize needs; full:
-    every pixel is decoded."""
+    """scaled: large JPEG files are decoded at reduced size, but at least at twice what the resize needs; full: every
+    pixel is decoded."""
     licence: str = ""
-    """Licence of the weights, kept in the bundle."""
+    """Licence of the weights, recorded in the bundle."""
 
     def __post_init__(self) -> None:
         for name in ("size", "resize", "top_k"):
@@ -72,7 +72,7 @@ class ImportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InputDefaults:
-    """The input that a model was made for, as far as it tells; what the command line leaves open is taken from here."""
+    """The input that a model was trained for, as far as it is known; used for options that are not given."""
 
     size: int = 224
     crop_pct: float = 0.875
@@ -85,7 +85,7 @@ class InputDefaults:
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One number for each channel; a single one holds for all, and those of colours are averaged for grey."""
+    """One number per channel; a single number is repeated, and those of RGB channels are averaged for greyscale."""
     if len(values) == channels:
         return tuple(float(value) for value in values)
     return (sum(values) / len(values),) * channels
@@ -100,8 +100,8 @@ def image_spec(config: ImportConfig, defaults: InputDefaults) -> ImageSpec:
     size = config.size or defaults.size
     resize = config.resize or max(size, round(size / defaults.crop_pct))
     if resize < size:
-        raise TrainingError(f"--resize {resize}: {config.model} takes {size} pixels; give at least that")
-    # An architecture's own numbers are for white = 1.
+        raise TrainingError(f"--resize {resize}: {config.model} takes {size} pixels; use at least that")
+    # The mean and standard deviation of an architecture are for white = 1.
     fallback = defaults if config.input_range == 1 else InputDefaults()
     mean, std = (
         per_channel(fallback_values if values is None else values, config.channels)

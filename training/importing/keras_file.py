@@ -1,4 +1,4 @@
-"""A Keras file -> a form that OpenVINO reads, by Keras itself."""
+"""Exports a Keras file with Keras into a form that OpenVINO reads."""
 
 import os
 import tempfile
@@ -7,22 +7,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.converted import prepare
 from marquee.training.importing.ready import ReadyModel
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 SAFE_SINCE = (3, 12)
-"""Older releases run code from crafted files though they are told not to (CVE-2025-9905: safe_mode and .h5)."""
+"""Older releases run code from crafted .h5 files despite safe_mode (CVE-2025-9905)."""
 
 
 @contextmanager
 def prepared(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyModel]:
-    """Exports the file with Keras; what it wrote lives as long as the block.
+    """Exports the file with Keras; the exported files are deleted at the end of the ``with`` block.
 
     Raises:
-        TrainingError: Keras is not installed or too old, or it cannot load or export the file; or as
+        TrainingError: Keras is not installed, too old, or cannot load or export the file; also those of
             :func:`marquee.training.importing.converted.prepare`.
     """
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
@@ -37,10 +37,10 @@ def prepared(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyMod
 
 def _export(path: Path, folder: Path) -> tuple[Path, str]:
     """Writes an OpenVINO IR into ``folder``; returns its path and Keras's version."""
-    # The backend that keeps the input's shape: with torch every dimension of the exported input is unknown.
+    # This backend keeps the shape of the input; with torch, every dimension of the exported input is dynamic.
     os.environ["KERAS_BACKEND"] = "openvino"
     try:
-        import keras  # no dependency: whoever has a Keras file has Keras
+        import keras  # not a dependency: whoever has a Keras file has Keras
     except ImportError as error:
         raise TrainingError(
             f"{path}: needs the package keras, which cannot be imported here ({error}); where the model was trained, "
@@ -53,8 +53,8 @@ def _export(path: Path, folder: Path) -> tuple[Path, str]:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.export(str(target), format="openvino", verbose=False)
     except Exception as error:
-        # Keras and its backend raise anything for files that they do not know.
-        # The rest of a refusal advises to load the file without safe_mode.
+        # Keras and its backends raise exceptions of any type for files that they cannot read. Only the first two
+        # sentences are kept: the rest of the message advises loading the file without safe_mode.
         reason = ". ".join(" ".join(str(error).split()).split(". ")[:2])[:300]
         raise TrainingError(
             f"{path}: Keras {keras.__version__} with the backend {keras.backend.backend()} cannot export it: {reason}; "

@@ -1,73 +1,74 @@
-"""What is put into a converted model's graph, so that it takes the served pixels and gives logits."""
+"""Changes to a converted model's graph, so that it takes the served pixels and outputs logits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.errors import TrainingError
+from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.errors import TrainingError
 from marquee.training.importing.config import ImportConfig
 
 if TYPE_CHECKING:
     import openvino as ov
 
-_HEAVY = ("Convolution", "GroupConvolution", "MatMul")
-_BETWEEN = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
-"""What may lie between rounding and a product: a change of scale (DequantizeLinear) or of shape."""
+_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
+_TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+"""Operations allowed between rounding and a product: changes of scale (DequantizeLinear) or of shape."""
 _LEVELS = 256
 _SMALLEST = 1e-30
-"""Probabilities are at least this before the logarithm: a softmax does underflow to 0, and the logarithm must not."""
+"""Lower bound of probabilities before the logarithm, which is infinite where a softmax has underflowed to 0."""
 
 
 def is_quantized(model: "ov.Model") -> bool:
-    """Whether most of its convolutions and products take numbers that are rounded to 8 bits: they run in int8.
+    """Whether at least half of the convolutions and matrix products have inputs rounded to 8 bits: they run in int8.
 
-    So NNCF leaves a graph, and so OpenVINO reads ONNX's QuantizeLinear.
+    Both NNCF and OpenVINO's reader for ONNX's QuantizeLinear produce such graphs.
     """
-    heavy = [node for node in model.get_ops() if node.get_type_name() in _HEAVY]
-    return bool(heavy) and 2 * sum(map(_takes_rounded, heavy)) >= len(heavy)
+    products = [node for node in model.get_ops() if node.get_type_name() in _PRODUCTS]
+    return bool(products) and 2 * sum(map(_has_quantized_input, products)) >= len(products)
 
 
-def _takes_rounded(node: "ov.Node") -> bool:
+def _has_quantized_input(node: "ov.Node") -> bool:
     source = node.input_value(0).get_node()
-    while source.get_type_name() in _BETWEEN:
+    while source.get_type_name() in _TRANSPARENT:
         source = source.input_value(0).get_node()
     return bool(source.get_type_name() == "FakeQuantize" and source.get_attributes()["levels"] <= _LEVELS)
 
 
 def dynamic_batch(model: "ov.Model", path: Path, layout: str, image: ImageSpec) -> None:
-    """Gives ``model``, in place, a batch of any size and the other dimensions of ``image``.
+    """Gives the input of ``model``, in place, a dynamic batch size and the other dimensions of ``image``.
 
     Raises:
-        TrainingError: the graph holds the size of the batch that it was exported with.
+        TrainingError: the batch size is fixed inside the graph, or the output is not (batch, classes).
     """
     import openvino as ov
 
     side, channels = image.crop, image.channels
     shape = [-1, channels, side, side] if layout == "NCHW" else [-1, side, side, channels]
-    fixed = f"{path}: the size of its batch is fixed inside the graph; export it again with a batch of any size"
+    message = f"{path}: the size of its batch is fixed inside the graph; export it again with a dynamic batch size"
     try:
         model.reshape({model.inputs[0]: ov.PartialShape(shape)})
     except RuntimeError as error:
-        raise TrainingError(fixed) from error
+        raise TrainingError(message) from error
     output = model.outputs[0].partial_shape
     if output.rank.is_dynamic or len(output) < 2:
         raise TrainingError(f"{path}: its output has the shape {output}; expected batch and classes")
     if output[0].is_static:
-        raise TrainingError(f"{fixed} (its output has the shape {output})")
+        raise TrainingError(f"{message} (its output has the shape {output})")
 
 
-def logits_of(model: "ov.Model", config: ImportConfig, labels: int) -> "ov.Model":
+def with_logits(model: "ov.Model", config: ImportConfig, labels: int) -> "ov.Model":
     """The same model with an output of float32 logits (N, classes).
 
     Args:
-        model: with one output of shape (N, classes), whatever empty dimensions follow.
-        config: whether it gives logits or probabilities.
-        labels: with two of them, a single output is that of the second one.
+        model: a model with one output of shape (N, classes), optionally followed by dimensions of size 1.
+        config: says whether the model outputs logits or probabilities.
+        labels: number of labels; if there are two, a single output belongs to the second.
 
     Raises:
-        TrainingError: the output has another shape, or the graph ends in a softmax though ``config`` says logits.
+        TrainingError: the output has another shape, or the graph ends in a softmax or sigmoid although ``config`` says
+            logits.
     """
     import openvino as ov
     import openvino.opset13 as ops
@@ -76,7 +77,7 @@ def logits_of(model: "ov.Model", config: ImportConfig, labels: int) -> "ov.Model
     value = model.outputs[0].get_node().input_value(0)
     last = value.get_node().get_type_name()
     if config.output == "logits" and last in ("Softmax", "Sigmoid"):
-        raise TrainingError(f"{config.model}: ends in a {last}, which gives probabilities; say --output probabilities")
+        raise TrainingError(f"{config.model}: ends in a {last}, which gives probabilities; use --output probabilities")
     if any(dimension.is_dynamic or dimension.get_length() != 1 for dimension in list(shape)[2:]):
         raise TrainingError(f"{config.model}: its output has the shape {shape}; expected batch and classes")
     if len(shape) > 2:
@@ -93,24 +94,24 @@ def logits_of(model: "ov.Model", config: ImportConfig, labels: int) -> "ov.Model
     return ov.Model([ops.result(value)], model.get_parameters(), model.get_friendly_name())
 
 
-def pixels_in(model: "ov.Model", layout: str, image: ImageSpec) -> "ov.Model":
-    """The same model with an input of uint8 pixels (N, H, W, C), normalised inside.
+def with_pixel_input(model: "ov.Model", layout: str, image: ImageSpec) -> "ov.Model":
+    """The same model with an input of uint8 pixels (N, H, W, C), which it normalises itself.
 
     Args:
-        model: takes normalised numbers in ``layout``.
+        model: a model that takes normalised values in ``layout``.
         layout: ``NCHW`` or ``NHWC``.
         image: mean and standard deviation, for white = 1.
     """
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 
-    taken = model.inputs[0].element_type
+    input_type = model.inputs[0].element_type
     processor = PrePostProcessor(model)
     entry = processor.input()
     entry.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     entry.model().set_layout(ov.Layout(layout))
     steps = entry.preprocess().convert_element_type(ov.Type.f32)
-    # Mean before scale, as PrePostProcessor runs its steps in the order of these calls.
+    # PrePostProcessor runs its steps in the order of these calls: mean before scale.
     steps.mean([255 * value for value in image.mean]).scale([255 * value for value in image.std])
-    steps.convert_element_type(taken)
+    steps.convert_element_type(input_type)
     return processor.build()

@@ -1,4 +1,4 @@
-"""What every kind of file comes down to before it is written into a bundle."""
+"""The common form of all importable models before they are written into a bundle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,31 +7,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.spec import ImageSpec, Precision
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.spec import Precision
+from marquee.handlers.inputs.image.spec import ImageSpec
 
 
 def nothing_to_compare(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
-    """For a model whose original form cannot be run here."""
+    """Comparison for a model whose original form cannot be run here; returns no facts."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyModel:
-    """A model that takes the served pixels and gives logits."""
+    """A model that takes the served pixels and outputs logits."""
 
     image: ImageSpec
     """The preprocessing."""
     engine: str
-    """A name known to :mod:`marquee.handlers.engines`."""
+    """A name known to :mod:`marquee.handlers.core.engines`."""
     device: Literal["any", "cpu"]
-    """Where that engine runs it."""
+    """The device that the engine runs the model on."""
     precision: Precision = "fp32"
-    """What it computes in; ``int8`` for a model that came quantized."""
+    """Precision of the computation; ``int8`` for a model that is already quantized."""
     write: Callable[[Path], list[str]]
-    """Writes the files into a folder; returns their names, first the one that the engine opens."""
+    """Writes the files into a folder; returns their names, starting with the one that the engine opens."""
     compare: Callable[[Predictor, np.ndarray], dict[str, Any]] = nothing_to_compare
     """Compares the written model with the original on uint8 (N, crop, crop, channels); returns facts for the bundle.
-    Raises ExportError when they differ."""
+    Raises ExportError if they differ."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Where the model comes from."""
+    """Facts about the model's origin, for the bundle's provenance."""

@@ -1,4 +1,4 @@
-"""A state dict of a timm or torchvision architecture -> an exported program."""
+"""Converts a state dict of a timm or torchvision architecture into an exported program."""
 
 import difflib
 import importlib.metadata
@@ -10,37 +10,38 @@ import numpy as np
 import torch
 from torch import nn
 
-from marquee.handlers.predictor import Predictor
-from marquee.training.errors import TrainingError
-from marquee.training.export import MODEL_FILE, compare_with_eager, export_program
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.inputs.image.spec import PIXELS
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.export import MODEL_FILE, compare_with_eager, export_program
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
 from marquee.training.importing.labels import check_count
 from marquee.training.importing.ready import ReadyModel
-from marquee.training.models import Classifier, architectures, check_size
-from marquee.training.pretrained import StateDict, read_weights, rename_efficientnet_lite0
+from marquee.training.tasks.image_classification.models import Classifier, architectures, check_size
+from marquee.training.tasks.image_classification.pretrained import StateDict, read_weights, rename_efficientnet_lite0
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _TORCHVISION = InputDefaults(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What torchvision trains with, unless a weight's own page says otherwise."""
+"""torchvision's normalisation, unless the documentation of particular weights says otherwise."""
 _NAMED = 3
-"""Keys that an error names of each kind."""
+"""Number of keys of each kind that an error message lists."""
 
 
 def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
-    """Builds the architecture around its normalisation and fills it with the weights.
+    """Builds the architecture with its normalisation and loads the weights.
 
     Raises:
-        TrainingError: the architecture is unknown, or the weights cannot be read or do not fit it to the last key.
+        TrainingError: the architecture is unknown, or the weights cannot be read or not all of them fit.
     """
     if config.arch is None:
-        raise TrainingError(f"{config.model}: weights alone say nothing about their architecture; name it with --arch")
+        raise TrainingError(f"{config.model}: a file of weights does not state the architecture; give it with --arch")
     if config.output != "logits":
         raise TrainingError(
-            f"--output {config.output}: the architectures of {config.library} give logits; leave it out"
+            f"--output {config.output}: the architectures of {config.library} give logits; leave --output out"
         )
     _check_arch(config.arch, config.library)
     state = read_weights(config.model)
-    # `efficientnet_lite0` has the same shapes but pads differently: it would take these weights and be wrong.
+    # `efficientnet_lite0` has the same shapes but pads differently: it would load these weights and give wrong outputs.
     if config.arch.partition(".")[0] == "tf_efficientnet_lite0":
         state = rename_efficientnet_lite0(state)
     image = image_spec(config, _defaults(config))
@@ -53,7 +54,7 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
         return [MODEL_FILE]
 
     def compare(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
-        return {"largest_difference": compare_with_eager(model, predictor, torch.from_numpy(pixels))}
+        return {"largest_difference": compare_with_eager(model, predictor, {PIXELS: pixels})}
 
     return ReadyModel(
         image=image,
@@ -71,16 +72,16 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
 
 def _check_arch(arch: str, library: str) -> None:
     timm = architectures()
-    known = timm.list_models() if library == "timm" else _torchvision_models()
-    if arch in known or (library == "timm" and timm.is_model(arch)):
+    names = timm.list_models() if library == "timm" else _torchvision_models()
+    if arch in names or (library == "timm" and timm.is_model(arch)):
         return
-    near = difflib.get_close_matches(arch, known, n=3)
+    near = difflib.get_close_matches(arch, names, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise TrainingError(f"--arch {arch}: {library} has no such architecture{hint}")
 
 
 def _torchvision_models() -> list[str]:
-    import torchvision.models  # heavy, and timm's users do not need it
+    import torchvision.models  # slow to import, and not needed for timm
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
@@ -107,7 +108,7 @@ def _create(config: ImportConfig, classes: int, size: int) -> nn.Module:
     except TrainingError:
         raise
     except Exception as error:
-        # Builders raise whatever their arithmetic raises for a size that they cannot take.
+        # Model builders raise exceptions of any type for a size that they do not support.
         raise TrainingError(f"--arch {config.arch} with {size} pixels and {classes} labels: {error}") from error
     check_size(network, f"--arch {config.arch}", size, config.channels)
     return network
@@ -127,41 +128,47 @@ def _create_torchvision(arch: str, classes: int, channels: int, size: int) -> nn
     import torchvision.models
 
     if channels != 3:
-        raise TrainingError(f"--channels {channels}: torchvision's architectures take 3")
+        raise TrainingError(f"--channels {channels}: torchvision's architectures take 3 channels")
     options: dict[str, Any] = {"image_size": size} if arch.startswith("vit_") else {}
     build: Callable[..., nn.Module] = torchvision.models.get_model
     return build(arch, weights=None, num_classes=classes, **options)
 
 
 def _fill(network: nn.Module, state: StateDict, config: ImportConfig, labels: tuple[str, ...]) -> None:
-    """Loads every key of ``state`` into ``network``, or none."""
-    own = network.state_dict()
-    state = _without_wrapper(state, own)
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
-    misfits = [key for key in own if key in state and own[key].shape != state[key].shape]
-    heads = {state[key].shape[0] for key in misfits if _is_head(own[key], state[key], len(labels))}
+    """Loads ``state`` into ``network``; raises TrainingError unless all keys and shapes match."""
+    target = network.state_dict()
+    state = _without_wrapper(state, target)
+    missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in target]
+    mismatched = [key for key in target if key in state and target[key].shape != state[key].shape]
+    heads = {state[key].shape[0] for key in mismatched if _is_head(target[key], state[key], len(labels))}
     if len(heads) == 1 and not missing and not unknown:
         check_count(config.labels, labels, heads.pop())
-    if missing or unknown or misfits:
-        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in misfits]
+    if missing or unknown or mismatched:
+        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(target[key].shape)}" for key in mismatched]
         kinds = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
-        said = (f"{len(keys)} {kind} ({', '.join(keys[:_NAMED])})" for keys, kind in kinds if keys)
+        problems = (f"{len(keys)} {kind} ({', '.join(keys[:_NAMED])})" for keys, kind in kinds if keys)
         raise TrainingError(
-            f"{config.model}: does not fit {config.library}'s {config.arch} for {len(labels)} labels: {', '.join(said)}"
+            f"{config.model}: does not fit {config.library}'s {config.arch} for {len(labels)} labels: "
+            f"{', '.join(problems)}"
         )
     network.load_state_dict(state, strict=False)
 
 
-def _is_head(own: torch.Tensor, other: torch.Tensor, classes: int) -> bool:
-    return own.dim() == other.dim() > 0 and own.shape[0] == classes and own.shape[1:] == other.shape[1:]
+def _is_head(target: torch.Tensor, loaded: torch.Tensor, classes: int) -> bool:
+    """Whether the tensors differ only in the number of classes."""
+    return target.dim() == loaded.dim() > 0 and target.shape[0] == classes and target.shape[1:] == loaded.shape[1:]
 
 
-def _without_wrapper(state: StateDict, own: StateDict) -> StateDict:
-    """Strips what wrappers (DataParallel, torch.compile, Lightning) put before each key."""
+def _without_wrapper(state: StateDict, target: StateDict) -> StateDict:
+    """Strips the prefixes that wrappers (DataParallel, torch.compile, Lightning) add to each key."""
     while True:
         prefixes = {key.partition(".")[0] + "." for key in state}
         prefix = prefixes.pop() if len(prefixes) == 1 else ""
-        if not prefix or any(key.startswith(prefix) for key in own) or not all(key.startswith(prefix) for key in state):
+        if (
+            not prefix
+            or any(key.startswith(prefix) for key in target)
+            or not all(key.startswith(prefix) for key in state)
+        ):
             return state
         state = {key.removeprefix(prefix): value for key, value in state.items()}

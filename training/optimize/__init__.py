@@ -1,1 +1,1 @@
-"""A bundle gains variants that are smaller or faster, each measured."""
+"""Adds smaller or faster variants to a bundle and measures each of them."""

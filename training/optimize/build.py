@@ -1,43 +1,45 @@
-"""From a network to variants: files in the bundle and their entries in the spec."""
+"""Builds variants of a network: the files in the bundle and their entries in the spec."""
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from marquee.handlers.distance import DISTANCE_FILE, Distance, write_distance
-from marquee.handlers.spec import TOLERANCES, Precision, VariantSpec, sha256_file
-from marquee.training.errors import OptimizeError
-from marquee.training.export import export_program, outputs_of, trace_program
-from marquee.training.familiarity import LogitsAndFeatures
-from marquee.training.models import Classifier
+from marquee.handlers.core.arrays import Arrays
+from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.core.spec import TOLERANCES, Precision, VariantSpec
+from marquee.handlers.outputs.classification import FEATURES, LOGITS, LOGITS_AND_DISTANCE
+from marquee.handlers.outputs.distance import DISTANCE_FILE, Distance, write_distance
+from marquee.training.core.errors import OptimizeError
+from marquee.training.core.export import export_program, trace_program
+from marquee.training.core.progress import Progress
+from marquee.training.core.task import task_for
 from marquee.training.optimize.config import OptimizeConfig
-from marquee.training.optimize.material import Material
-from marquee.training.optimize.openvino_ir import convert, quantize, read, relative, save
-from marquee.training.progress import Progress
+from marquee.training.optimize.datasets import Datasets
+from marquee.training.optimize.openvino_ir import Judge, convert, quantize, read, relative, save
 
 logger = logging.getLogger(__name__)
 
 _BF16_CPUS = ("avx512_bf16", "amx_bf16")
-"""Others compute bf16 by way of fp32, slower than fp32 itself."""
+"""Other CPUs emulate bf16 with fp32, which is slower than fp32 itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a family of variants is built from: the run's own network, or a pruned one."""
+    """The network that a family of variants is built from: the run's own, or a pruned one."""
 
     prefix: str
-    """Of the variants' names; empty for the original."""
-    classifier: Classifier | None
-    """None for a model from elsewhere that PyTorch does not have."""
+    """Prefix of the variants' names; empty for the original network."""
+    model: nn.Module | None
+    """None for an imported model, for which there is no PyTorch module."""
     distance: Distance | None = None
-    """Of its features, where the model measures it."""
+    """Distance tables fitted to the network's features; None if the model does not measure the distance."""
 
 
 class Builder:
@@ -45,14 +47,15 @@ class Builder:
 
     Args:
         network: the network.
-        material: bundle, images and tables.
-        config: limits.
-        progress: told how each was made.
+        datasets: the bundle, the images and the distance tables.
+        config: which variants to build, and their limits.
+        progress: where progress is reported.
     """
 
-    def __init__(self, network: Network, material: Material, config: OptimizeConfig, progress: Progress) -> None:
-        self._network, self._material, self._config, self._progress = network, material, config, progress
-        self._spec, self._folder = material.spec, material.folder
+    def __init__(self, network: Network, datasets: Datasets, config: OptimizeConfig, progress: Progress) -> None:
+        self._network, self._datasets, self._config, self._progress = network, datasets, config, progress
+        self._spec, self._folder = datasets.spec, datasets.bundle.folder
+        self._task = task_for(datasets.spec)
         self._ir: Any = None
 
     def build(self, kind: str) -> VariantSpec:
@@ -62,7 +65,7 @@ class Builder:
             kind: one of :data:`marquee.training.optimize.config.KINDS`, or ``fp32``.
 
         Raises:
-            OptimizeError: it cannot be built; nothing of it is left behind.
+            OptimizeError: the variant cannot be built; none of its files are left behind.
         """
         build: Callable[[str], VariantSpec] = {
             "fp32": lambda name: self._exported(name, "fp32"),
@@ -79,16 +82,15 @@ class Builder:
     def _exported(
         self, name: str, precision: Precision, engine: Literal["exported", "compiled"] = "exported"
     ) -> VariantSpec:
-        classifier = self._classifier()
+        model = self._model()
         if precision == "fp16" and not torch.cuda.is_available():
-            raise OptimizeError("fp16 programs are for GPUs, and this machine has none to measure it on")
+            raise OptimizeError("fp16 programs need a GPU, and this machine has none to measure them on")
         path = self._place(f"program-{precision}") / "model.pt2"
         if not path.exists():
-            lower = classifier if precision == "fp32" else LowPrecision(classifier, _DTYPES[precision])
-            served: nn.Module = lower if self._network.distance is None else LogitsAndFeatures(lower)
-            with _translated("torch.export"):
+            lower = model if precision == "fp32" else self._task.lower(model, _DTYPES[precision])
+            with _one_line_errors("torch.export"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                export_program(served.eval(), self._spec.image, path)
+                export_program(self._task.served(lower, self._outputs).eval(), self._spec.input, path)
         return self._variant(
             name,
             engine,
@@ -105,40 +107,53 @@ class Builder:
         return self._variant(name, "openvino", precision, files + self._tables(), device="cpu", isa=isa)
 
     def _quantized(self, name: str) -> VariantSpec:
-        model, how = quantize(
-            self._converted(), self._material.calibration, self._material.validation, self._config.max_accuracy_drop
+        model, summary = quantize(
+            self._converted(), self._datasets.calibration, self._judge(), self._config.max_accuracy_drop
         )
-        logger.info(f"{name}: {how}")
+        logger.info(f"{name}: {summary}")
         files = save(model, self._place("openvino-int8") / "model.xml")
         return self._variant(name, "openvino", "int8", files + self._tables(), device="cpu")
 
     def _converted(self) -> Any:
         """The network as an ``openvino.Model``, converted once."""
         if self._ir is None:
-            with _translated("the conversion"):
+            with _one_line_errors("the conversion"):
                 self._ir = self._convert()
         return self._ir
 
     def _convert(self) -> Any:
-        classifier, image = self._network.classifier, self._spec.image
-        if classifier is not None:
-            served = classifier if self._network.distance is None else LogitsAndFeatures(classifier)
-            return convert(trace_program(served, image), image)
+        model, source = self._network.model, self._spec.input
+        if model is not None:
+            return convert(trace_program(self._task.served(model, self._outputs), source), source)
         first = self._spec.variants[0]
         if first.precision == "int8":
-            raise OptimizeError("the bundle's model is quantized already; import what it was quantized from")
-        if "logits_and_distance" in first.outputs:
-            raise OptimizeError("the bundle is of an earlier version and its run is not there to make variants from")
+            raise OptimizeError("the bundle's model is already quantized; import the model that it was quantized from")
+        if LOGITS_AND_DISTANCE in first.outputs:
+            raise OptimizeError("the bundle was written by an earlier version; building variants needs its run folder")
         path = self._folder / next(iter(first.files))
-        return read(path) if first.engine == "openvino" else convert(torch.export.load(path), image)
+        return read(path) if first.engine == "openvino" else convert(torch.export.load(path), source)
 
-    def _classifier(self) -> Classifier:
-        if self._network.classifier is None:
-            raise OptimizeError("only the bundle's program is there, not the network as PyTorch has it")
-        return self._network.classifier
+    def _judge(self) -> Judge | None:
+        """Measures the accuracy loss of int8 on the validation items; None if there are no labelled ones."""
+        samples, first = self._datasets.validation, self._spec.variants[0]
+        if samples is None or samples.targets is None:
+            return None
+        targets = samples.targets
+        # Logits only: the distance does not decide which answers are right, and a pruned network has other features.
+        output = self._spec.output.create(replace(first, outputs=(LOGITS,)), None)
+
+        def right(arrays: Arrays) -> np.ndarray:
+            return self._task.right(output, output.read({LOGITS: arrays[LOGITS]}), targets)
+
+        return Judge(samples, right, self._outputs)
+
+    def _model(self) -> nn.Module:
+        if self._network.model is None:
+            raise OptimizeError("only the exported program is available, not the PyTorch module")
+        return self._network.model
 
     def _tables(self) -> list[Path]:
-        """The file of the distance's tables; none where the distance is not measured."""
+        """The file with the distance tables; an empty list if the distance is not measured."""
         if self._network.distance is None:
             return []
         path = self._place(DISTANCE_FILE)
@@ -146,6 +161,11 @@ class Builder:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_distance(path, self._network.distance)
         return [path]
+
+    @property
+    def _outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of the variants' programs."""
+        return (LOGITS,) if self._network.distance is None else (LOGITS, FEATURES)
 
     def _place(self, name: str) -> Path:
         return self._folder / "variants" / (self._network.prefix + name)
@@ -164,7 +184,7 @@ class Builder:
             engine=engine,
             precision=precision,
             files=dict(zip(relative(files, self._folder), map(sha256_file, files), strict=True)),
-            outputs=outputs_of(self._network.distance),
+            outputs=self._outputs,
             tolerance=TOLERANCES[precision],
             device=device,
             isa=isa,
@@ -174,38 +194,13 @@ class Builder:
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LowPrecision(nn.Module):
-    """The classifier with its backbone's weights and sums in half precision; normalisation and answers are fp32.
-
-    Args:
-        classifier: in fp32; it is copied.
-        dtype: of the backbone.
-    """
-
-    def __init__(self, classifier: Classifier, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.classifier = copy.deepcopy(classifier)
-        self.classifier.backbone.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.classifier.compute_dtype = dtype
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, H, W, C) -> float32 (N, labels)."""
-        logits: torch.Tensor = self.classifier(pixels)
-        return logits.float()
-
-    def logits_and_features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`marquee.training.models.Classifier.logits_and_features`; both float32."""
-        logits, features = self.classifier.logits_and_features(pixels)
-        return logits.float(), features.float()
-
-
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Anything that a library raises becomes one line."""
+def _one_line_errors(step: str) -> Iterator[None]:
+    """Turns any exception of a library into an OptimizeError with a one-line message."""
     try:
         yield
     except OptimizeError:
         raise
     except Exception as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-        raise OptimizeError(f"{what} does not know this network: {first[:300]}") from error
+        first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        raise OptimizeError(f"{step} does not support this network: {first_line[:300]}") from error

@@ -1,115 +1,124 @@
-"""The variants that are built of one bundle, and what could not be."""
+"""The variants that are built for a bundle, and the reasons for those that could not be built."""
 
 import logging
-from pathlib import Path
+from typing import cast
 
-from marquee.handlers.choice import lacks
-from marquee.handlers.distance import Distance
-from marquee.handlers.host import this_host
-from marquee.handlers.spec import ModelSpec, VariantSpec
-from marquee.training.data.loading import resolve_workers
-from marquee.training.errors import OptimizeError, TrainingError
-from marquee.training.familiarity import fit_distance
-from marquee.training.models import Classifier
+from marquee.handlers.core.choice import missing_requirements
+from marquee.handlers.core.host import this_host
+from marquee.handlers.core.spec import ModelSpec, VariantSpec
+from marquee.handlers.inputs.image.spec import PIXELS, image_of
+from marquee.handlers.outputs.classification import measures_distance
+from marquee.handlers.outputs.distance import Distance
+from marquee.training.core import task as training_task
+from marquee.training.core.errors import OptimizeError, TrainingError
+from marquee.training.core.progress import Progress
 from marquee.training.optimize.build import Builder, Network
 from marquee.training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
+from marquee.training.optimize.datasets import Datasets, Run
 from marquee.training.optimize.distil import DistilConfig, fine_tune
-from marquee.training.optimize.material import Material, Run
 from marquee.training.optimize.prune import PruneTarget, compressed_bytes, prune_channels, prune_weights
-from marquee.training.progress import Progress
+from marquee.training.tasks.image_classification.config import ImageRunConfig
+from marquee.training.tasks.image_classification.models import Classifier
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 logger = logging.getLogger(__name__)
 
 
 def kinds_for(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
-    """What to build: not again what the bundle begins with."""
-    wanted = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
+    """The kinds of variants to build, without the kind of the bundle's first variant, which exists already."""
+    kinds = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
     first = spec.variants[0]
-    own = f"openvino-{first.precision}" if first.engine == "openvino" else "fp32"
-    return [kind for kind in wanted if kind != own]
+    existing = f"openvino-{first.precision}" if first.engine == "openvino" else "fp32"
+    return [kind for kind in kinds if kind != existing]
 
 
 class Builds:
-    """Collects variants; one that cannot be built leaves a line, and the rest goes on."""
+    """Collects the built variants; one that cannot be built is recorded with the reason, and the others are built."""
 
-    def __init__(self, material: Material, config: OptimizeConfig, device: str, progress: Progress) -> None:
-        self._material, self._progress = material, progress
+    def __init__(self, datasets: Datasets, config: OptimizeConfig, device: str, progress: Progress) -> None:
+        self._datasets, self._progress = datasets, progress
         self.config, self.device = config, device
         self.notes: dict[str, str] = {}
-        self.variants: list[VariantSpec] = [material.spec.variants[0]]
+        self.variants: list[VariantSpec] = [datasets.spec.variants[0]]
         self.left_out: dict[str, str] = {}
-        self.spec = material.spec
+        self.spec = datasets.spec
 
     def build(self, network: Network, kinds: list[str]) -> None:
         """Builds variants of one network."""
-        builder = Builder(network, self._material, self.config, self._progress)
+        builder = Builder(network, self._datasets, self.config, self._progress)
         for kind in kinds:
             name = network.prefix + kind
             with self._progress.task(f"building {name}", 1):
                 try:
                     variant = builder.build(kind)
-                    if reason := lacks(variant, this_host(self.device), self.device):
+                    if reason := missing_requirements(variant, this_host(self.device), self.device):
                         raise OptimizeError(f"{reason}, so it cannot be measured here")
                     self.variants.append(variant)
                 except OptimizeError as error:
                     self.leave_out(name, str(error))
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Says that a variant will not be there."""
+        """Records why a variant is left out, and logs it."""
         self.left_out[name] = reason
         logger.info(f"left out: {name}: {reason}")
 
 
-def build_pruned(builds: Builds, run: Run, material: Material, pruning: PruningConfig, progress: Progress) -> None:
-    """Makes smaller networks of the run's, and the variants of each.
+def build_pruned(builds: Builds, run: Run, datasets: Datasets, pruning: PruningConfig, progress: Progress) -> None:
+    """Prunes the run's network and builds the variants of each pruned network.
 
     Args:
-        builds: takes them.
-        run: the original, and the images that a smaller one learns from.
-        material: bundle and images.
-        pruning: what is wished for.
-        progress: told about it.
+        builds: collects the variants.
+        run: the original network, and the images for fine-tuning the pruned one.
+        datasets: the bundle and the images.
+        pruning: the pruning targets.
+        progress: where progress is reported.
     """
     if pruning.channels:
         try:
             target = PruneTarget(
                 keep=pruning.keep or None, size_mb=pruning.size_mb or None, latency_ms=pruning.latency_ms or None
             )
-            image = material.spec.image
-            pruned = prune_channels(run.classifier, image, target, material.calibration.pixels, progress)
+            classifier, image = classifier_of(run), image_of(datasets.spec)
+            pixels = datasets.calibration.inputs[PIXELS]
+            pruned = prune_channels(classifier, image, target, pixels, progress)
             config = DistilConfig(epochs=pruning.epochs, lr=pruning.lr)
-            pruned = fine_tune(pruned, run.classifier, run.config, run.manifest, image, config, progress)
-            network = Network(
-                prefix="pruned-", classifier=pruned, distance=_distance(pruned, run, material.spec, progress)
-            )
+            pruned = fine_tune(pruned, classifier, run.config, run.manifest, image, config, progress)
+            network = Network(prefix="pruned-", model=pruned, distance=_distance(pruned, run, datasets.spec, progress))
         except TrainingError as error:
             builds.leave_out("pruned", str(error))
         else:
-            builds.build(network, ["fp32", *kinds_for(material.spec, builds.config, builds.device)])
+            builds.build(network, ["fp32", *kinds_for(datasets.spec, builds.config, builds.device)])
     if pruning.weights:
-        sparse = prune_weights(run.classifier, pruning.weights)
+        sparse = prune_weights(classifier_of(run), pruning.weights)
         try:
-            distance = _distance(sparse, run, material.spec, progress)
+            distance = _distance(sparse, run, datasets.spec, progress)
         except TrainingError as error:
             builds.leave_out("sparse-fp32", str(error))
             return
-        builds.build(Network(prefix="sparse-", classifier=sparse, distance=distance), ["fp32"])
+        builds.build(Network(prefix="sparse-", model=sparse, distance=distance), ["fp32"])
         if builds.variants[-1].name != "sparse-fp32":
             return
-        small, whole = (compressed_bytes(_program_of(builds.variants[i], material.folder)) / 1e6 for i in (-1, 0))
-        builds.notes[builds.variants[-1].name] = f"{small:.1f} MB when compressed by zlib, fp32 {whole:.1f} MB"
+        sparse_mb, fp32_mb = (compressed_bytes(datasets.bundle.program(builds.variants[i])) / 1e6 for i in (-1, 0))
+        builds.notes[builds.variants[-1].name] = f"{sparse_mb:.1f} MB when compressed with zlib, fp32 {fp32_mb:.1f} MB"
+
+
+def classifier_of(run: Run) -> Classifier:
+    """The run's network.
+
+    Raises:
+        OptimizeError: networks of this task cannot be pruned.
+    """
+    if not isinstance(run.model, Classifier) or not isinstance(run.task, ImageClassification):
+        raise OptimizeError(f"networks for {run.config.task} cannot be pruned")
+    return run.model
 
 
 def _distance(classifier: Classifier, run: Run, spec: ModelSpec, progress: Progress) -> Distance | None:
-    """The distance of a changed network's features, which are not those of the original any more."""
-    if not spec.variants[0].measures_distance:
+    """Fits the distance anew: the features of a pruned network differ from those of the original."""
+    if not measures_distance(spec.variants[0]) or not isinstance(run.task, ImageClassification):
         return None
-    workers = resolve_workers(run.config.loop.workers, len(run.manifest.split("train")))
-    fitted = fit_distance(classifier, run.manifest, spec.image, workers, progress)
+    network = training_task.Network(model=classifier, input=spec.input)
+    fitted = run.task.fit_distance(cast(ImageRunConfig, run.config), run.manifest, network, progress)
     if fitted is None:
-        raise OptimizeError("it does not give its features any more")
+        raise OptimizeError("the network no longer returns its features")
     return fitted
-
-
-def _program_of(variant: VariantSpec, folder: Path) -> Path:
-    return folder / next(iter(variant.files))

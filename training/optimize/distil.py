@@ -1,46 +1,47 @@
-"""Fine-tuning of a network that was made smaller, with the larger one as its teacher (Hinton et al., 2015)."""
+"""Fine-tuning of a pruned network with the original as teacher (knowledge distillation, Hinton et al., 2015)."""
 
 import copy
 import tempfile
-from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch.nn import functional
+from torch import nn
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.assemble import build_caches, build_trainer
-from marquee.training.checkpoint import TrainingState, load_weights
-from marquee.training.config import CheckpointConfig, RunConfig
-from marquee.training.context import RunContext
-from marquee.training.data.manifest import Manifest, names_of
-from marquee.training.device import autocast, resolve_device
-from marquee.training.errors import TrainingError
-from marquee.training.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
-from marquee.training.models import Classifier
-from marquee.training.progress import Progress
-from marquee.training.run_folder import RunFolder
-from marquee.training.seeding import derive_seed
+from marquee.handlers.core.input import InputSpec
+from marquee.training.core.assemble import build_trainer
+from marquee.training.core.checkpoint import TrainingState, load_weights
+from marquee.training.core.config import CheckpointConfig, RunConfig
+from marquee.training.core.context import RunContext
+from marquee.training.core.device import autocast, resolve_device
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
+from marquee.training.core.progress import Progress
+from marquee.training.core.run_folder import RunFolder
+from marquee.training.core.seeding import derive_seed
+from marquee.training.core.task import Network, Objective, Tensors, task_of
+
+M = TypeVar("M", bound=nn.Module)
 
 DEFAULT_LR_SHARE = 0.2
-"""Of the run's own learning rate: the weights are near where they shall be."""
+"""Share of the run's learning rate; a small one suffices, since the weights are already close to the optimum."""
 WARM_UP_SHARE = 0.1
-"""Of the epochs, at most: a warm-up made for a whole run would outlast a short one."""
+"""Largest share of the epochs spent on warm-up: the warm-up of a whole run could outlast the fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
-    """How a smaller network learns from the larger one."""
+    """How the student learns from the teacher."""
 
     epochs: int = 3
     """Passes over the training images."""
     lr: float = 0.0
     """Peak learning rate; 0: a fifth of the run's own."""
     temperature: float = 2.0
-    """What the logits of both are divided by: the higher, the more the teacher tells about the wrong classes."""
+    """Divisor of both networks' logits; the higher, the more the teacher's probabilities of wrong classes count."""
     teacher_weight: float = 0.7
-    """Share of the loss that compares with the teacher, 0 to 1; the rest compares with the labels."""
+    """Weight of the loss against the teacher's outputs, 0 to 1; the rest is the loss against the labels."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -54,43 +55,43 @@ class DistilConfig:
 
 
 def fine_tune(
-    student: Classifier,
-    teacher: Classifier,
+    student: M,
+    teacher: nn.Module,
     run: RunConfig,
-    manifest: Manifest,
-    image: ImageSpec,
+    manifest: Any,
+    source: InputSpec,
     config: DistilConfig,
     progress: Progress,
-) -> Classifier:
-    """Trains ``student`` on the run's images, with their labels and the teacher's answers as targets.
+) -> M:
+    """Trains ``student`` on the run's items, with their labels and the teacher's outputs as targets.
 
-    Augmentation, mixing, optimiser, precision and batches are the run's; the schedule is the run's, too, over fewer
-    epochs and without frozen ones. Nothing is written but temporary files.
+    Augmentation, mixing, optimiser, precision and batch size are those of the run, and so is the schedule, over fewer
+    epochs and without frozen ones. Only temporary files are written.
 
     Args:
-        student: a smaller network; it is left as it is.
-        teacher: the network that it was made from; it is left as it is.
+        student: the smaller network; not modified.
+        teacher: the network that it was pruned from; not modified.
         run: the configuration that the teacher was trained with.
-        manifest: the run's images.
-        image: the run's preprocessing.
-        config: what is different from the run.
-        progress: told about each epoch.
+        manifest: the run's items.
+        source: the run's input.
+        config: the settings that differ from the run's.
+        progress: where each epoch is reported.
 
     Returns:
         A copy of the student with the weights of the epoch with the best validation accuracy, on the CPU in eval mode;
         on a CPU, equal seeds give equal weights.
 
     Raises:
-        TrainingError: it diverged, it ended far below the teacher, or it was interrupted.
+        TrainingError: training diverged, ended far below the teacher's accuracy, or was interrupted.
     """
     device, settings = resolve_device(run.loop.device), _settings(run, config)
     tuned = copy.deepcopy(student).requires_grad_(True)
-    guide = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+    frozen_teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as temporary:
         context = RunContext(folder=RunFolder(Path(temporary)), device=device, progress=progress)
-        caches = build_caches(settings, manifest, image, context)
-        trainer = build_trainer(settings, manifest, tuned, image, context, caches)
-        state = _fit(_Distiller.of(trainer, guide, config), manifest)
+        trainer = build_trainer(settings, manifest, Network(model=tuned, input=source), context, cache=True)
+        trainer.objective = Distillation(trainer.objective, frozen_teacher, config, trainer.precision)
+        state = _fit(trainer, frozen_teacher, manifest)
         best = trainer.store.find("best")
         if best is None:
             raise TrainingError(f"fine-tuning ended after {state.epoch} epochs without a checkpoint")
@@ -98,76 +99,49 @@ def fine_tune(
     return tuned.cpu().eval()
 
 
-def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float, multi_label: bool) -> torch.Tensor:
-    """How far the student's softened answers are from the teacher's.
+class Distillation:
+    """Wraps an objective and adds a loss against the teacher's outputs for the same augmented and mixed inputs.
 
     Args:
-        student: logits, float (N, classes).
-        teacher: logits, float (N, classes).
-        temperature: both are divided by it.
-        multi_label: each label is a decision of its own: binary cross-entropy with the teacher's probabilities in place
-            of the Kullback-Leibler divergence from them.
-
-    Returns:
-        The mean over the batch, times the temperature's square, so that its gradient is as large as at temperature 1.
+        objective: gives the loss against the labels.
+        teacher: the teacher, on the device of the run.
+        config: weight and temperature of the loss against the teacher.
+        precision: the run's precision.
     """
-    student, teacher = student / temperature, teacher / temperature
-    if multi_label:
-        loss = functional.binary_cross_entropy_with_logits(student, teacher.sigmoid())
-    else:
-        logs = teacher.log_softmax(1)
-        loss = functional.kl_div(student.log_softmax(1), logs, reduction="batchmean", log_target=True)
-    return loss * temperature**2
 
+    def __init__(self, objective: Objective, teacher: nn.Module, config: DistilConfig, precision: str) -> None:
+        self._objective, self._teacher, self._config, self._precision = objective, teacher, config, precision
 
-@dataclass
-class _Distiller(Trainer):
-    """A trainer whose loss asks a teacher, too, about the same pixels: augmented and mixed."""
+    def __getattr__(self, name: str) -> Any:
+        """Delegates everything but the loss to the wrapped objective."""
+        return getattr(self._objective, name)
 
-    teacher: Classifier
-    distil: DistilConfig
-
-    @classmethod
-    def of(cls, trainer: Trainer, teacher: Classifier, distil: DistilConfig) -> "_Distiller":
-        parts = {item.name: getattr(trainer, item.name) for item in fields(trainer)}
-        return cls(**parts, teacher=teacher, distil=distil)
-
-    def answer(self, pixels: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, hard = super().answer(pixels, targets)
-        share = self.distil.teacher_weight
+    def loss(self, outputs: torch.Tensor, inputs: Tensors, part: Tensors) -> torch.Tensor:
+        """Weighted sum of the loss against the labels and the loss against the teacher."""
+        hard, share = self._objective.loss(outputs, inputs, part), self._config.teacher_weight
         if not share:
-            return logits, hard
-        with torch.no_grad(), autocast(self.device, self.precision):
-            wanted = self.teacher(pixels).float()
-        soft = soft_loss(logits, wanted, self.distil.temperature, self.config.model.multi_label)
-        return logits, (1 - share) * hard + share * soft
-
-    def teacher_accuracy(self) -> float:
-        """On the validation images."""
-        return replace(self, model=self.teacher, average=None)._validate()[1]
+            return hard
+        with torch.no_grad(), autocast(inputs[0].device, self._precision):
+            teacher_outputs = self._teacher(*inputs).float()
+        soft = self._objective.soft_loss(outputs, teacher_outputs, self._config.temperature)
+        return (1 - share) * hard + share * soft
 
 
-def _fit(trainer: _Distiller, manifest: Manifest) -> TrainingState:
+def _fit(trainer: Trainer, teacher: nn.Module, manifest: Any) -> TrainingState:
     rate = trainer.config.optimizer.lr
     try:
         state = trainer.fit(TrainingState())
     except (NonFiniteLossError, NonFiniteValidationError) as error:
         raise TrainingError(f"fine-tuning diverged: {error}; lower its learning rate ({rate:g})") from error
     except Interrupted as error:
-        raise TrainingError(f"fine-tuning was {error}; nothing of it is kept, start it again") from error
-    wanted, chance = trainer.teacher_accuracy(), _chance(manifest)
-    if state.best_accuracy < wanted / 2 or state.best_accuracy <= chance < wanted:
+        raise TrainingError(f"fine-tuning was {error}; nothing was saved, start it again") from error
+    expected, chance = trainer.judge(teacher).value, task_of(trainer.config).chance(manifest)
+    if state.best_score < expected / 2 or state.best_score <= chance < expected:
         raise TrainingError(
-            f"fine-tuning failed: validation accuracy {state.best_accuracy:.3f}, teacher {wanted:.3f}, the commonest "
-            f"label alone {chance:.3f}; lower its learning rate ({rate:g}), train it longer, or prune less"
+            f"fine-tuning failed: validation accuracy {state.best_score:.3f}, teacher {expected:.3f}, always "
+            f"the most common label {chance:.3f}; lower its learning rate ({rate:g}), train it longer, or prune less"
         )
     return state
-
-
-def _chance(manifest: Manifest) -> float:
-    """Validation accuracy of always giving the commonest answer."""
-    answers = Counter(names_of(record, manifest.multi_label) for record in manifest.split("val"))
-    return max(answers.values()) / answers.total()
 
 
 def _settings(run: RunConfig, config: DistilConfig) -> RunConfig:
@@ -179,7 +153,7 @@ def _settings(run: RunConfig, config: DistilConfig) -> RunConfig:
         warmup_epochs=min(run.optimizer.warmup_epochs, config.epochs * WARM_UP_SHARE),
         freeze_epochs=0,
     )
-    # Its own random numbers: the run's first epochs would come again, augmented in the same way.
+    # A seed of its own; with the run's seed, the augmentations of the run's first epochs would be repeated.
     seed = derive_seed(run.loop.seed, "fine-tune")
-    loop = replace(run.loop, epochs=config.epochs, patience=0, progressive_resizing=1.0, seed=seed)
+    loop = task_of(run).short_loop(replace(run.loop, epochs=config.epochs, patience=0, seed=seed))
     return replace(run, optimizer=optimizer, loop=loop, checkpoint=CheckpointConfig(keep=1))

@@ -1,204 +1,215 @@
-"""Everything that is measured about loaded variants: answers, speed, memory."""
+"""Measures loaded variants: predictions, speed and memory."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from marquee.handlers.accuracy import paired_drop
-from marquee.handlers.golden import read_golden
-from marquee.handlers.host import this_host
-from marquee.handlers.images import load
-from marquee.handlers.measurement import Measurement
-from marquee.handlers.predictor import Outputs, sigmoid, softmax
-from marquee.handlers.spec import GoldenSpec, ModelSpec, OutputSpec
-from marquee.training.calibration import calibrate
-from marquee.training.errors import OptimizeError
-from marquee.training.golden import write_answers
-from marquee.training.metrics import confidence_metrics, effective_images
-from marquee.training.multi_label import multi_label_confidence_metrics
+from marquee.handlers.core.accuracy import paired_drop
+from marquee.handlers.core.arrays import Arrays
+from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.golden import read_golden
+from marquee.handlers.core.host import this_host
+from marquee.handlers.core.measurement import Measurement
+from marquee.handlers.core.output import CalibrationSpec
+from marquee.handlers.core.spec import GoldenSpec, VariantSpec
+from marquee.training.core.errors import OptimizeError
+from marquee.training.core.golden_writer import write_answers
+from marquee.training.core.progress import Progress
+from marquee.training.core.statistics import effective_number
+from marquee.training.core.task import task_for
 from marquee.training.optimize.config import OptimizeConfig
-from marquee.training.optimize.material import Material
-from marquee.training.optimize.process import VariantProcess
+from marquee.training.optimize.datasets import Datasets, read_files
+from marquee.training.optimize.process import VariantProcess, save_inputs
 from marquee.training.optimize.timing import Timing, time_variants
-from marquee.training.progress import Progress
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant."""
+    """What was measured about one variant."""
 
     measurement: Measurement
-    output: OutputSpec | None
-    """Its own temperature and thresholds; None: the model's."""
-    golden: Outputs
-    """For the golden samples, in their order."""
+    calibration: CalibrationSpec | None
+    """The variant's own calibration; None: the model's."""
+    golden: Arrays
+    """Outputs for the golden samples, in their order."""
     expected: str
-    """Path inside the bundle for its golden answers."""
+    """Path of the variant's golden answers inside the bundle."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where variants run."""
+
+    device: str
+    threads: int
+    """Threads of each variant."""
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """Answers on the judged images."""
+    """One variant's answers for the evaluated items."""
 
-    probabilities: np.ndarray
-    """float64 (N, labels)."""
-    predicted: np.ndarray
-    """int64 (N,), or bool (N, labels) where an image may have several."""
+    output: Any
+    """The variant's output, with its own calibration."""
+    outputs: Arrays
 
 
 def measure_variants(
     processes: Sequence[VariantProcess],
-    spec: ModelSpec,
-    material: Material,
+    datasets: Datasets,
+    bundle: Bundle,
     config: OptimizeConfig,
-    device: str,
-    threads: int,
+    place: Place,
     progress: Progress,
     leave_out: Callable[[str, str], None],
 ) -> dict[str, Measured]:
-    """Measures loaded variants side by side; the first is what the others are compared with.
+    """Measures loaded variants side by side; the first is the reference for the others.
 
     Args:
         processes: the variants.
-        spec: of the bundle.
-        material: images.
-        config: how long.
-        device: where they run.
-        threads: of each.
-        progress: told about it.
-        leave_out: told the name of a variant that cannot answer real images, and the reason.
+        datasets: the items.
+        bundle: the bundle with the variants.
+        config: rounds and seconds of the timing.
+        place: where the variants run.
+        progress: where progress is reported.
+        leave_out: called with the name of a variant that fails on real inputs, and the reason.
 
     Raises:
-        OptimizeError: the first one cannot.
+        OptimizeError: the first variant fails.
     """
-    samples = read_golden(material.folder, spec, spec.variants[0])
-    golden = np.stack([load(sample.data, spec.image) for sample in samples])
+    spec = bundle.spec
+    samples = [bundle.folder / sample.file for sample in read_golden(bundle, spec.variants[0])]
+    golden = read_files(samples, spec)
+    if len(golden) != len(samples):
+        raise OptimizeError(
+            f"{len(samples) - len(golden)} golden samples cannot be read; train or import the model again"
+        )
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         folder = Path(temporary)
-        files = {"golden": golden, "judged": material.judged.pixels}
-        if material.validation is not None and len(material.validation):
-            files["validation"] = material.validation.pixels
-        for name, pixels in files.items():
-            np.save(folder / f"{name}.npy", pixels, allow_pickle=False)
-        outputs: dict[str, dict[str, Outputs]] = {}
-        with progress.task("asking each variant", len(processes)) as task:
+        inputs = {"golden": golden.inputs, "judged": datasets.judged.inputs}
+        if datasets.validation is not None and len(datasets.validation):
+            inputs["validation"] = datasets.validation.inputs
+        for name, arrays in inputs.items():
+            save_inputs(folder / name, arrays)
+        outputs: dict[str, dict[str, Arrays]] = {}
+        with progress.task("running each variant", len(processes)) as task:
             for process in processes:
                 try:
-                    outputs[process.name] = {name: process.outputs(folder / f"{name}.npy") for name in files}
+                    outputs[process.name] = {name: process.outputs(folder / name) for name in inputs}
                 except OptimizeError as error:
                     if process is processes[0]:
                         raise
                     leave_out(process.name, str(error))
                 task.advance(process.name)
         processes = [process for process in processes if process.name in outputs]
-        timings = time_variants(processes, folder / "judged.npy", config, progress)
-    found: dict[str, Measured] = {}
+        timings = time_variants(processes, folder / "judged", config, progress)
+    measured: dict[str, Measured] = {}
     first: _Answers | None = None
     for number, process in enumerate(processes):
-        own = outputs[process.name]
-        output = spec.output if number == 0 else _recalibrated(own.get("validation"), material, spec)
-        answers = _answers(own["judged"], output, spec)
+        variant_outputs = outputs[process.name]
+        variant = next(variant for variant in spec.variants if variant.name == process.name)
+        calibration = _recalibrated(variant, variant_outputs.get("validation"), datasets, bundle) if number else None
+        answers = _Answers(_output(bundle, variant, calibration), variant_outputs["judged"])
         first = first or answers
-        found[process.name] = Measured(
-            measurement=_measurement(process, answers, first, timings[process.name], material, spec, device, threads),
-            output=None if number == 0 else output,
-            golden=own["golden"],
-            expected=spec.variants[0].expected if number == 0 else f"golden/expected-{process.name}.json",
+        measurement = _measurement(process, timings[process.name], variant, bundle, place)
+        measured[process.name] = Measured(
+            measurement=_with_quality(measurement, answers, first, datasets),
+            calibration=calibration,
+            golden=variant_outputs["golden"],
+            expected=f"golden/expected-{process.name}.json" if number else spec.variants[0].expected,
         )
-    return found
+    return measured
 
 
-def _recalibrated(outputs: Outputs | None, material: Material, spec: ModelSpec) -> OutputSpec:
-    """Temperature and thresholds of a variant's own logits; the model's where there is nothing to fit them on."""
-    if outputs is None or material.run is None or material.validation is None or material.validation.targets is None:
-        return spec.output
-    return calibrate(outputs, material.validation.targets, material.run.config.export).output
+def _output(bundle: Bundle, variant: VariantSpec, calibration: CalibrationSpec | None) -> Any:
+    return bundle.spec.output.create(replace(variant, calibration=calibration), None)
 
 
-def _answers(outputs: Outputs, output: OutputSpec, spec: ModelSpec) -> _Answers:
-    activation = sigmoid if spec.multi_label else softmax
-    probabilities = activation(outputs.logits / output.temperature)
-    predicted = probabilities >= output.threshold if spec.multi_label else probabilities.argmax(axis=1)
-    return _Answers(probabilities, predicted)
-
-
-def _right(predicted: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Bool (N,): the label, or all labels, are as wanted."""
-    equal: np.ndarray = np.asarray(predicted == wanted)
-    return np.asarray(equal.all(axis=1)) if equal.ndim == 2 else equal
+def _recalibrated(
+    variant: VariantSpec, outputs: Arrays | None, datasets: Datasets, bundle: Bundle
+) -> CalibrationSpec | None:
+    """The calibration fitted to a variant's own outputs; None if there are no labelled items to fit it on."""
+    if outputs is None or datasets.run is None or datasets.validation is None or datasets.validation.targets is None:
+        return None
+    output = _output(bundle, variant, None)
+    return datasets.run.task.calibrate(datasets.run.config, output, outputs, datasets.validation.targets).calibration
 
 
 def _measurement(
-    process: VariantProcess,
-    answers: _Answers,
-    first: _Answers,
-    timing: Timing,
-    material: Material,
-    spec: ModelSpec,
-    device: str,
-    threads: int,
+    process: VariantProcess, timing: Timing, variant: VariantSpec, bundle: Bundle, place: Place
 ) -> Measurement:
-    variant = next(one for one in spec.variants if one.name == process.name)
-    apart = np.abs(answers.probabilities - first.probabilities).max(axis=1)
-    plain = Measurement(
-        host=this_host(device),
+    """Speed and memory; :func:`_with_quality` adds the quality of the answers."""
+    return Measurement(
+        host=this_host(place.device),
         date=now(),
-        threads=threads,
-        images=len(material.judged),
-        agreement=float(_right(answers.predicted, first.predicted).mean()),
-        difference=float(np.quantile(apart, 0.99)),
+        threads=place.threads,
+        images=0,
+        agreement=0.0,
+        difference=0.0,
         latency_p50_ms=timing.latency_p50_ms,
         latency_p99_ms=timing.latency_p99_ms,
         images_per_second=timing.images_per_second,
         load_seconds=round(process.loaded.seconds, 3),
         memory_bytes=process.memory(),
-        file_bytes=sum((material.folder / name).stat().st_size for name in variant.files),
+        file_bytes=sum((bundle.folder / name).stat().st_size for name in variant.files),
         kernels=process.loaded.kernels,
     )
-    targets = material.judged.targets
+
+
+def _with_quality(measurement: Measurement, answers: _Answers, first: _Answers, datasets: Datasets) -> Measurement:
+    """``measurement`` with the quality of the answers: accuracy, and agreement with those of the first variant."""
+    differences = answers.output.differences(answers.outputs, first.outputs, first.output)
+    agreement = answers.output.agreement(answers.outputs, first.outputs, first.output)
+    measurement = replace(
+        measurement,
+        images=len(datasets.judged),
+        agreement=float(agreement.mean()),
+        difference=float(np.quantile(differences, 0.99)),
+    )
+    targets, groups, task = datasets.judged.targets, datasets.judged.groups, task_for(datasets.spec)
     if targets is None:
-        return plain
-    right, before = _right(answers.predicted, targets), _right(first.predicted, targets)
-    groups = material.judged.groups
-    lost = before.astype(float) - right
-    drop = paired_drop(before, right, None if groups is None else effective_images(lost, groups))
-    metrics = multi_label_confidence_metrics if spec.multi_label else confidence_metrics
+        return measurement
+    right, first_right = (task.right(item.output, item.outputs, targets) for item in (answers, first))
+    lost = first_right.astype(float) - right
+    drop = paired_drop(first_right, right, None if groups is None else effective_number(lost, groups))
     return replace(
-        plain,
-        effective_images=None if groups is None else effective_images(np.zeros(len(right)), groups),
+        measurement,
+        effective_images=None if groups is None else effective_number(np.zeros(len(right)), groups),
         accuracy=float(right.mean()),
         drop=drop.value,
         drop_interval=drop.interval,
-        ece=metrics(answers.probabilities, targets)["ece"],
+        ece=task.calibration_error(answers.output, answers.outputs, targets),
     )
 
 
-def write_golden_answers(folder: Path, spec: ModelSpec, measured: Mapping[str, Measured]) -> GoldenSpec:
-    """Writes each variant's golden answers into the bundle ``folder``; returns all golden files.
+def write_golden_answers(bundle: Bundle, measured: Mapping[str, Measured]) -> GoldenSpec:
+    """Writes each variant's golden answers into the bundle; returns all golden files.
 
     Args:
-        folder: the bundle.
-        spec: with the first variant's golden answers, which stay as they are.
-        measured: variants, the first one first.
+        bundle: a bundle with the golden answers of the first variant, which are not changed.
+        measured: the measured variants by name.
     """
-    first = spec.variants[0]
-    samples = read_golden(folder, spec, first)
-    files = dict(spec.golden.files)
-    for name, one in measured.items():
-        if name == first.name:
+    first = bundle.spec.variants[0]
+    samples = read_golden(bundle, first)
+    files = dict(bundle.spec.golden.files)
+    for variant in bundle.spec.variants:
+        if variant is first or variant.name not in measured:
             continue
-        probabilities = _answers(one.golden, one.output or spec.output, spec).probabilities
-        distances = [None] * len(samples) if one.golden.distances is None else one.golden.distances.tolist()
-        inputs = [(sample.file, sample.label) for sample in samples]
-        answers = zip(probabilities, distances, strict=True)
-        files[one.expected] = write_answers(folder / one.expected, inputs, answers)
+        result = measured[variant.name]
+        answers = _output(bundle, variant, result.calibration).predictions(result.golden)
+        entries = (
+            {"file": sample.file, **sample.expected, **answer.golden()}
+            for sample, answer in zip(samples, answers, strict=True)
+        )
+        files[result.expected] = write_answers(bundle.folder / result.expected, entries)
     return GoldenSpec(files=files)
 
 
 def now() -> str:
-    """The time as ISO 8601, UTC, to the second."""
+    """The current time in UTC as ISO 8601, to the second."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,25 +1,28 @@
-"""PyTorch -> OpenVINO IR, in floating point and in int8."""
+"""Converts PyTorch programs to OpenVINO IR, in floating point and in int8."""
 
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from marquee.handlers.spec import ImageSpec
-from marquee.training.errors import OptimizeError
-from marquee.training.optimize.material import LEAST_CALIBRATION, Images
-from marquee.training.optimize.signal_stack import kept_signal_stack
+from marquee.handlers.core.arrays import Arrays, rows, take
+from marquee.handlers.core.input import InputSpec
+from marquee.training.core.errors import OptimizeError
+from marquee.training.optimize.datasets import LEAST_CALIBRATION, Samples
+from marquee.training.workarounds.signal_stack import kept_signal_stack
 
+_BATCH = 32
 _INSTALL = 'install the extra: pip install "marquee[optimize]"'
 
 
-def convert(program: torch.export.ExportedProgram, image: ImageSpec) -> Any:
-    """An ``openvino.Model`` of ``program``, for any number of images.
+def convert(program: torch.export.ExportedProgram, source: InputSpec) -> Any:
+    """Converts ``program`` to an ``openvino.Model`` with a dynamic batch size.
 
     Raises:
         OptimizeError: OpenVINO is not installed, or cannot express an operation.
@@ -27,15 +30,16 @@ def convert(program: torch.export.ExportedProgram, image: ImageSpec) -> Any:
     openvino = import_openvino()
     try:
         model = openvino.convert_model(program)
-        # The converter leaves every dimension open, and kernels for any size are slower.
-        model.reshape({0: [-1, image.crop, image.crop, image.channels]})
+        # The converter makes every dimension dynamic, and kernels for dynamic shapes are slower.
+        shapes = (values.shape[1:] for values in source.example(1).values())
+        model.reshape({number: [-1, *shape] for number, shape in enumerate(shapes)})
     except Exception as error:
         raise OptimizeError(f"OpenVINO cannot convert this network: {shorten(error)}") from error
     return model
 
 
 def read(path: Path) -> Any:
-    """An ``openvino.Model`` from its ``.xml``."""
+    """Reads an ``openvino.Model`` from its ``.xml`` file."""
     return import_core().read_model(path)
 
 
@@ -47,103 +51,114 @@ def save(model: Any, path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")]
 
 
-def quantize(model: Any, calibration: Images, validation: Images | None, max_drop: float) -> tuple[Any, str]:
-    """Post-training quantization to int8 (NNCF), with accuracy control where the plain one loses too much.
+@dataclass(frozen=True)
+class Judge:
+    """Measures the accuracy of an ``openvino.Model``."""
+
+    samples: Samples
+    """Labelled items."""
+    right: Callable[[Arrays], np.ndarray]
+    """Takes the model's named outputs for all samples; returns which answers are right, bool (N,)."""
+    names: tuple[str, ...]
+    """Names of the model's outputs."""
+
+    def accuracy(self, model: Any) -> float:
+        """Share of right answers of an ``openvino.Model``."""
+        return self.compiled_accuracy(import_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
+
+    def compiled_accuracy(self, compiled: Any) -> float:
+        """Share of right answers of a compiled model."""
+        inputs, parts = self.samples.inputs, []
+        for start in range(0, rows(inputs), _BATCH):
+            result = compiled(list(take(inputs, slice(start, start + _BATCH)).values()))
+            parts.append([np.asarray(result[number]) for number in range(len(self.names))])
+        arrays = (np.concatenate(batches) for batches in zip(*parts, strict=True))
+        return float(self.right(dict(zip(self.names, arrays, strict=True))).mean())
+
+
+def quantize(model: Any, calibration: Samples, judge: Judge | None, max_drop: float) -> tuple[Any, str]:
+    """Post-training quantization to int8 (NNCF), with accuracy control if plain quantization loses too much accuracy.
 
     Args:
         model: from :func:`convert`, in fp32.
-        calibration: images that the ranges are taken from.
-        validation: labelled images; without them there is no accuracy control.
-        max_drop: accuracy, as a share, that may be lost on ``validation``.
+        calibration: items that determine the quantization ranges.
+        judge: measures accuracy on labelled items; without it there is no accuracy control.
+        max_drop: largest allowed accuracy drop, as a fraction.
 
     Returns:
-        The quantized model, and a line about how it was made.
+        The quantized model, and one line about how it was quantized.
 
     Raises:
-        OptimizeError: NNCF is not installed or fails, or there are too few images.
+        OptimizeError: NNCF is not installed or fails, or there are too few calibration items.
     """
     if len(calibration) < LEAST_CALIBRATION:
         raise OptimizeError(
-            f"{len(calibration)} images to calibrate on; int8 needs at least {LEAST_CALIBRATION}, better 300"
+            f"only {len(calibration)} images to calibrate on; int8 needs at least {LEAST_CALIBRATION}, better 300"
         )
     nncf = _import_nncf()
-    dataset = nncf.Dataset([calibration.pixels[i : i + 1] for i in range(len(calibration))])
-    options = {"subset_size": len(calibration), "preset": nncf.QuantizationPreset.MIXED}
-    # Its progress bars go to stdout, which belongs to the command's answer.
+    # NNCF prints progress bars to stdout, which is reserved for the command's result.
     import_core()
     with contextlib.redirect_stdout(sys.stderr), kept_signal_stack():
-        return _quantize(nncf, model, dataset, calibration, validation, max_drop, options)
+        return _quantize(nncf, model, calibration, judge, max_drop)
 
 
-def _quantize(
-    nncf: Any,
-    model: Any,
-    dataset: Any,
-    calibration: Images,
-    validation: Images | None,
-    max_drop: float,
-    options: dict[str, Any],
-) -> tuple[Any, str]:
+def _quantize(nncf: Any, model: Any, calibration: Samples, judge: Judge | None, max_drop: float) -> tuple[Any, str]:
+    options = {"subset_size": len(calibration), "preset": nncf.QuantizationPreset.MIXED}
+    dataset = nncf.Dataset(_items(calibration))
     try:
         plain = nncf.quantize(model, dataset, **options)
-        if validation is None or validation.targets is None or validation.targets.ndim == 2:
+        if judge is None:
             return plain, f"plain, {len(calibration)} images"
-        before, after = (accuracy(candidate, validation) for candidate in (model, plain))
+        before, after = (judge.accuracy(candidate) for candidate in (model, plain))
         if before - after <= max_drop:
             return plain, f"plain, {len(calibration)} images; validation accuracy {before:.4f} -> {after:.4f}"
         controlled = nncf.quantize_with_accuracy_control(
             model,
             dataset,
-            nncf.Dataset(
-                list(zip(np.split(validation.pixels, len(validation)), validation.targets, strict=True)),
-                lambda item: item[0],
-            ),
-            validation_fn=_Validation(validation),
+            nncf.Dataset(_items(judge.samples)),
+            validation_fn=_Validation(judge),
             max_drop=max_drop,
             **options,
         )
     except Exception as error:
         raise OptimizeError(f"NNCF cannot quantize this network: {shorten(error)}") from error
-    kept = accuracy(controlled, validation)
-    return controlled, f"with accuracy control: the plain one loses {before - after:.4f}, this one {before - kept:.4f}"
+    final = judge.accuracy(controlled)
+    drops = f"without it, accuracy drops by {before - after:.4f}, with it by {before - final:.4f}"
+    return controlled, f"with accuracy control: {drops}"
+
+
+def _items(samples: Samples) -> list[Any]:
+    """Each item in the form that the model takes: an array, or a list of several."""
+    items = [list(take(samples.inputs, slice(i, i + 1)).values()) for i in range(len(samples))]
+    return [item[0] if len(item) == 1 else item for item in items]
 
 
 class _Validation:
     """NNCF's validation function; a class because NNCF calls it with models in two forms."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
 
     def __call__(self, model: Any, dataset: Any) -> tuple[float, None]:
-        return _accuracy_of(model, self._images), None
-
-
-def accuracy(model: Any, images: Images) -> float:
-    """Share of right answers of an ``openvino.Model``."""
-    return _accuracy_of(import_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), images)
-
-
-def _accuracy_of(compiled: Any, images: Images) -> float:
-    answers = [np.argmax(compiled(images.pixels[i : i + 32])[0], axis=1) for i in range(0, len(images), 32)]
-    return float((np.concatenate(answers) == images.targets).mean())
+        return self._judge.compiled_accuracy(model), None
 
 
 def shorten(error: Exception) -> str:
-    """One line of a library's long message: its last non-empty one says what it is."""
+    """Shortens a library's long message to its last non-empty line, which states the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else repr(error))[:300]
 
 
 def import_core() -> Any:
-    """:func:`marquee.handlers.engines.openvino_core.core`, or an error that names the extra."""
+    """:func:`marquee.handlers.core.engines.openvino_core.core`, or an OptimizeError that names the extra to install."""
     import_openvino()
-    from marquee.handlers.engines.openvino_core import core
+    from marquee.handlers.core.engines.openvino_core import core
 
     return core()
 
 
 def import_openvino() -> Any:
-    """The library, or an error that names the extra."""
+    """The ``openvino`` module, or an OptimizeError that names the extra to install."""
     try:
         import openvino
     except ImportError as error:
@@ -152,7 +167,7 @@ def import_openvino() -> Any:
 
 
 def _import_nncf() -> Any:
-    # It imports torch's extension builder, which warns where there is no CUDA.
+    # NNCF imports PyTorch's extension builder, which warns when there is no CUDA.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         import nncf
@@ -163,5 +178,5 @@ def _import_nncf() -> Any:
 
 
 def relative(files: Sequence[Path], folder: Path) -> list[str]:
-    """Paths inside ``folder``, as a spec names them."""
+    """Paths relative to ``folder``, in the form that a spec uses."""
     return [file.relative_to(folder).as_posix() for file in files]

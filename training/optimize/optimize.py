@@ -1,4 +1,4 @@
-"""A bundle gains variants, and a ranking of those that may be served."""
+"""Adds variants to a bundle, and a ranking of those that may be served."""
 
 import logging
 import shutil
@@ -7,41 +7,35 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.golden import prove
-from marquee.handlers.host import this_host
-from marquee.handlers.measurement import Ranking
-from marquee.handlers.predictor import Predictor
-from marquee.handlers.schema import to_dict
-from marquee.handlers.spec import (
-    SCHEMA_VERSION,
-    SPEC_FILE,
-    ModelSpec,
-    VariantSpec,
-    read_spec,
-    verify_files,
-)
-from marquee.training.errors import OptimizeError
-from marquee.training.files import atomic_folder, write_json
-from marquee.training.golden import copy_files
+from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.golden import verify_golden
+from marquee.handlers.core.host import this_host
+from marquee.handlers.core.measurement import Ranking
+from marquee.handlers.core.predictor import Predictor
+from marquee.handlers.core.schema import to_dict
+from marquee.handlers.core.spec import SCHEMA_VERSION, SPEC_FILE, ModelSpec, VariantSpec
+from marquee.training.core.errors import OptimizeError
+from marquee.training.core.files import atomic_folder, write_json
+from marquee.training.core.golden_writer import write_requests
+from marquee.training.core.progress import Progress
+from marquee.training.core.run_folder import RunFolder
 from marquee.training.optimize.build import Network
 from marquee.training.optimize.builds import Builds, build_pruned, kinds_for
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
+from marquee.training.optimize.datasets import Datasets, even_sample, read_datasets, read_run
 from marquee.training.optimize.judge import frontier, rank, refusal
-from marquee.training.optimize.material import Material, even_sample, read_material, read_run
-from marquee.training.optimize.measure import measure_variants, now, write_golden_answers
+from marquee.training.optimize.measure import Place, measure_variants, now, write_golden_answers
 from marquee.training.optimize.process import variant_process
-from marquee.training.progress import Progress
-from marquee.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimized:
-    """What came of it."""
+    """The result of an optimisation."""
 
     spec: ModelSpec
-    """Of the bundle, with its variants, measurements and ranking."""
+    """The bundle's spec, with its variants, measurements and ranking."""
     chosen: str
     """Name of the variant that this machine will serve."""
     refused: dict[str, str]
@@ -49,10 +43,10 @@ class Optimized:
     left_out: dict[str, str]
     """Variant that could not be built or run -> why."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Variant -> what else is to be said."""
+    """Variant -> a further remark."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``optimization.json`` and ``--json``."""
+        """The content of ``optimization.json`` and the output of ``--json``."""
         newest = {variant.name: variant.measurements[-1] for variant in self.spec.variants if variant.measurements}
         return {
             "chosen": self.chosen,
@@ -75,48 +69,48 @@ class Optimized:
 def optimize(
     folder: Path, config: OptimizeConfig, pruning: PruningConfig, device: str, progress: Progress
 ) -> Optimized:
-    """Builds, measures and ranks variants of the bundle in the run ``folder``; earlier variants are made anew.
+    """Builds, measures and ranks variants of the bundle in the run ``folder``; earlier variants are replaced.
 
     Args:
-        folder: a run of marquee train, or what marquee import wrote.
-        config: what to build and what may be lost.
-        pruning: of the network, before the same is built of it once more.
-        device: where it will be served: ``cpu`` or ``cuda``.
-        progress: told about it.
+        folder: a run folder written by marquee train or marquee import.
+        config: which variants to build, and the accuracy and latency limits.
+        pruning: pruning targets; the variants are also built of each pruned network.
+        device: the device that serves the model: ``cpu`` or ``cuda``.
+        progress: where progress is reported.
 
     Returns:
-        What ``RUN/optimization.json`` holds, too.
+        The result, which is also written to ``RUN/optimization.json``.
 
     Raises:
-        TrainingError: the bundle as it was stays in place.
+        TrainingError: optimisation failed; the original bundle stays in place.
     """
-    bundle = RunFolder(folder).bundle
-    spec = _first_variant_only(read_spec(bundle))
-    verify_files(bundle, spec.files)
+    before = Bundle.read(RunFolder(folder).bundle)
+    spec = _first_variant_only(before.spec)
+    before.verify(spec.files)  # other variants are built anew, whatever has become of them
     run = read_run(folder, spec)
     if run is not None:
-        spec = replace(spec, samples={})  # of an earlier time; they are chosen anew
+        spec = replace(spec, samples={})  # samples of an earlier call; new ones are chosen
     if run is None and (pruning.channels or pruning.weights):
-        raise OptimizeError(f"{folder}: pruning fine-tunes on the training images, and this is no run of marquee train")
-    with atomic_folder(bundle) as staging:
-        _copy(bundle, staging, spec)
-        material = read_material(staging, run, bundle, spec, config, progress)
-        material = replace(material, spec=_with_samples(material, config))
-        builds = Builds(material, config, device, progress)
-        original = Network(prefix="", classifier=run.classifier if run else None, distance=material.distance)
+        raise OptimizeError(f"{folder}: pruning needs the training images, and this is not a run of marquee train")
+    with atomic_folder(before.folder) as staging:
+        _copy(before.folder, staging, spec)
+        datasets = read_datasets(Bundle(staging, spec), run, before.folder, config, progress)
+        datasets = replace(datasets, bundle=datasets.bundle.with_spec(_with_samples(datasets, config)))
+        builds = Builds(datasets, config, device, progress)
+        original = Network(prefix="", model=run.model if run else None, distance=datasets.distance)
         builds.build(original, kinds_for(spec, config, device))
         if run is not None and (pruning.channels or pruning.weights):
-            build_pruned(builds, run, material, pruning, progress)
-        result = _measure_and_rank(staging, builds, material, config, device, progress)
+            build_pruned(builds, run, datasets, pruning, progress)
+        result = _measure_and_rank(builds, datasets, config, device, progress)
     write_json(RunFolder(folder).optimization, result.to_dict())
     return result
 
 
 def _first_variant_only(spec: ModelSpec) -> ModelSpec:
-    """The spec as it was before any optimising."""
+    """The spec without the results of earlier optimisations."""
     first = replace(spec.variants[0], measurements=())
-    answers = {variant.expected for variant in spec.variants[1:]}
-    golden = {name: digest for name, digest in spec.golden.files.items() if name not in answers}
+    expected = {variant.expected for variant in spec.variants[1:]}
+    golden = {name: digest for name, digest in spec.golden.files.items() if name not in expected}
     return replace(
         spec,
         schema_version=SCHEMA_VERSION,
@@ -132,58 +126,63 @@ def _copy(bundle: Path, staging: Path, spec: ModelSpec) -> None:
         shutil.copyfile(bundle / name, staging / name)
 
 
-def _with_samples(material: Material, config: OptimizeConfig) -> ModelSpec:
-    """Copies some calibration images into the bundle, as raw files; a model from elsewhere came with its own."""
-    if material.run is None:
-        return material.spec
-    chosen = even_sample(material.calibration_records, config.samples)
-    return replace(material.spec, samples=dict(copy_files(material.folder, "samples", chosen)))
+def _with_samples(datasets: Datasets, config: OptimizeConfig) -> ModelSpec:
+    """Copies some calibration items into the bundle, as raw files; an imported model's bundle already has samples."""
+    if datasets.run is None:
+        return datasets.spec
+    records = even_sample(datasets.run.task, datasets.calibration_records, config.samples)
+    written = write_requests(datasets.bundle.folder, "samples", datasets.run.task, records)
+    return replace(datasets.spec, samples=dict(written))
 
 
 def _measure_and_rank(
-    folder: Path, builds: Builds, material: Material, config: OptimizeConfig, device: str, progress: Progress
+    builds: Builds, datasets: Datasets, config: OptimizeConfig, device: str, progress: Progress
 ) -> Optimized:
-    """Measures what was built, and writes the spec that says so."""
-    spec = replace(builds.spec, variants=tuple(builds.variants))
-    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")  # the processes read it
-    threads = config.threads or this_host().cores
+    """Measures and ranks the built variants, and writes them into the bundle's spec."""
+    # Written now, since the variants' processes read it.
+    bundle = datasets.bundle.with_spec(replace(datasets.spec, variants=tuple(builds.variants))).write()
+    place = Place(device, config.threads or this_host().cores)
     with ExitStack() as stack:
         processes = []
-        for variant in spec.variants:
+        for variant in bundle.spec.variants:
             try:
                 logger.info(f"loading {variant.name}")
-                processes.append(stack.enter_context(variant_process(folder, variant.name, device, threads)))
+                process = variant_process(bundle.folder, variant.name, device, place.threads)
+                processes.append(stack.enter_context(process))
             except OptimizeError as error:
-                if variant is spec.variants[0]:
+                if variant is bundle.spec.variants[0]:
                     raise
                 builds.leave_out(variant.name, str(error))
-        measured = measure_variants(processes, spec, material, config, device, threads, progress, builds.leave_out)
+        measured = measure_variants(processes, datasets, bundle, config, place, progress, builds.leave_out)
+    golden = write_golden_answers(bundle, measured)
     variants = tuple(
         replace(
             variant,
-            output=measured[variant.name].output,
+            calibration=measured[variant.name].calibration,
             expected=measured[variant.name].expected,
             measurements=(measured[variant.name].measurement,),
         )
-        for variant in spec.variants
+        for variant in bundle.spec.variants
         if variant.name in measured
     )
-    golden = write_golden_answers(folder, spec, measured)
-    refused, ranking = rank_variants(variants, config, device)
-    spec = replace(spec, variants=variants, golden=golden, rankings=(ranking,))
-    _remove_unnamed(folder, spec)
-    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    refused, ranking = rank_measured(variants, config, device)
+    spec = replace(bundle.spec, variants=variants, golden=golden, rankings=(ranking,))
+    _remove_unnamed(bundle.folder, spec)
+    bundle.with_spec(spec).write()
     for name in ranking.order:
-        Predictor.load(folder, device, name, prove)  # as a server will
+        Predictor.load(bundle.folder, device, name, verify_golden)  # the same check as when a server starts
     return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=builds.left_out, notes=builds.notes)
 
 
-def rank_variants(
+def rank_measured(
     variants: tuple[VariantSpec, ...], config: OptimizeConfig, device: str
 ) -> tuple[dict[str, str], Ranking]:
-    """Which variants may be served, the fastest first, by their newest measurements; and why the others may not.
+    """Ranks the variants that may be served by their newest measurements, the fastest first.
 
-    The first variant may always be: it is what the others are compared with.
+    The first variant may always be served: it is the reference for the others.
+
+    Returns:
+        Refused variant -> the reason, and the ranking of the others.
     """
     newest = {variant.name: variant.measurements[-1] for variant in variants}
     reasons = {
@@ -203,7 +202,7 @@ def rank_variants(
 
 
 def _remove_unnamed(folder: Path, spec: ModelSpec) -> None:
-    """Takes away the files of variants that were built and then left out."""
+    """Deletes the files of variants that were built but left out of the spec."""
     for path in folder.rglob("*"):
         if path.is_file() and path.name != SPEC_FILE and path.relative_to(folder).as_posix() not in spec.files:
             path.unlink()

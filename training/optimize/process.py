@@ -1,4 +1,4 @@
-"""One variant in a process of its own: its memory and the time to load it are its own, too."""
+"""Runs each variant in a separate process, so that its memory and loading time are measured separately."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from marquee.child import Child, ChildError, child
-from marquee.handlers.predictor import Outputs, Predictor
-from marquee.training.errors import OptimizeError
-from marquee.training.memory import peak_bytes
+from marquee.handlers.core.arrays import Arrays, concatenate, rows, take
+from marquee.handlers.core.predictor import Predictor
+from marquee.training.core.errors import OptimizeError
+from marquee.training.tools.memory import peak_bytes
 
 _ENGINE_BATCH = 32
 P = ParamSpec("P")
@@ -22,23 +23,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What loading showed."""
+    """What was measured while loading."""
 
     seconds: float
-    """From the files to the first answer."""
+    """Time from opening the files to the first answer."""
     kernels: dict[str, int]
-    """See :meth:`marquee.handlers.engines.Engine.kernels`."""
+    """See :meth:`marquee.handlers.core.engines.Engine.kernels`."""
 
 
 class VariantProcess:
-    """A loaded variant that answers and is timed on demand.
+    """A loaded variant that computes outputs and is timed on demand.
 
     Args:
-        name: of the variant.
-        process: that loads it.
+        name: the variant's name.
+        process: the process that loads it.
 
     Raises:
-        OptimizeError: it cannot be loaded; the message says why.
+        OptimizeError: the variant cannot be loaded; the message says why.
     """
 
     def __init__(self, name: str, process: Child) -> None:
@@ -46,36 +47,36 @@ class VariantProcess:
         self._process = process
         self.loaded = self._ask(_loaded)
 
-    def outputs(self, pixels: Path) -> Outputs:
-        """Logits and distances for the uint8 (N, crop, crop, channels) of an ``.npy`` file.
+    def outputs(self, inputs: Path) -> Arrays:
+        """The variant's outputs for the arrays in the folder ``inputs`` (see :func:`save_inputs`).
 
         Raises:
-            OptimizeError: the variant cannot answer.
+            OptimizeError: the variant fails.
         """
-        return self._ask(_outputs, pixels)
+        return self._ask(_outputs, inputs)
 
-    def time(self, pixels: Path, batch: int, seconds: float) -> np.ndarray:
-        """Seconds of each call with ``batch`` images, float64 (calls,), at least one call."""
-        return self._ask(_time, pixels, batch, seconds)
+    def time(self, inputs: Path, batch: int, seconds: float) -> np.ndarray:
+        """Seconds of each call with ``batch`` items, float64 (calls,): calls for ``seconds``, at least once."""
+        return self._ask(_time, inputs, batch, seconds)
 
     def memory(self) -> int:
-        """The most physical memory that the process has held, in bytes."""
+        """Peak physical memory of the process, in bytes."""
         return self._ask(_memory)
 
     def _ask(self, function: Callable[Concatenate[Any, P], R], *arguments: P.args, **options: P.kwargs) -> R:
         try:
             return self._process.ask(function, *arguments, **options)
         except ChildError as error:
-            name = f"variant {self.name!r}: "
-            raise OptimizeError(name + str(error).removeprefix(name)) from error
+            prefix = f"variant {self.name!r}: "
+            raise OptimizeError(prefix + str(error).removeprefix(prefix)) from error
 
 
 @contextmanager
 def variant_process(folder: Path, name: str, device: str, threads: int) -> Iterator[VariantProcess]:
-    """Loads a variant of the bundle ``folder`` in a fresh process, for the length of the block.
+    """Loads a variant of the bundle ``folder`` in a new process, which ends with the ``with`` block.
 
     Raises:
-        OptimizeError: it cannot be loaded; the message says why.
+        OptimizeError: the variant cannot be loaded; the message says why.
     """
     with child(_load, folder, name, device, threads) as process:
         yield VariantProcess(name, process)
@@ -85,37 +86,47 @@ def _load(folder: Path, name: str, device: str, threads: int) -> tuple[Predictor
     torch.set_num_threads(threads)
     started = time.monotonic()
     predictor = Predictor.load(folder, device, name)
-    side, channels = predictor.spec.image.crop, predictor.spec.image.channels
-    predictor.outputs(np.zeros((1, side, side, channels), np.uint8))
+    predictor.outputs(predictor.spec.input.example(1))
     return predictor, Loaded(time.monotonic() - started, predictor.engine.kernels())
 
 
-def _loaded(held: tuple[Predictor, Loaded]) -> Loaded:
-    return held[1]
+def _loaded(state: tuple[Predictor, Loaded]) -> Loaded:
+    return state[1]
 
 
 def _memory(_: tuple[Predictor, Loaded]) -> int:
     return peak_bytes()
 
 
-def _outputs(held: tuple[Predictor, Loaded], path: Path) -> Outputs:
-    predictor, pixels = held[0], np.load(path, mmap_mode="r")
-    parts = [
-        predictor.outputs(np.array(pixels[start : start + _ENGINE_BATCH]))
-        for start in range(0, len(pixels), _ENGINE_BATCH)
-    ]
-    distances = [part.distances for part in parts if part.distances is not None]
-    return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(distances) if distances else None)
+def save_inputs(folder: Path, inputs: Arrays) -> None:
+    """Writes each array to its own file in ``folder``, for the variants' processes to read."""
+    folder.mkdir()
+    for number, (name, values) in enumerate(inputs.items()):
+        np.save(folder / f"{number}-{name}.npy", values, allow_pickle=False)
 
 
-def _time(held: tuple[Predictor, Loaded], path: Path, batch: int, seconds: float) -> np.ndarray:
-    predictor, pixels = held[0], np.load(path, mmap_mode="r")
-    images = [np.ascontiguousarray(pixels[i % len(pixels)]) for i in range(batch)]
-    predictor.predict_arrays(images)  # the first call with a batch size sets the engine up for it
+def _read_inputs(folder: Path) -> Arrays:
+    """The arrays that :func:`save_inputs` wrote, in their order; memory-mapped, so that rows are read on access."""
+    files = sorted(folder.iterdir())
+    return {file.stem.partition("-")[2]: np.load(file, mmap_mode="r") for file in files}
+
+
+def _outputs(state: tuple[Predictor, Loaded], path: Path) -> Arrays:
+    predictor, inputs = state[0], _read_inputs(path)
+    starts = range(0, rows(inputs), _ENGINE_BATCH)
+    parts = (take(inputs, slice(start, start + _ENGINE_BATCH)) for start in starts)
+    return concatenate([predictor.outputs({name: np.array(values) for name, values in part.items()}) for part in parts])
+
+
+def _time(state: tuple[Predictor, Loaded], path: Path, batch: int, seconds: float) -> np.ndarray:
+    predictor, saved = state[0], _read_inputs(path)
+    indices = [i % rows(saved) for i in range(batch)]
+    items = [{name: np.array(values) for name, values in take(saved, slice(i, i + 1)).items()} for i in indices]
+    predictor.predict_arrays(concatenate(items))  # warm-up: the engine prepares for a batch size at its first call
     durations: list[float] = []
-    until = time.monotonic() + seconds
-    while not durations or time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while not durations or time.monotonic() < deadline:
         started = time.perf_counter()
-        predictor.predict_arrays(images)
+        predictor.predict_arrays(concatenate(items))
         durations.append(time.perf_counter() - started)
     return np.array(durations)

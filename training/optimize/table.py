@@ -1,4 +1,4 @@
-"""The measurements of all variants as text."""
+"""Formats the measurements of all variants as a text table."""
 
 from marquee.training.optimize.optimize import Optimized
 
@@ -19,26 +19,26 @@ _HEADINGS = (
 
 
 def table(result: Optimized) -> str:
-    """One line a variant, in the order of the bundle, the chosen one marked; then what was refused and left out."""
+    """One line per variant in the order of the bundle, the chosen one marked; then the refused and left-out ones."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     for variant in result.spec.variants:
         if not variant.measurements:
             continue
-        one = variant.measurements[-1]
+        measurement = variant.measurements[-1]
         mark = "*" if variant.name == result.chosen else " "
-        interval = "-" if one.drop_interval is None else "{:+.2%} to {:+.2%}".format(*one.drop_interval)
+        interval = "-" if measurement.drop_interval is None else "{:+.2%} to {:+.2%}".format(*measurement.drop_interval)
         rows.append(
             (
                 f"{mark} {variant.name}",
-                "-" if one.accuracy is None else f"{one.accuracy:.2%}",
+                "-" if measurement.accuracy is None else f"{measurement.accuracy:.2%}",
                 interval,
-                f"{one.agreement:.2%}",
-                f"{one.latency_p50_ms:.2f}",
-                f"{one.latency_p99_ms:.2f}",
-                *(f"{speed:.0f}" for speed in one.images_per_second.values()),
-                f"{one.load_seconds:.1f}",
-                f"{one.memory_bytes / 1e6:.0f}",
-                f"{one.file_bytes / 1e6:.1f}",
+                f"{measurement.agreement:.2%}",
+                f"{measurement.latency_p50_ms:.2f}",
+                f"{measurement.latency_p99_ms:.2f}",
+                *(f"{speed:.0f}" for speed in measurement.images_per_second.values()),
+                f"{measurement.load_seconds:.1f}",
+                f"{measurement.memory_bytes / 1e6:.0f}",
+                f"{measurement.file_bytes / 1e6:.1f}",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]

@@ -1,4 +1,4 @@
-"""How fast variants are, measured side by side: a machine's other work then slows all of them alike."""
+"""Times variants side by side, so that other load on the machine slows all of them equally."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,33 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
+from marquee.training.core.progress import Progress
 from marquee.training.optimize.config import BATCHES, OptimizeConfig
 from marquee.training.optimize.process import VariantProcess
-from marquee.training.progress import Progress
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One variant's speed."""
+    """The speed of one variant."""
 
     latency_p50_ms: float
-    """Batch of 1."""
+    """At a batch size of 1."""
     latency_p99_ms: float
-    """Batch of 1."""
+    """At a batch size of 1."""
     images_per_second: dict[str, float]
     """Batch size -> median over the rounds."""
 
 
 def time_variants(
-    processes: Sequence[VariantProcess], pixels: Path, config: OptimizeConfig, progress: Progress
+    processes: Sequence[VariantProcess], inputs: Path, config: OptimizeConfig, progress: Progress
 ) -> dict[str, Timing]:
     """Times every variant in turn, for several rounds.
 
     Args:
         processes: loaded variants; while one is timed the others wait.
-        pixels: ``.npy`` file of uint8 (N, crop, crop, channels), real images.
-        config: rounds and seconds.
-        progress: told about it.
+        inputs: folder of real inputs (see :func:`marquee.training.optimize.process.save_inputs`).
+        config: rounds, and seconds per measurement.
+        progress: where progress is reported.
     """
     durations: dict[tuple[str, int], list[np.ndarray]] = {
         (process.name, batch): [] for process in processes for batch in BATCHES
@@ -41,7 +41,7 @@ def time_variants(
         for _ in range(config.rounds):
             for process in processes:
                 for batch in BATCHES:
-                    durations[process.name, batch].append(process.time(pixels, batch, config.seconds))
+                    durations[process.name, batch].append(process.time(inputs, batch, config.seconds))
                 task.advance(process.name)
     return {process.name: _timing(process.name, durations) for process in processes}
 

@@ -1,1 +1,1 @@
-"""Model selection: which of several candidates, from simple to complex, is worth its price on this data set."""
+"""Model selection: chooses the candidate, from simple to complex, whose gain in accuracy justifies its cost."""

@@ -1,4 +1,4 @@
-"""The picture of a selection: accuracy against latency, marker area by size."""
+"""The chart of a selection: accuracy against latency, with the marker area proportional to the size of the weights."""
 
 import io
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _CHOSEN, _OTHER, _INK = "#d55e00", "#0072b2", "#333333"
-"""Vermilion and blue of Okabe and Ito (2008), which colour-blind people tell apart."""
+"""Vermilion and blue of Okabe and Ito (2008), distinguishable with colour-vision deficiency."""
 _LARGEST = 1000.0
 """Area of the largest marker in square points."""
 _SMALLEST = 180.0
-"""Still seen around the number."""
+"""Area of the smallest marker in square points; it is still visible around the number."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One complete candidate; accuracies as fractions."""
+    """A candidate with all folds measured; accuracies are fractions."""
 
     name: str
     mean: float
@@ -30,16 +30,16 @@ class Point:
 
 
 def draw(points: Sequence[Point], chosen: str, folds: int, form: str) -> bytes:
-    """Draws at least one point.
+    """Draws the chart.
 
     Args:
-        points: candidates.
-        chosen: the name of the one to mark.
-        folds: how many the intervals come from.
+        points: the candidates, at least one.
+        chosen: the name of the candidate to mark.
+        folds: number of folds that the intervals are computed from.
         form: ``svg`` or ``png``.
 
     Returns:
-        The file's content; equal points give equal bytes.
+        The content of the image file; equal points give equal bytes.
     """
     figure = Figure(figsize=(9.5, 5), layout="constrained")
     axes, key = figure.subplots(1, 2, width_ratios=[2.6, 1])
@@ -58,7 +58,7 @@ def draw(points: Sequence[Point], chosen: str, folds: int, form: str) -> bytes:
         axes.spines[side].set_visible(False)
     content = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else None
-    # Else names inside the SVG would be random.
+    # Without a fixed salt, the ids inside the SVG would be random.
     with mpl.rc_context({"svg.hashsalt": "selection"}):
         figure.savefig(content, format=form, dpi=120, metadata=metadata)
     return content.getvalue()
@@ -71,13 +71,13 @@ def _mark(axes: Axes, number: int, point: Point, is_chosen: bool, largest: float
     axes.errorbar([latency], [mean], yerr=bars, color=_INK, capsize=4, linewidth=1.2, zorder=3)
     area = max(_SMALLEST, _LARGEST * point.weight_mb / largest)
     axes.scatter([latency], [mean], s=area, color=colour, alpha=0.7, edgecolors=colour, linewidths=1, zorder=2)
-    # A disc of its own: a narrow interval would run through the number.
+    # The disc keeps the bar of a narrow interval from crossing the number.
     disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour}
     axes.text(latency, mean, str(number), ha="center", va="center", fontsize=7, color=_INK, bbox=disc, zorder=4)
 
 
 def _list(key: Axes, numbered: Sequence[tuple[int, Point]], chosen: str) -> None:
-    """Names beside the picture, where they cannot cover each other."""
+    """Lists the names beside the chart, where they cannot overlap."""
     key.set_axis_off()
     key.set_ylim(0, 1)
     step = min(0.13, 1 / len(numbered))
@@ -93,7 +93,7 @@ def _list(key: Axes, numbered: Sequence[tuple[int, Point]], chosen: str) -> None
 
 
 def _scale(axes: Axes, points: Sequence[Point]) -> None:
-    """At least a factor of four, with room around the outer markers, and ticks at plain numbers."""
+    """Sets a logarithmic x axis over at least a factor of four, with margins and plain numbers as tick labels."""
     latencies = [point.latency_ms for point in points]
     low, high = min(latencies), max(latencies)
     room = max((high / low) ** 0.12, (4 / (high / low)) ** 0.5, 1.15)

@@ -1,4 +1,4 @@
-"""How candidates are measured, and when a larger one pays."""
+"""How candidates are measured, and when a larger one is worth its cost."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class SelectionConfig:
     """How candidates are measured."""
 
     folds: int = 5
-    """Parts that the images are divided into; each is held out once."""
+    """Number of cross-validation folds; each is held out once."""
     minutes: float = 0.0
-    """Time for the folds of this call, the winner's refit not included; 0: no limit."""
+    """Time limit in minutes for the folds of this call, not including the refit of the winner; 0: no limit."""
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -21,16 +21,17 @@ class SelectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When a larger candidate pays, and when the search ends."""
+    """When a larger candidate is worth its cost, and when the search ends."""
 
     alpha: float = 0.05
-    """A difference counts when the corrected t-test's p-value is below this."""
+    """Significance level: the p-value of the corrected t-test must be below this."""
     min_gain: float = 0.002
-    """A larger candidate must be better by this fraction, however sure the difference is."""
+    """Smallest gain in accuracy, as a fraction, that justifies a larger candidate; a smaller gain does not, however
+    significant it is."""
     patience: int = 1
-    """Larger candidates in a row that may fail to pay; the next one that fails ends the search."""
+    """Number of consecutive larger candidates that may fail to be preferred; the next failure ends the search."""
     all: bool = False
-    """Measure every candidate, whether larger ones pay or not."""
+    """Measure every candidate, even when larger ones are not worth their cost."""
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

@@ -1,4 +1,4 @@
-"""What a candidate costs when it is served: time, memory, parameters."""
+"""The cost of serving a candidate: latency, memory and parameters."""
 
 import statistics
 import time
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from marquee.handlers.predictor import Predictor
-from marquee.training.data.loading import EvaluationImages
-from marquee.training.data.manifest import Record
-from marquee.training.export import MODEL_FILE
+from marquee.handlers.core.predictor import Predictor
+from marquee.training.core.export import MODEL_FILE
+from marquee.training.core.task import task_for
+from marquee.training.tasks.image_classification.data.manifest import Record
 
 WARM_UP = 5
 REPEATS = 30
@@ -18,30 +18,29 @@ REPEATS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Cost of one exported program on this machine's CPU."""
+    """Cost of one exported program on the CPU of this machine."""
 
     latency_ms: float
-    """Median milliseconds from a prepared image to probabilities, one image at a time."""
+    """Median time from a preprocessed image to probabilities in milliseconds, at a batch size of 1."""
     weight_mb: float
     """Weights and buffers, in millions of bytes."""
     parameters: int
-    """Numbers that training may change."""
+    """Number of trainable parameters."""
 
 
 def measure_footprint(bundle: Path, record: Record) -> Footprint:
     """Measures the bundle's first variant on one real image, after a warm-up."""
     predictor = Predictor.load(bundle)
-    images = EvaluationImages([record], predictor.spec.labels, predictor.spec.image)
-    batch = images[0][0].numpy()[None]
+    (inputs,) = task_for(predictor.spec).batches(predictor.spec, [record], 0)
     seconds = []
     for _ in range(WARM_UP + REPEATS):
         started = time.perf_counter()
-        predictor.probabilities(batch)
+        predictor.predict_arrays(inputs)
         seconds.append(time.perf_counter() - started)
     program = torch.export.load(bundle / MODEL_FILE)
-    held = program.state_dict.values()
+    tensors = program.state_dict.values()
     return Footprint(
         latency_ms=1000 * statistics.median(seconds[WARM_UP:]),
-        weight_mb=sum(value.numel() * value.element_size() for value in held) / 1e6,
-        parameters=sum(value.numel() for value in program.parameters()),
+        weight_mb=sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6,
+        parameters=sum(parameter.numel() for parameter in program.parameters()),
     )

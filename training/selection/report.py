@@ -1,4 +1,4 @@
-"""What a selection leaves for people and machines: JSON, CSV, Markdown and a picture."""
+"""The report of a selection: JSON, CSV, Markdown and a chart."""
 
 import csv
 import io
@@ -7,28 +7,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from marquee.handlers.schema import to_dict
-from marquee.training.files import write_atomic, write_json
+from marquee.handlers.core.schema import to_dict
+from marquee.training.core.files import write_atomic, write_json
+from marquee.training.selection.comparison import Summary, summarise
 from marquee.training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
-from marquee.training.selection.statistics import Summary, summarise
 from marquee.training.selection.store import FoldResult
 
 
 @dataclass(kw_only=True)
 class Entry:
-    """One candidate, as far as it is known."""
+    """The results of one candidate so far."""
 
     name: str
     kind: str
     results: list[FoldResult] = field(default_factory=list)
-    """Finished folds, in their order."""
+    """Results of the finished folds, in the order of the folds."""
     skipped: str = ""
-    """Why it was left out; empty when it was not."""
+    """Why the candidate was skipped; empty if it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table. None: not known, since not all folds are measured."""
+    """One row of the table; a field is None while its value is unknown, because not all folds are measured."""
 
     candidate: str
     kind: str
@@ -46,7 +46,7 @@ class Row:
     minutes: float
     verdict: str
     reason: str
-    """Why it was skipped; empty when it was not."""
+    """Why the candidate was skipped; empty if it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +59,18 @@ class Report:
     """Why no further candidate was measured."""
     folds: int
     images: int
-    """Images that the folds divide."""
+    """Number of images divided into folds."""
     winner: dict[str, Any]
-    """Metrics of the winner's run on everything."""
+    """Metrics of the winner trained on all training images."""
 
     @property
     def rows(self) -> list[Row]:
-        """One row a candidate, in the order of the ladder."""
+        """One row per candidate, in the order of the ladder."""
         steps = {step.name: step for step in self.decision.steps}
         return [self._row(entry, steps.get(entry.name)) for entry in self.entries]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as one JSON object."""
+        """The whole report as a JSON object."""
         accuracies = {entry.name: [result.accuracy for result in entry.results] for entry in self.entries}
         return {
             "winner": self.decision.choice,
@@ -82,7 +82,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The table, in Markdown that reads well as plain text, too."""
+        """The table in Markdown, aligned so that it is readable as plain text."""
         cells = [list(_HEADER)] + [_cells(row, self.folds) for row in self.rows]
         widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
         lines = [
@@ -92,22 +92,22 @@ class Report:
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
-        """What the table has no room for: reasons, and gains that more folds may confirm."""
+        """Remarks below the table: why candidates were skipped, and gains that more folds may confirm."""
         lines = [f"{entry.name} was skipped: {entry.skipped}" for entry in self.entries if entry.skipped]
         for step in self.decision.steps:
             if step.verdict == UNCERTAIN and step.comparison is not None and step.reference == self.decision.choice:
                 lines.append(
                     f"{step.name} was better than {step.reference} by {_percent(step.comparison.difference)} points, "
-                    f"which {self.folds} folds cannot tell from chance; more --folds (and a new --out) may"
+                    f"which is not significant over {self.folds} folds; more --folds (and a new --out) may confirm it"
                 )
         return lines
 
     def summary(self) -> str:
-        """Two sentences for people."""
+        """A summary in two sentences."""
         row = next(row for row in self.rows if row.candidate == self.decision.choice)
         refit = f"{self.winner['split']} accuracy {self.winner['accuracy']:.4f} on {self.winner['images']} images"
         if self.winner["split"] == "val":
-            refit += " (they chose its checkpoint; the folds tell what to expect)"
+            refit += " (which also selected its checkpoint; rely on the accuracy over the folds)"
         return (
             f"Chosen: {row.candidate}, {_percent(row.mean)} % over {self.folds} folds of {self.images} images; "
             f"{self.ended}.\nTrained on all training images: {refit}."
@@ -115,7 +115,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Writes ``selection.json``, ``.csv``, ``.md`` and ``.svg``."""
-        from marquee.training.selection.chart import Point, draw  # matplotlib, which nothing needs before this
+        from marquee.training.selection.chart import Point, draw  # imports matplotlib, which nothing else needs
 
         rows = self.rows
         points = [
@@ -129,8 +129,8 @@ class Report:
         ]
         write_atomic(folder / "selection.svg", draw(points, self.decision.choice, self.folds, "svg"))
         notes = "".join(f"- {line}\n" for line in self.notes()) + "\n" if self.notes() else ""
-        picture = "![Accuracy against latency](selection.svg)"
-        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{_LEGEND}\n\n{picture}\n"
+        chart = "![Accuracy against latency](selection.svg)"
+        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{_LEGEND}\n\n{chart}\n"
         write_atomic(folder / "selection.md", text)
         write_atomic(folder / "selection.csv", _as_csv(rows))
         write_json(folder / "selection.json", self.to_json())
@@ -180,8 +180,8 @@ _HEADER = (
     "verdict",
 )
 _LEGEND = (
-    "Accuracy: mean over the folds' held-out images. Gain: mean difference to the best simpler candidate in percentage "
-    "points, with the p-value of the corrected resampled t-test. Latency: median of one image at a time on this "
+    "Accuracy: mean over the folds' held-out images. Gain: mean difference from the best simpler candidate in "
+    "percentage points, with the p-value of the corrected resampled t-test. Latency: median for single images on this "
     "machine, without decoding."
 )
 

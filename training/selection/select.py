@@ -1,4 +1,4 @@
-"""The story of a selection: fold by fold, candidate by candidate, then the winner on everything."""
+"""Runs a selection: measures the candidates fold by fold, then trains the winner on all training images."""
 
 import logging
 import os
@@ -8,16 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.errors import BundleError
-from marquee.training.config import RunConfig
-from marquee.training.data.manifest import Manifest, write_rejected
-from marquee.training.data.scan import scan
-from marquee.training.data.split import assign_splits
-from marquee.training.errors import DataError, TrainingError
-from marquee.training.loop import Interrupted
-from marquee.training.progress import Progress
-from marquee.training.run import train
-from marquee.training.run_folder import RunFolder
+from marquee.handlers.core.errors import BundleError
+from marquee.training.core.errors import DataError, TrainingError
+from marquee.training.core.loop import Interrupted
+from marquee.training.core.progress import Progress
+from marquee.training.core.rejected import log_rejected, write_rejected
+from marquee.training.core.run import train
+from marquee.training.core.run_folder import RunFolder
 from marquee.training.selection.candidates import Candidate, missing_weights
 from marquee.training.selection.config import Rule, SelectionConfig
 from marquee.training.selection.decide import Decision, decide
@@ -26,56 +23,58 @@ from marquee.training.selection.footprint import measure_footprint
 from marquee.training.selection.probe import Probe, train_probe
 from marquee.training.selection.report import Entry, Report
 from marquee.training.selection.store import FoldResult, SelectionStore
+from marquee.training.tasks.image_classification.config import ImageRunConfig
+from marquee.training.tasks.image_classification.data.manifest import Manifest
+from marquee.training.tasks.image_classification.data.scan import scan
+from marquee.training.tasks.image_classification.data.split import assign_splits
+from marquee.training.tasks.image_classification.task import ImageClassification
 
 logger = logging.getLogger(__name__)
 
 
-class BudgetSpent(Exception):  # noqa: N818 - the end of the time is no mistake
-    """The next fold would end after the time that was given."""
+class BudgetSpent(Exception):  # noqa: N818 - running out of time is not an error
+    """The next fold would exceed the time limit."""
 
 
 def select(
     data: Path,
     out: Path,
     ladder: Sequence[Candidate],
-    base: RunConfig,
+    base: ImageRunConfig,
     config: SelectionConfig,
     rule: Rule,
     progress: Progress,
 ) -> Report:
-    """Measures candidates by cross-validation, chooses one and trains it on everything.
+    """Measures candidates by cross-validation, chooses one and trains it on all training images.
 
-    Called again with the same arguments it goes on: finished folds are not repeated, an unfinished one is resumed.
+    A call with the same arguments resumes the selection: finished folds are kept, an unfinished one is continued.
 
     Args:
-        data: see :mod:`marquee.training.data.scan`. Images with a named ``test`` split are kept out of everything, and
-            measured once, by the winner.
+        data: see :mod:`marquee.training.tasks.image_classification.data.scan`. Images with a named ``test`` split are
+            not used for the selection, only for the final evaluation of the winner.
         out: the folder of the selection (see :mod:`marquee.training.selection.store`).
-        ladder: candidates, simple ones first.
-        base: configuration underneath each candidate's own; its seed decides the folds.
-        config: how they are measured.
-        rule: when a larger one pays.
-        progress: told about it.
+        ladder: candidates, the simplest first.
+        base: configuration that each candidate overrides; its seed determines the folds.
+        config: how candidates are measured.
+        rule: when a larger candidate is preferred.
+        progress: where progress is reported.
 
     Returns:
-        What was measured and chosen; the caller writes it out.
+        The report, which the caller writes.
 
     Raises:
-        TrainingError: with what happened and what to do; interrupted is one of these.
+        TrainingError: the selection failed or was interrupted; the message says what happened and what to do.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise TrainingError("a selection is one process; start it without torchrun")
+        raise TrainingError("a selection runs in one process; start it without torchrun")
     resolved = {candidate.name: (candidate, candidate.resolve(base)) for candidate in ladder}
-    if any(config.model.multi_label for _, config in resolved.values()):
+    if any(config.task != ImageClassification.name for _, config in resolved.values()):
         raise TrainingError(
-            "--model.multi-label: folds of images with several labels are not supported; train one instead"
+            "--model.multi-label: folds of images with several labels are not supported; use marquee train instead"
         )
     manifest, rejected = scan(data, base.image.max_pixels, progress)
-    for item in rejected[:20]:
-        logger.info(f"left out: {item.path}: {item.reason}")
-    if len(rejected) > 20:
-        logger.info(f"left out: {len(rejected) - 20} more, all in {RunFolder(out).rejected}")
-    # Everything that the data set can be refused for, before any work.
+    log_rejected(rejected)
+    # All checks of the data set, before any training.
     final = _final_manifest(manifest)
     for line in assign_splits(final, base.split, base.loop.seed)[1]:
         logger.info(line)
@@ -86,19 +85,19 @@ def select(
     try:
         return _Selection(resolved, folds, final, config, rule, store, progress).run()
     except KeyboardInterrupt:
-        raise TrainingError(f"interrupted; the same command goes on with {out}") from None
+        raise TrainingError(f"interrupted; repeat the command to continue with {out}") from None
     except TrainingError as error:
         if isinstance(error.__cause__, Interrupted):
-            raise TrainingError(f"{error.__cause__}; saved. The same command goes on with {out}") from error
+            raise TrainingError(f"{error.__cause__}; saved. Repeat the command to continue with {out}") from error
         raise
 
 
 class _Selection:
-    """One call: its entries fill up as folds are measured."""
+    """The state of one call of :func:`select`; results are added to the entries as folds are measured."""
 
     def __init__(
         self,
-        candidates: dict[str, tuple[Candidate, RunConfig]],
+        candidates: dict[str, tuple[Candidate, ImageRunConfig]],
         folds: Sequence[Manifest],
         final: Manifest,
         config: SelectionConfig,
@@ -126,12 +125,12 @@ class _Selection:
                     ended = "larger candidates did not pay"
                     break
                 if name in self._probes and self._decision().choice != name:
-                    del self._probes[name]  # its features fill memory, and nobody will ask for them
+                    del self._probes[name]  # frees the memory of its features, which are no longer needed
         except BudgetSpent:
-            ended = f"the budget of {self._config.minutes:g} minutes is spent; the same command goes on"
+            ended = f"the budget of {self._config.minutes:g} minutes is spent; repeat the command to continue"
         choice = self._decision().choice
         if not choice:
-            raise TrainingError(self._nothing(ended))
+            raise TrainingError(self._no_choice_message(ended))
         logger.info(f"{ended}; chosen: {choice}")
         metrics = self._store.winner(choice) or self._refit(choice)
         return Report(
@@ -144,12 +143,12 @@ class _Selection:
         )
 
     def _measure(self, name: str) -> None:
-        """All folds of a candidate; a candidate that cannot be had or cannot be trained is left out with its reason."""
+        """Measures all folds of a candidate; records why if its weights are unavailable or its training fails."""
         entry, (_, config) = self._entries[name], self._candidates[name]
-        known = [self._store.read(name, number) for number in range(1, len(self._folds) + 1)]
-        entry.results = [result for result in known if result is not None]
-        if len(entry.results) == len(known):
-            logger.info(f"{name}: all folds are measured already")
+        results = [self._store.read(name, number) for number in range(1, len(self._folds) + 1)]
+        entry.results = [result for result in results if result is not None]
+        if len(entry.results) == len(results):
+            logger.info(f"{name}: all folds are already measured")
             return
         if reason := missing_weights(config, len(self._final.labels)):
             entry.skipped = reason
@@ -157,13 +156,13 @@ class _Selection:
             return
         try:
             for number, fold in enumerate(self._folds, start=1):
-                if known[number - 1] is None:
+                if results[number - 1] is None:
                     self._check_budget(entry)
-                    known[number - 1] = self._run_fold(name, number, fold)
-                    entry.results = [result for result in known if result is not None]
+                    results[number - 1] = self._run_fold(name, number, fold)
+                    entry.results = [result for result in results if result is not None]
         except DataError:
-            raise  # the data are everybody's
-        except (TrainingError, BundleError) as error:  # such as a bundle that answers held-out images with NaN
+            raise  # concerns all candidates
+        except (TrainingError, BundleError) as error:  # such as NaN outputs for held-out images
             if isinstance(error.__cause__, Interrupted):
                 raise
             entry.skipped = f"failed: {error}"
@@ -173,7 +172,7 @@ class _Selection:
         out = self._store.run_folder(name, number)
         logger.info(f"== {name}, fold {number} of {len(self._folds)}")
         started = time.monotonic()
-        metrics = self._train(name, fold, out, report=False)  # the folder is kept no longer than the fold's numbers
+        metrics = self._train(name, fold, out, report=False)  # the folder is deleted with the fold's run
         footprint = measure_footprint(RunFolder(out).bundle, fold.split("test")[0])
         result = FoldResult(
             accuracy=metrics["accuracy"],
@@ -200,11 +199,11 @@ class _Selection:
     def _refit(self, name: str) -> dict[str, Any]:
         logger.info(f"== {name} on all training images")
         metrics = self._train(name, self._final, self._store.refit_folder(name))
-        self._store.crown(name, metrics)
+        self._store.promote(name, metrics)
         return metrics
 
     def _check_budget(self, entry: Entry) -> None:
-        """Stops before a fold that would, like the candidate's slowest one so far, end too late."""
+        """Raises BudgetSpent if a fold as slow as the candidate's slowest one so far would exceed the time limit."""
         expected = max((result.seconds for result in entry.results), default=0.0)
         spent = time.monotonic() - self._started
         if self._config.minutes and spent + expected > 60 * self._config.minutes:
@@ -218,11 +217,11 @@ class _Selection:
         }
         return decide(complete, self._rule)
 
-    def _nothing(self, ended: str) -> str:
+    def _no_choice_message(self, ended: str) -> str:
         reasons = "; ".join(f"{entry.name}: {entry.skipped}" for entry in self._entries.values() if entry.skipped)
         return f"{self._store.folder}: no candidate is complete: {ended}" + (f"; {reasons}" if reasons else "")
 
 
 def _final_manifest(manifest: Manifest) -> Manifest:
-    """The splits of the winner's own training: those that the data set names, and ``train`` for the rest."""
+    """The splits for training the winner: those that the data set names, and ``train`` for all other images."""
     return Manifest(tuple(replace(record, split=record.split or "train") for record in manifest.records))

@@ -1,15 +1,15 @@
-"""The folder of a selection: what was asked, and what is measured already.
+"""The folder of a selection: the request and the results so far.
 
 ::
 
     DIR/
       request.json              data digest, folds, seed and every candidate's configuration
-      rejected.csv              files that were left out, and why
+      rejected.csv              files that were left out, with the reasons
       folds/NAME/1.json         result of a finished fold
-      folds/NAME/1/             run folder of an unfinished one
-      folds/NAME/refit/         run folder of the winner, until it is finished
+      folds/NAME/1/             run folder of an unfinished fold
+      folds/NAME/refit/         run folder of the winner while it is trained
       winner/                   run folder of the winner
-      winner.json               who won, and the metrics of its refit
+      winner.json               name of the winner and the metrics of its refit
       selection.json, .csv, .md, .svg
 """
 
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.schema import SchemaError, from_dict, to_dict
-from marquee.training.config import RunConfig
-from marquee.training.data.manifest import Manifest
-from marquee.training.errors import TrainingError
-from marquee.training.files import write_json
+from marquee.handlers.core.schema import SchemaError, from_dict, to_dict
+from marquee.training.core.errors import TrainingError
+from marquee.training.core.files import write_json
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.footprint import Footprint
+from marquee.training.tasks.image_classification.config import ImageRunConfig
+from marquee.training.tasks.image_classification.data.manifest import Manifest
 
 REQUEST_FILE = "request.json"
 WINNER = "winner"
@@ -34,16 +34,16 @@ WINNER = "winner"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One candidate on one fold."""
+    """The result of one candidate on one fold."""
 
     accuracy: float
-    """On the images that the fold holds out."""
+    """Accuracy on the held-out images."""
     balanced_accuracy: float
     nll: float
     images: int
-    """Held-out images."""
+    """Number of held-out images."""
     seconds: float
-    """Training, export and measurement; the time of an interrupted attempt is not counted."""
+    """Time for training, export and measurement, without interrupted attempts."""
     footprint: Footprint
 
 
@@ -54,15 +54,15 @@ class SelectionStore:
         self.folder = Path(folder)
 
     def begin(
-        self, manifest: Manifest, folds: int, seed: int, candidates: dict[str, tuple[Candidate, RunConfig]]
+        self, manifest: Manifest, folds: int, seed: int, candidates: dict[str, tuple[Candidate, ImageRunConfig]]
     ) -> None:
-        """Records what is asked; further candidates may join a selection that was begun before.
+        """Records the request; candidates may be added to an existing selection.
 
         Raises:
-            TrainingError: the folder belongs to other data or to another configuration; the message names it.
+            TrainingError: the folder belongs to other data or another configuration; the message names the difference.
         """
         path = self.folder / REQUEST_FILE
-        asked: dict[str, Any] = {
+        request: dict[str, Any] = {
             "data": _digest(manifest),
             "folds": folds,
             "seed": seed,
@@ -74,24 +74,24 @@ class SelectionStore:
         if not path.exists():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise TrainingError(f"{self.folder}: exists already and holds no selection; choose another --out")
-            write_json(path, asked)
+            write_json(path, request)
             return
-        begun = _read_json(path)
-        self._compare(begun, asked)
-        write_json(path, {**asked, "candidates": {**begun["candidates"], **asked["candidates"]}})
+        recorded = _read_json(path)
+        self._compare(recorded, request)
+        write_json(path, {**request, "candidates": {**recorded["candidates"], **request["candidates"]}})
 
-    def _compare(self, begun: dict[str, Any], asked: dict[str, Any]) -> None:
-        if begun["data"] != asked["data"]:
+    def _compare(self, recorded: dict[str, Any], request: dict[str, Any]) -> None:
+        if recorded["data"] != request["data"]:
             raise TrainingError(
                 f"{self.folder}: was begun with other images, labels, splits or groups; choose a new --out"
             )
         for name in ("folds", "seed"):
-            if begun[name] != asked[name]:
+            if recorded[name] != request[name]:
                 raise TrainingError(
-                    f"{self.folder}: was begun with {name} {begun[name]}, not {asked[name]}; choose a new --out"
+                    f"{self.folder}: was begun with {name} {recorded[name]}, not {request[name]}; choose a new --out"
                 )
-        for name in filter(begun["candidates"].__contains__, asked["candidates"]):
-            old, new = (_flat(request["candidates"][name]) for request in (begun, asked))
+        for name in filter(recorded["candidates"].__contains__, request["candidates"]):
+            old, new = (_flat(source["candidates"][name]) for source in (recorded, request))
             for field in sorted(old.keys() | new.keys()):
                 if old.get(field) != new.get(field):
                     raise TrainingError(
@@ -100,11 +100,11 @@ class SelectionStore:
                     )
 
     def run_folder(self, candidate: str, fold: int) -> Path:
-        """Where fold ``fold`` (from 1) of a candidate is trained."""
+        """The run folder of a candidate's fold; folds are numbered from 1."""
         return self.folder / "folds" / candidate / str(fold)
 
     def read(self, candidate: str, fold: int) -> FoldResult | None:
-        """The result of a finished fold; None when it is not finished."""
+        """The result of a finished fold; None if it is not finished."""
         path = self._result(candidate, fold)
         if not path.exists():
             return None
@@ -114,24 +114,24 @@ class SelectionStore:
             raise TrainingError(f"{path}: {error}; delete the file to measure this fold again") from error
 
     def write(self, candidate: str, fold: int, result: FoldResult) -> None:
-        """Keeps the result and drops the run that it was measured on."""
+        """Writes the result and deletes the run folder of the fold."""
         write_json(self._result(candidate, fold), to_dict(result))
         shutil.rmtree(self.run_folder(candidate, fold), ignore_errors=True)
 
     def refit_folder(self, candidate: str) -> Path:
-        """Where the winner is trained before it becomes ``winner/``."""
+        """The run folder in which the winner is trained before it becomes ``winner/``."""
         return self.folder / "folds" / candidate / "refit"
 
     def winner(self, candidate: str) -> dict[str, Any] | None:
-        """Metrics of the refit when ``winner/`` is this candidate's."""
+        """Metrics of the refit if ``winner/`` belongs to this candidate; None otherwise."""
         path = self.folder / f"{WINNER}.json"
         if not path.exists() or not (self.folder / WINNER).is_dir():
             return None
-        held = _read_json(path)
-        return held["metrics"] if held["candidate"] == candidate else None
+        winner = _read_json(path)
+        return winner["metrics"] if winner["candidate"] == candidate else None
 
-    def crown(self, candidate: str, metrics: dict[str, Any]) -> None:
-        """Makes the finished refit ``winner/``, in place of an earlier one."""
+    def promote(self, candidate: str, metrics: dict[str, Any]) -> None:
+        """Moves the finished refit to ``winner/``, replacing an earlier one."""
         (self.folder / f"{WINNER}.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder / WINNER, ignore_errors=True)
         self.refit_folder(candidate).rename(self.folder / WINNER)
@@ -142,13 +142,15 @@ class SelectionStore:
 
 
 def _digest(manifest: Manifest) -> str:
-    """As the manifest's own, and with groups, which decide the folds."""
+    """Digest of the manifest including groups, which determine the folds (the manifest's own digest omits them)."""
     lines = sorted(f"{r.sha256} {r.split} {r.label} {r.group}" for r in manifest.records)
     return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
 def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
-    fields = {f"{part}.{name}": value for part, own in candidate["config"].items() for name, value in own.items()}
+    fields = {
+        f"{section}.{name}": value for section, values in candidate["config"].items() for name, value in values.items()
+    }
     return {"kind": candidate["kind"], **fields}
 
 

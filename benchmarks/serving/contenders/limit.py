@@ -17,7 +17,7 @@ from benchmarks.serving.material import INT8
 from benchmarks.serving.peers.place import MAX_BATCH
 from benchmarks.serving.processes import ContenderError, started
 from benchmarks.serving.servers import Load
-from marquee.handlers.host import usable_cores
+from marquee.handlers.core.host import usable_cores
 
 ONE_PROCESS, MANY_PROCESSES = "in-process-threads", "in-process-processes"
 

@@ -18,7 +18,7 @@ from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.material import FP32, INT8
 from benchmarks.serving.processes import ContenderError
 from benchmarks.serving.servers import Load, RestServer, likeliest
-from marquee.handlers.host import usable_cores
+from marquee.handlers.core.host import usable_cores
 from marquee.serving import server
 from marquee.serving.archive import package
 from marquee.serving.errors import OperationError

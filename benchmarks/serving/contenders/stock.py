@@ -18,7 +18,7 @@ from benchmarks.serving.servers import RestServer
 from marquee.serving.java import java_environment
 from marquee.serving.keys import KeyFile
 from marquee.serving.settings import Addresses
-from marquee.training.errors import TrainingError
+from marquee.training.core.errors import TrainingError
 
 STOCK = "torchserve-stock"
 _MODEL = "resnet18"

@@ -82,17 +82,16 @@ class Ours:
     """The predictor of a bundle, as this project's worker holds it."""
 
     def __init__(self, variant: str, material: Path) -> None:
-        from marquee.handlers.predictor import Predictor
+        from marquee.handlers.core.predictor import Predictor
 
         # As many as this project's worker has where there is one, as here.
-        self._predictor = Predictor.load(material / "bundle", variant=variant, decode_threads=torch.get_num_threads())
+        self._predictor = Predictor.load(material / "bundle", variant=variant, threads=torch.get_num_threads())
 
     def answer(self, images: list[bytes]) -> list[dict[str, Any]]:
         """The answers as they go over the wire."""
-        from marquee.handlers.errors import InputError
-        from marquee.handlers.predictor import as_json
+        from marquee.handlers.core.errors import InputError
 
         return [
-            {"error": {"code": answer.code}} if isinstance(answer, InputError) else as_json(answer)
+            {"error": {"code": answer.code}} if isinstance(answer, InputError) else answer.as_json()
             for answer in self._predictor.predict(images)
         ]

@@ -7,24 +7,24 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from marquee import hints
-from marquee.handlers.errors import ServingError
+from marquee.handlers.core.errors import ServingError
 from marquee.log import log_to_stderr
 from marquee.serving.errors import OperationError
-from marquee.training.config import RunConfig, named_config
-from marquee.training.errors import TrainingError
+from marquee.training.core.config import RunConfig, named_config
+from marquee.training.core.errors import TrainingError
+from marquee.training.tasks import DEFAULT_TASK, default_config
 
 T = TypeVar("T")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs ``main`` and ends the process with its exit code (None is 0)."""
-    # A polite kill ends a command as Ctrl-C does: it stops what it has started.
+    # SIGTERM ends a command as Ctrl-C does, so that it stops what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log_to_stderr()
     try:
@@ -33,11 +33,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         sys.stderr.close()
         code = 1
     except OSError as error:
-        # A full disk, a folder without permission: nothing that a stack trace would explain better.
+        # A full disk, a folder without permission: a stack trace would not explain it better.
         print(f"error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
@@ -47,22 +47,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, default: T | None = None) -> T:
-    """The command line as a ``kind``, or what a function returns for it; a usage error ends the process with 2.
+    """Parses the command line to a ``kind``, or calls a function with it; a usage error ends the process with 2.
 
     Args:
         verb: of this command, for the usage line and the examples.
         kind: a dataclass, or a function.
         description: the module's docstring.
-        default: what the command line starts from.
+        default: values for options that are not given.
     """
     cli: Callable[..., T] = tyro.cli
-    options: dict[str, Any] = {"prog": hints.program(verb), "description": where_the_user_is(description)}
+    options: dict[str, Any] = {"prog": hints.program(verb), "description": with_program_name(description)}
     try:
         return cli(kind, **options) if default is None else cli(kind, default=default, **options)
     except ValueError as error:
         if not isinstance(kind, type):
-            raise  # of the work that a function has begun
-        # tyro explains the refusals of single parts, such as --loop.epochs, but not those of the whole.
+            raise  # from the work of the function, not from parsing
+        # tyro reports the errors of single parts, such as --loop.epochs, but not those of the whole.
         print(f"error: --{error}", file=sys.stderr)
         sys.exit(2)
     finally:
@@ -70,23 +70,23 @@ def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, 
 
 
 def parse_subcommand(verb: str, commands: Mapping[str, Callable[..., T]], description: str) -> T:
-    """Calls the one of ``commands`` that the command line names, with its arguments; only that one is parsed."""
+    """Calls the command that the command line names, with its arguments; only that command's options are parsed."""
     program, name = hints.program(verb), next(iter(sys.argv[1:]), None)
     if name is not None and name in commands:
         function = commands[name]
-        function.__doc__ = where_the_user_is(function.__doc__)
-        chosen: Callable[..., T] = tyro.cli
-        return chosen(function, prog=f"{program} {name}", args=sys.argv[2:])
+        function.__doc__ = with_program_name(function.__doc__)
+        cli: Callable[..., T] = tyro.cli
+        return cli(function, prog=f"{program} {name}", args=sys.argv[2:])
     if name not in (None, "-h", "--help"):
-        near = get_close_matches(name, commands, 1)
+        matches = get_close_matches(name, commands, 1)
         print(
-            f"error: {program} {name}: no such command{f'; did you mean {near[0]}?' if near else ''}; "
+            f"error: {program} {name}: no such command{f'; did you mean {matches[0]}?' if matches else ''}; "
             f"known: {', '.join(commands)}",
             file=sys.stderr,
         )
         sys.exit(2)
     width = max(map(len, commands))
-    print(f"usage: {program} {{{','.join(commands)}}} ...\n\n{where_the_user_is(description)}")
+    print(f"usage: {program} {{{','.join(commands)}}} ...\n\n{with_program_name(description)}")
     for key, function in commands.items():
         summary = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
         print(f"  {key:{width}s}  {summary}")
@@ -94,18 +94,58 @@ def parse_subcommand(verb: str, commands: Mapping[str, Callable[..., T]], descri
     sys.exit(0 if name else 2)
 
 
-def where_the_user_is(text: str | None) -> str:
-    """A docstring whose examples name the program as it was called."""
+def with_program_name(text: str | None) -> str:
+    """A docstring, with the program in its examples named as it was called."""
     return re.sub(r"(?<!-m )\bmarquee (?=[a-z])([a-z-]+)", lambda match: hints.program(match[1]), text or "")
 
 
-def config_file() -> RunConfig | None:
-    """What ``--config`` names, for the command line to start from; None when it is not given.
+def config_file(task: str | None = None) -> Any:
+    """The configuration that ``--config`` names; None when it is not given.
+
+    Args:
+        task: the task for a file that names none.
 
     Raises:
         TrainingError: there is neither such a file nor such a recipe, or it cannot be read.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, _ = parser.parse_known_args()
-    return None if known.config is None else named_config(known.config)
+    config = _option_value("config")
+    return None if config is None else named_config(config, task)
+
+
+def starting_config() -> Any:
+    """The configuration that the command line starts from: ``--config``, else the defaults of ``--task``.
+
+    An unknown task ends the process with 2.
+
+    Raises:
+        TrainingError: see :func:`config_file`.
+    """
+    default = task_default()
+    return config_file(_option_value("task")) or default
+
+
+def check_task(task: str | None, config: RunConfig) -> None:
+    """Raises ValueError where ``--task`` and the settings, of the command line or of a file, contradict each other."""
+    if task is not None and config.task != task:
+        raise ValueError(f"task: expected {config.task}, which the other settings are for, got {task}")
+
+
+def task_default() -> Any:
+    """The default configuration of ``--task``; an unknown task ends the process with 2."""
+    try:
+        return default_config(_option_value("task") or DEFAULT_TASK)
+    except ValueError as error:
+        print(f"error: --{error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _option_value(option: str) -> str | None:
+    """The value of one option on the command line, before the others can be parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{option}")
+    try:
+        namespace, _ = parser.parse_known_args()
+    except argparse.ArgumentError:
+        return None  # its value is missing, which the full parser will report
+    value: str | None = getattr(namespace, option)
+    return value

@@ -2,8 +2,8 @@
 
 Example: marquee completion bash > ~/.local/share/bash-completion/completions/marquee
 
-In zsh, source what marquee completion zsh prints in ~/.zshrc; in fish, write what marquee completion fish prints to
-~/.config/fish/completions/marquee.fish.
+For zsh, source the output of marquee completion zsh in ~/.zshrc; for fish, write the output of marquee completion fish
+to ~/.config/fish/completions/marquee.fish.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positi
     """Prints the script.
 
     Args:
-        shell: Which shell.
+        shell: The shell.
     """
     words = {verb: (_commands_of(verb), _options_of(verb)) for verb in VERBS if verb != "completion"}
     if shell == "fish":
@@ -60,9 +60,9 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positi
 
 
 def _commands_of(verb: str) -> list[str]:
-    """``start stop status`` of ``serve``; none of a verb without."""
-    found = re.search(r"^usage: \S.* \{([\w,-]+)\} \.\.\.$", _help(verb), re.MULTILINE)
-    return found[1].split(",") if found else []
+    """The subcommands of a verb, such as ``start stop status`` of ``serve``; empty for a verb without."""
+    match = re.search(r"^usage: \S.* \{([\w,-]+)\} \.\.\.$", _help(verb), re.MULTILINE)
+    return match[1].split(",") if match else []
 
 
 def _options_of(verb: str) -> list[str]:
@@ -74,14 +74,14 @@ def _options_of(verb: str) -> list[str]:
 def _help(verb: str, *arguments: str) -> str:
     """What ``marquee VERB ... --help`` prints."""
     module = importlib.import_module(f"marquee.commands.{VERBS[verb].module}")
-    given = arguments if "--help" in arguments else ("--help", *arguments)
-    before, output = sys.argv[1:], io.StringIO()
-    sys.argv[1:] = given
+    help_arguments = arguments if "--help" in arguments else ("--help", *arguments)
+    previous, output = sys.argv[1:], io.StringIO()
+    sys.argv[1:] = help_arguments
     try:
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             module.main()
     finally:
-        sys.argv[1:] = before
+        sys.argv[1:] = previous
     return output.getvalue()
 
 

@@ -1,8 +1,8 @@
-"""The whole way: from scikit-learn's digits to a scaled endpoint, every answer compared with evaluation's.
+"""Run the whole workflow, from scikit-learn's digits to a scaled endpoint, and compare every answer with evaluation's.
 
 Example: marquee demo --work .demo
 
-Shows its steps on stderr; the last line of stdout is one JSON object.
+The steps are shown on stderr; the last line of stdout is one JSON object.
 """
 
 import json
@@ -16,7 +16,7 @@ from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 from marquee.serving.defaults import PACKAGED_CONFIG
 from marquee.serving.errors import OperationError
-from marquee.training.run_folder import RunFolder
+from marquee.training.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from marquee.serving.client import Client
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 MINIMUM_ACCURACY = 0.97
 WORKERS = 2
 CLIENTS = 8
-# Tiny images: a small input, few epochs, and no flip, since a mirrored digit is another sign.
+# Tiny images: a small input, few epochs, and no flip, since a mirrored digit is not a digit.
 TRAINING = {
     "image.size": 32,
     "model.arch": "resnet10t",
@@ -44,15 +44,15 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
 
     Args:
         work: Folder for data, run, archive and logs; emptied first.
-        started: Start, in seconds since the epoch; scripts/demo counts the installation too.
+        started: Start time in seconds since the epoch, so that scripts/demo can include the installation.
     """
     started = started or time.time()
     with interruptible():
         from marquee.serving import server as servers
         from marquee.serving.readiness import ready_workers
         from marquee.serving.settings import Addresses
-        from marquee.training.data.digits import write_digits
-    shown, work = work, work.absolute()
+        from marquee.training.tasks.image_classification.data.digits import write_digits
+    relative_work, work = work, work.absolute()
     data, run_folder, store, state = work / "data", work / "run", work / "model_store", work / "server"
     _empty(work, state)
     _say(f"1/7 data: scikit-learn's handwritten digits as PNG files in {data}")
@@ -96,18 +96,18 @@ def demo(work: Path = Path(".demo"), started: Optional[float] = None) -> int:
         "train_seconds": trained["train_seconds"],
         "seconds": round(time.time() - started, 1),
     }
-    _say_what_next(shown)
+    _show_next_steps(relative_work)
     print(json.dumps(result))
     return 0
 
 
-def _say_what_next(work: Path) -> None:
-    """What a person does with what is there now."""
+def _show_next_steps(work: Path) -> None:
+    """What the user can do with the results."""
     image = sorted((work / "data" / "test").glob("*/*.png"))[0]
-    _say("what next:")
-    _say(f"    how good it is, in a browser: {RunFolder(work / 'run').report}")
-    _say(f"    start it again: {hints.command('serve', 'start', NAME, '--store', work / 'model_store')}")
-    _say(f"    then ask it:    {hints.command('predict', NAME, image)}")
+    _say("next steps:")
+    _say(f"    report on the model, for a browser: {RunFolder(work / 'run').report}")
+    _say(f"    start the server again: {hints.command('serve', 'start', NAME, '--store', work / 'model_store')}")
+    _say(f"    send it an image:       {hints.command('predict', NAME, image)}")
 
 
 def _command(name: str, work: Path, *arguments: object) -> str:
@@ -122,7 +122,7 @@ def _command(name: str, work: Path, *arguments: object) -> str:
         try:
             output, _ = step.communicate()
         except KeyboardInterrupt:
-            # Ctrl-C in a terminal reached the step, too; a signal to this process alone did not.
+            # Ctrl-C in a terminal has reached the step, too; a signal to this process alone has not.
             try:
                 step.wait(5)
             except subprocess.TimeoutExpired:
@@ -136,14 +136,14 @@ def _command(name: str, work: Path, *arguments: object) -> str:
 
 
 def _empty(work: Path, state: Path) -> None:
-    """Removes what an earlier demo left, and nothing of anybody else's."""
+    """Removes what an earlier demo left; a folder with other contents is refused."""
     import shutil
 
     from marquee.serving import server as servers
 
     marker = work / ".marquee-demo"
     if work.exists() and any(work.iterdir()) and not marker.exists():
-        raise OperationError(f"{work}: exists and is no demo's folder; choose another --work")
+        raise OperationError(f"{work}: exists and is not a demo's folder; choose another --work")
     if server := servers.find(state):
         servers.stop(server)
     shutil.rmtree(work, ignore_errors=True)
@@ -156,22 +156,22 @@ def _count_equal(client: "Client", protocol: str, predictions: Path) -> int:
     import csv
     from concurrent.futures import ThreadPoolExecutor
 
-    from marquee.serving.replay import served_ranking
-
     ask = client.predict if protocol == "REST" else client.predict_grpc
     with open(predictions, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
 
     def is_equal(row: dict[str, str]) -> bool:
-        ranking = served_ranking(ask(NAME, Path(row["path"]).read_bytes()))
+        answer = ask(NAME, Path(row["path"]).read_bytes())
         return (
-            isinstance(ranking, dict)
-            and next(iter(ranking)) == row["predicted"]
-            and all(abs(probability - float(row[label])) < TOLERANCE for label, probability in ranking.items())
+            answer.error is None
+            and answer.body["label"] == row["predicted"]
+            and all(
+                abs(entry["probability"] - float(row[entry["label"]])) < TOLERANCE for entry in answer.body["ranking"]
+            )
         )
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        # One alone first: it makes the connection that the others use.
+        # One request alone first: it opens the connection that the others use.
         return is_equal(rows[0]) + sum(clients.map(is_equal, rows[1:]))
 
 

@@ -1,12 +1,12 @@
-"""Measure a run's bundle on a data set, through the preprocessing and the program that are served.
+"""Evaluate a run's bundle on a data set, with the preprocessing and the program that are served.
 
 Example: marquee evaluate runs/photos --data photos
 
-DATA is laid out as for training; where it names a test split, that one is measured, otherwise all of it. Images
-that the run was trained on, or that chose its best epoch, are left out, wherever they lie: --seen measures them, too.
+DATA has the layouts of marquee train; if it has a test split, only that is measured, otherwise all of it. Images that
+were used for training, or for choosing the best epoch, are left out, wherever they are; --seen measures them, too.
 """
 
-import json
+import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -14,20 +14,6 @@ import tyro
 
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
-
-_SHOWN = {
-    "images": "that were measured",
-    "accuracy": "share of the images that are answered rightly",
-    "balanced_accuracy": "mean recall of the classes: a rare class counts like a common one",
-    "f1_micro": "precision and recall in one number, over all labels together",
-    "f1_macro": "the same for each label, then the mean",
-    "mean_average_precision": "how well each label's images are ranked before the others; 1 is perfect",
-    "auroc": "how often an image with a label is ranked above one without; 0.5 is chance",
-    "nll": "negative log-likelihood in nats: punishes sure and wrong answers; lower is better",
-    "brier": "squared error of the probabilities; lower is better",
-    "ece": "expected calibration error: how far probabilities lie from the share of right answers",
-}
-"""Metric -> what it means, in the order in which they are shown."""
 
 
 def evaluate(
@@ -48,71 +34,49 @@ def evaluate(
         json: Print one JSON object, with the confusion matrix.
         predictions: Write every image's probabilities to this CSV file.
         device: cpu, cuda, cuda:1 or mps.
-        tta: Test-time augmentation: average each image with its mirror image (flip), and with both moved by a few
-            pixels each way (flip-shift). Only to see what it would gain: what is served is the image alone.
-        variant: Which one of the bundle to measure; auto: the one that this machine would serve.
-        seen: Measure the images, too, that the run was trained on or that chose its best epoch: that says how well it
-            remembers, not how well it will do on others.
+        tta: Test-time augmentation: average the answers for an image and its mirror image (flip), and for both shifted
+            by a few pixels each way (flip-shift). Only to see what it would gain: a server uses the image alone.
+        variant: Variant of the bundle to measure; auto: the one that would be served on this machine.
+        seen: Also measure the images that were used for training or for choosing the best epoch: this shows how well
+            the model remembers, not how well it generalises.
     """
     with interruptible():
-        from marquee.handlers.predictor import Predictor
+        from marquee.handlers.core.predictor import Predictor
         from marquee.serving.archive import find_bundle
-        from marquee.training import evaluation
-        from marquee.training.device import resolve_device
+        from marquee.training.core import evaluation
+        from marquee.training.core.device import resolve_device
+        from marquee.training.core.task import row, task_for
     bundle = find_bundle(run_folder)
     predictor = Predictor.load(bundle, str(resolve_device(device)), None if variant == "auto" else variant)
-    measured = evaluation.evaluate(predictor, bundle, data, seen=seen, tta=tta)
+    result = evaluation.evaluate(predictor, data, seen=seen, tta=tta)
+    task = task_for(predictor.spec)
     if predictions is not None:
-        evaluation.write_predictions(predictions, predictor, measured.records, measured.outputs)
-    _print(measured.metrics, predictor.spec.labels, as_json=json)
-
-
-def _print(metrics: dict[str, Any], labels: tuple[str, ...], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({**metrics, "labels": labels}))
+        task.write_predictions(predictions, predictor.output, result.records, result.outputs)
+    metrics = result.metrics
+    if json:
+        print(jsonlib.dumps({**metrics, **predictor.spec.output.describe()}))
         return
-    for name, meaning in _SHOWN.items():
+    for name, meaning in task.meanings.items():
         if name in metrics:
             value = metrics[name]
-            _row(name, f"{value:.4f}" if isinstance(value, float) else str(value), meaning)
-    _row("seen", *_seen(metrics["seen"]))
-    _row("variant", metrics["variant"], "of the bundle, that was measured")
-    low, high = metrics["accuracy_interval"]
-    _row("95 % interval", f"{low:.4f} to {high:.4f}", "of the accuracy: what so few images can say")
-    if abstain := metrics.get("abstain"):
-        wrong = "none" if abstain["error"] is None else f"{abstain['error']:.4f}"
-        _row("answered", f"{abstain['accepted']:.4f}, of which wrong {wrong}", "the others are too unsure to be given")
-    if "ood" in metrics:
-        _row("unfamiliar", f"{metrics['ood']['flagged']:.4f}", "share of images unlike those of the training")
-    print(f"{'class':>18s} images precision recall     f1")
-    for row in metrics["per_class"]:
-        shares = (row[name] for name in ("precision", "recall", "f1"))
-        print(f"{row['label']:>18s} {row['images']:6d}    " + " ".join(_share(value) for value in shares))
-    if "confusion_matrix" in metrics:
-        print("confusion matrix (rows: truth, columns: prediction)")
-        for label, row in zip(labels, metrics["confusion_matrix"], strict=True):
-            print(f"  {label:>16s} " + " ".join(f"{count:5d}" for count in row))
+            print(row(name, f"{value:.4f}" if isinstance(value, float) else str(value), meaning))
+    print(row("seen", *_seen(metrics["seen"], task.unit)))
+    print(row("variant", metrics["variant"], "variant of the bundle that was measured"))
+    for line in task.details(metrics):
+        print(line)
     for item in metrics["left_out"]:
         print(f"left out: {item['path']}: {item['reason']}")
 
 
-def _row(name: str, value: str, meaning: str) -> None:
-    print(f"{name:22s} {value:16s} {meaning}")
-
-
-def _seen(seen: dict[str, Any] | None) -> tuple[str, str]:
-    """How many images the run knew, and what was done about it."""
+def _seen(seen: dict[str, Any] | None, unit: str) -> tuple[str, str]:
+    """How many of the items the run has seen, and whether they were measured."""
     if seen is None:
-        return "unknown", "no run lies around this bundle: all images were measured, whether it knew them or not"
-    known = f"{seen['train']} + {seen['val']}"
+        return "unknown", f"the bundle is not in a run folder: all {unit} were measured, seen in training or not"
+    counts = f"{seen['train']} + {seen['val']}"
     if not seen["train"] + seen["val"]:
-        return known, "none of the images was in the run's training or chose its best epoch"
-    done = "measured with the others" if seen["measured"] else "left out; --seen measures them, too"
-    return known, f"images that it was trained on, and that chose its best epoch: {done}"
-
-
-def _share(value: float | None) -> str:
-    return f"{'-':>6s}" if value is None else f"{value:.4f}"
+        return counts, f"none of the {unit} were used for training or for choosing the best epoch"
+    treatment = "measured with the others" if seen["measured"] else "left out; --seen measures them, too"
+    return counts, f"{unit} used for training, and for choosing the best epoch: {treatment}"
 
 
 def main() -> None:

@@ -1,31 +1,31 @@
-"""Find a learning rate: a short training with a growing rate shows where the loss falls fastest.
+"""Find a learning rate: a short training with an increasing rate shows where the loss falls fastest.
 
-Model, optimiser, loss, augmentation and batch size are set as for marquee train. Nothing is written but the files that
---out and --plot name.
+Model, optimiser, loss, augmentation and batch size are set as for marquee train. Only the files that --out and --plot
+name are written.
 
 Example: marquee find-lr --data photos --model.arch resnet18 --plot lr.svg
 """
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
-from marquee.commands.cli import config_file, parse_arguments
+from marquee.commands.cli import check_task, parse_arguments, starting_config
 from marquee.commands.main import interruptible
 from marquee.commands.run_help import show_help_if_asked
-from marquee.training.config import RunConfig
-from marquee.training.files import write_json
-from marquee.training.rate_range import RateRange, check_plot_name
+from marquee.training.core.config import RunConfig
+from marquee.training.core.files import write_json
+from marquee.training.tools.rate_range import RateRange, check_plot_name
 
 if TYPE_CHECKING:
-    from marquee.training.lr_finder import RateCurve
+    from marquee.training.tools.lr_finder import RateCurve
 
 _ROWS = 25
-"""Lines of the table, about."""
+"""Approximate number of rows in the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,11 @@ class Arguments:
     """Write the curve and the suggestion to this JSON file."""
     plot: Optional[Path] = None
     """Draw the curve into this .svg, .png or .pdf file."""
+    task: Optional[str] = None
+    """Task: image-classification (the default) or multi-label-classification."""
     config: Optional[Path] = None
-    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
-    line wins over it."""
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); options on the
+    command line override it."""
     start: Annotated[float, tyro.conf.arg(name="from")] = RateRange.start
     """Learning rate of the first step."""
     stop: Annotated[float, tyro.conf.arg(name="to")] = RateRange.stop
@@ -49,9 +51,10 @@ class Arguments:
     """Training steps."""
     json: bool = False
     """Print the curve and the suggestion as one JSON object."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
 
     def __post_init__(self) -> None:
+        check_task(self.task, self.run)
         self.rates()
 
     def rates(self) -> RateRange:
@@ -62,13 +65,13 @@ class Arguments:
 def main() -> None:
     """Entry point."""
     show_help_if_asked("find-lr", Arguments, __doc__)
-    default = Arguments(data=tyro.MISSING, run=config_file() or RunConfig())
+    default = Arguments(data=tyro.MISSING, run=starting_config())
     arguments = parse_arguments("find-lr", Arguments, __doc__, default)
     if arguments.plot is not None:
         check_plot_name(arguments.plot)
     with interruptible():
-        from marquee.training.lr_finder import find_learning_rate, plot_curve
-        from marquee.training.progress import Progress
+        from marquee.training.core.progress import Progress
+        from marquee.training.tools.lr_finder import find_learning_rate, plot_curve
     curve = find_learning_rate(arguments.run, arguments.data, arguments.rates(), Progress())
     if arguments.out is not None:
         write_json(arguments.out, dataclasses.asdict(curve))

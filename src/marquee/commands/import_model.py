@@ -14,14 +14,14 @@ import tyro
 from marquee import hints
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
-from marquee.handlers.spec import ImageSpec
+from marquee.training.core.run_folder import RunFolder
 from marquee.training.importing.config import ImportConfig
-from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from marquee.handlers.inputs.image.spec import ImageSpec
     from marquee.training.importing.bundle import Imported
 
-_SHOWN = 10
+_MAX_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,13 @@ class Arguments:
 
 
 def _document(imported: "Imported", out: Path) -> dict[str, Any]:
+    from marquee.handlers.outputs.classification import classification_of
+
     agreeing, labelled = imported.agreeing
     return {
         "bundle": str(RunFolder(out).bundle),
         "imported": imported.spec.provenance["imported"],
-        "labels": len(imported.spec.labels),
+        "labels": len(classification_of(imported.spec).labels),
         "golden": len(imported.answers),
         "samples": len(imported.spec.samples),
         "agreeing": agreeing,
@@ -54,17 +56,20 @@ def _document(imported: "Imported", out: Path) -> dict[str, Any]:
 
 
 def _print(imported: "Imported", out: Path) -> None:
+    from marquee.handlers.inputs.image.spec import image_of
+    from marquee.handlers.outputs.classification import classification_of
+
     spec, facts = imported.spec, imported.spec.provenance["imported"]
-    what = " ".join(filter(None, (facts["format"], facts.get("architecture"))))
-    print(f"{what} from {facts['file']} ({facts['library']}), {len(spec.labels)} labels")
-    print(_input(spec.image))
+    source = " ".join(filter(None, (facts["format"], facts.get("architecture"))))
+    print(f"{source} from {facts['file']} ({facts['library']}), {len(classification_of(spec).labels)} labels")
+    print(_input(image_of(spec)))
     if "largest_difference" in facts:
         print(f"exported program equals the original within {facts['largest_difference']:.1g} in every probability")
-    for record, answer in imported.answers[:_SHOWN]:
+    for record, answer in imported.answers[:_MAX_SHOWN]:
         truth = f" (its folder says {record.label})" if record.label not in ("", answer.label) else ""
         print(f"{_short(record.path)}: {answer.label} {answer.probability:.4f}{truth}")
-    if len(imported.answers) > _SHOWN:
-        print(f"... and {len(imported.answers) - _SHOWN} more")
+    if len(imported.answers) > _MAX_SHOWN:
+        print(f"... and {len(imported.answers) - _MAX_SHOWN} more")
     agreeing, labelled = imported.agreeing
     if labelled:
         print(f"{agreeing} of {labelled} golden samples get the label of their folder")
@@ -75,11 +80,11 @@ def _print(imported: "Imported", out: Path) -> None:
 
 
 def _short(path: str) -> str:
-    """``path`` as it is seen from here."""
+    """``path`` relative to the current folder, if it is in it."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 
-def _input(image: ImageSpec) -> str:
+def _input(image: "ImageSpec") -> str:
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (image.mean, image.std))
     return (
         f"short side to {image.resize} ({image.interpolation}), centre {image.crop} x {image.crop} x {image.channels}, "
@@ -94,8 +99,8 @@ def main() -> None:
     )
     arguments = parse_arguments("import", Arguments, __doc__, missing)
     with interruptible():
+        from marquee.training.core.progress import Progress
         from marquee.training.importing.bundle import import_bundle
-        from marquee.training.progress import Progress
     imported = import_bundle(arguments.config, arguments.out, Progress())
     if arguments.json:
         print(json.dumps(_document(imported, arguments.out), ensure_ascii=False))

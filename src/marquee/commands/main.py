@@ -1,4 +1,4 @@
-"""The ``marquee`` command: finds the verb, and imports nothing else."""
+"""The ``marquee`` command: runs the module of a verb, and imports nothing else."""
 
 import gc
 import os
@@ -18,27 +18,27 @@ class Verb:
     """One verb."""
 
     module: str
-    """In this package."""
+    """Module in this package."""
     summary: str
-    """What it does, for the map."""
+    """What it does, for the overview."""
 
 
 VERBS = {
-    "demo": Verb("demo", "the whole way below on a small data set, in about a minute"),
+    "demo": Verb("demo", "the whole workflow below on a small data set, in about a minute"),
     "select": Verb("select_model", "which architecture? compares candidates by cross-validation"),
     "find-lr": Verb("find_lr", "which learning rate?"),
     "find-batch-size": Verb("find_batch_size", "which batch size?"),
     "train": Verb("train", "train an image classifier: a run folder with a bundle and a report"),
-    "import": Verb("import_model", "or: make a bundle of a model that was trained elsewhere"),
-    "evaluate": Verb("evaluate", "measure a run on other images"),
+    "import": Verb("import_model", "or: make a bundle from a model that was trained elsewhere"),
+    "evaluate": Verb("evaluate", "evaluate a run on other images"),
     "report": Verb("report", "write the run's report and model card again"),
     "optimize": Verb("optimize", "add smaller and faster variants, measured on the test images"),
     "package": Verb("package", "bundle -> model_store/NAME.mar"),
     "serve": Verb("serve", "start TorchServe and verify its answers; status, stop"),
-    "predict": Verb("predict", "ask the server about image files"),
+    "predict": Verb("predict", "send image files to the server"),
     "models": Verb("models", "list, register, scale and remove models of the server"),
-    "tune": Verb("tune", "find the server settings that answer the most requests here"),
-    "completion": Verb("completion", "print the completion script of a shell"),
+    "tune": Verb("tune", "find the settings that answer the most requests on this machine"),
+    "completion": Verb("completion", "print the completion script for a shell"),
 }
 
 MAP = (
@@ -50,7 +50,7 @@ MAP = (
     ("Serve", ("package", "serve", "predict", "models", "tune")),
     ("Shell", ("completion",)),
 )
-"""The order in which people need them."""
+"""The verbs by group, in the order in which users need them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -59,35 +59,35 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the command line without the program's name; None: this process's own.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "help"):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
-        sys.exit(0 if given else 2)
-    if given[0] in ("-V", "--version"):
+        sys.exit(0 if words else 2)
+    if words[0] in ("-V", "--version"):
         print(version())
         sys.exit(0)
-    if given[0] not in VERBS:
-        print(f"error: {_unknown(given[0])}", file=sys.stderr)
+    if words[0] not in VERBS:
+        print(f"error: {_unknown(words[0])}", file=sys.stderr)
         sys.exit(2)
-    run_verb(given[0], given[1:])
+    run_verb(words[0], words[1:])
 
 
 def run_verb(verb: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs one verb and ends the process; what the scripts in ``scripts/`` call.
+    """Runs one verb and ends the process; the scripts in ``scripts/`` call this.
 
     Args:
-        verb: of :data:`VERBS`.
-        arguments: its own; None: this process's.
+        verb: a key of :data:`VERBS`.
+        arguments: the arguments of the verb; None: those of this process.
     """
     from importlib import import_module
 
-    # Until the arguments are read nothing is thrown away that is worth a search for it, a sixth of the time; whatever
-    # is imported or begun after that switches it on again.
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["--version"], ["-V"]):
+    # Until the arguments are parsed, garbage collection would take a sixth of the time and free hardly anything. It is
+    # enabled again before anything else is imported or started.
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] in (["--version"], ["-V"]):
         print(version())
         sys.exit(0)
-    sys.argv[1:] = given
+    sys.argv[1:] = words
     with interruptible():
         gc.disable()
         module = import_module(f"marquee.commands.{VERBS[verb].module}")
@@ -96,7 +96,7 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def overview() -> str:
-    """The map of the way: every verb, in the order in which people need them."""
+    """The overview: every verb, in the order in which users need them."""
     lines = [
         "From labelled images to a TorchServe endpoint, served exactly as trained.",
         "",
@@ -110,7 +110,7 @@ def overview() -> str:
     for title, verbs in MAP:
         for i, verb in enumerate(verbs):
             lines.append(f"{title if not i else '':14s}{verb:{width}s}  {VERBS[verb].summary}")
-    lines += ["", "marquee VERB --help has an example and every option; marquee --version says which one this is."]
+    lines += ["", "marquee VERB --help has an example and every option; marquee --version prints the version."]
     return "\n".join(lines)
 
 
@@ -125,8 +125,8 @@ def version() -> str:
 def interruptible() -> "Iterator[None]":
     """Lets Ctrl-C end the process with one line while libraries are imported.
 
-    A KeyboardInterrupt in the middle of an import leaves dozens of lines of a trace, and some extension modules turn it
-    into an ImportError. Nothing has been started or written yet, so the process simply ends.
+    A KeyboardInterrupt in the middle of an import prints dozens of lines of traceback, and some extension modules turn
+    it into an ImportError. Nothing has been started or written yet, so the process simply ends.
     """
 
     def end(number: int, frame: object) -> None:
@@ -134,16 +134,16 @@ def interruptible() -> "Iterator[None]":
         os._exit(1)
 
     gc.enable()
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _unknown(verb: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(verb, VERBS, 1)
-    return f"{verb}: no such command{f'; did you mean {near[0]}?' if near else ''}; marquee --help lists them"
+    matches = get_close_matches(verb, VERBS, 1)
+    return f"{verb}: no such command{f'; did you mean {matches[0]}?' if matches else ''}; marquee --help lists them"

@@ -1,4 +1,4 @@
-"""The management API: list, register, scale, default, unregister; and new access tokens.
+"""Manage models on the server: list, register, scale, set the default version, unregister; and renew access tokens.
 
 Example: marquee models scale photos --workers 4
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marquee.serving.client import Client
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-State = Annotated[Path, tyro.conf.arg(help="Folder given to marquee serve start.")]
+State = Annotated[Path, tyro.conf.arg(help="State folder of marquee serve start.")]
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
 Config = Annotated[Path, tyro.conf.arg(help="TorchServe settings, for a server that marquee serve did not start.")]
 
@@ -59,7 +59,7 @@ def register(
         name: Archive in the store, with or without .mar.
         workers: Workers to start.
     """
-    _tell(_connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers), json)
+    _print_status(_connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers), json)
 
 
 def scale(
@@ -78,7 +78,7 @@ def scale(
     Args:
         name: The model's name.
         workers: Workers to run.
-        version: The version; the default one when left out.
+        version: The version; the default version when omitted.
     """
     if workers < 0:
         print(f"error: --workers {workers}: expected 0 or more", file=sys.stderr)
@@ -88,7 +88,7 @@ def scale(
 
     status = client.scale(name, workers, version)
     wait_for_workers(client, name, workers, version)
-    _tell(status, json, workers_ready=workers)
+    _print_status(status, json, workers_ready=workers)
     return 0
 
 
@@ -100,7 +100,7 @@ def default(
     state: State = DEFAULT_STATE,
     config: Config = DEFAULT_CONFIG,
 ) -> None:
-    """Make a version the one that answers requests without a version.
+    """Make a version the default, which answers requests that name none.
 
     Example: marquee models default photos 2.0
 
@@ -108,7 +108,7 @@ def default(
         name: The model's name.
         version: The version.
     """
-    _tell(_connect(state, config).set_default(name, version), json)
+    _print_status(_connect(state, config).set_default(name, version), json)
 
 
 def unregister(
@@ -125,9 +125,9 @@ def unregister(
 
     Args:
         name: The model's name.
-        version: The version; the default one when left out.
+        version: The version; the default version when omitted.
     """
-    _tell(_connect(state, config).unregister(name, version), json)
+    _print_status(_connect(state, config).unregister(name, version), json)
 
 
 def token(
@@ -137,15 +137,15 @@ def token(
     state: State = DEFAULT_STATE,
     config: Config = DEFAULT_CONFIG,
 ) -> None:
-    """Replace an access token; the old one is refused from now on, the key file holds the new one.
+    """Replace an access token; the old one is refused from then on, and the key file has the new one.
 
     Example: marquee models token inference
 
     Args:
-        kind: Which token.
+        kind: The token to replace.
     """
     _connect(state, config).new_token(kind)
-    _tell(f"the {kind} token is new; see the key file", json)
+    _print_status(f"the {kind} token was replaced; see the key file", json)
 
 
 def _connect(state: Path, config: Path) -> "Client":
@@ -154,7 +154,7 @@ def _connect(state: Path, config: Path) -> "Client":
     return connect(state, config)
 
 
-def _tell(status: str, json: bool, **facts: int) -> None:
+def _print_status(status: str, json: bool, **facts: int) -> None:
     if json:
         print(jsonlib.dumps({"status": status, **facts}))
     else:

@@ -1,4 +1,4 @@
-"""Give a run's bundle smaller and faster variants, measure each, and rank those that lose no accuracy.
+"""Add smaller and faster variants to a run's bundle, measure each, and rank those that lose no accuracy.
 
 Example: marquee optimize runs/photos --max-accuracy-drop 0.005 --p99-ms 20
 
@@ -15,9 +15,9 @@ import tyro
 from marquee import hints
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
-from marquee.handlers.spec import SPEC_FILE
+from marquee.handlers.core.spec import SPEC_FILE
+from marquee.training.core.run_folder import RunFolder
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
-from marquee.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from marquee.training.optimize.optimize import Optimized
@@ -28,9 +28,9 @@ class Arguments:
     """Arguments of this command."""
 
     run_folder: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="RUN")] = None
-    """A run of marquee train, or what marquee import wrote."""
+    """Run folder of marquee train or marquee import."""
     on_host: Optional[Path] = None
-    """Instead: an archive whose variants are measured and ranked for this machine."""
+    """Instead of RUN: an archive whose variants are measured and ranked for this machine."""
     device: str = "auto"
     """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -47,33 +47,33 @@ def main() -> None:
     """Entry point."""
     arguments = parse_arguments("optimize", Arguments, __doc__)
     with interruptible():
-        from marquee.training.device import resolve_device
+        from marquee.training.core.device import resolve_device
+        from marquee.training.core.progress import Progress
         from marquee.training.optimize.optimize import optimize
         from marquee.training.optimize.table import table
-        from marquee.training.progress import Progress
     device = resolve_device(arguments.device).type
     if arguments.on_host is not None:
         result = _on_host(arguments.on_host, arguments.optimize, device)
         start = hints.command("serve", "start", arguments.on_host.stem, "--store", arguments.on_host.parent)
-        following = f"restart the server to use it: {start}"
+        next_step = f"restart the server to use it: {start}"
     elif arguments.run_folder is not None:
         result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
         if RunFolder(arguments.run_folder).evaluation.is_file():
-            from marquee.training.report import write_model_card, write_report
+            from marquee.training.tasks.image_classification.report import write_model_card, write_report
 
             write_report(arguments.run_folder)
             write_model_card(arguments.run_folder)
-        following = f"next: {hints.command('package', arguments.run_folder, '--name', 'NAME')}"
+        next_step = f"next: {hints.command('package', arguments.run_folder, '--name', 'NAME')}"
     if arguments.json:
         print(json.dumps(result.to_dict()))
     else:
-        print(f"{table(result)}\nchosen here: {result.chosen}; {following}")
+        print(f"{table(result)}\nchosen here: {result.chosen}; {next_step}")
 
 
 def _on_host(archive: Path, config: OptimizeConfig, device: str) -> "Optimized":
     from marquee.serving.archive import open_archive, replace_spec
+    from marquee.training.core.progress import Progress
     from marquee.training.optimize.on_host import measure_on_host
-    from marquee.training.progress import Progress
 
     with open_archive(archive) as folder:
         result = measure_on_host(folder, config, device, Progress())

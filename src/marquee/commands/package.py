@@ -35,7 +35,7 @@ def package_run(
         json: Print one JSON object.
     """
     with interruptible():
-        from marquee.handlers.spec import bundle_digest, sha256_file
+        from marquee.handlers.core.bundle import bundle_digest, sha256_file
         from marquee.serving.archive import find_bundle, package
     bundle = find_bundle(run_folder)
     archive = package(bundle, name, version, store, variant)
@@ -44,9 +44,9 @@ def package_run(
         document = {"archive": str(archive), "bytes": size, "sha256": digest, "bundle": bundle_digest(bundle)}
         print(jsonlib.dumps(document))
         return
-    where = () if store == DEFAULT_STORE else ("--store", store)
+    store_option = () if store == DEFAULT_STORE else ("--store", store)
     print(f"{archive} ({size / 1e6:.1f} MB, sha256:{digest[:12]})")
-    print(f"bundle {bundle_digest(bundle)}; next: {hints.command('serve', 'start', name, *where)}")
+    print(f"bundle {bundle_digest(bundle)}; next: {hints.command('serve', 'start', name, *store_option)}")
 
 
 def main() -> None:

@@ -16,19 +16,19 @@ from marquee import hints
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE
-from marquee.training.files import write_atomic
+from marquee.training.core.files import write_atomic
 
 if TYPE_CHECKING:
     from marquee.serving.client import Answer, Client
 
 Files = Annotated[
-    # Not list[Path]: of that tyro would check the value, with a library that takes 0.1 seconds to import.
+    # Not list[Path]: tyro would check its value with a library that takes 0.1 seconds to import.
     list,
     tyro.conf.Positional,
     tyro.constructors.PrimitiveConstructorSpec[list[Path]](
         nargs="*",
         metavar="FILE",
-        instance_from_str=lambda given: [Path(text) for text in given],
+        instance_from_str=lambda texts: [Path(text) for text in texts],
         is_instance=lambda value: isinstance(value, list),
         str_from_instance=lambda files: [str(file) for file in files],
     ),
@@ -48,25 +48,25 @@ def predict(
     state: Path = DEFAULT_STATE,
     config: Path = DEFAULT_CONFIG,
 ) -> int:
-    """Prints one line a file; exit 1 when any of them failed, after all others were asked.
+    """Prints one line per file; exits with 1 if any failed, after all others were sent.
 
     Args:
         name: The model's name on the server.
         files: Image files; a .json file is sent as a JSON body.
-        version: The model's version; the server's default when left out.
-        grpc: Ask over gRPC instead of REST.
-        json: Print one JSON object a file, with the whole answer.
+        version: The model's version; the default version when omitted.
+        grpc: Use gRPC instead of REST.
+        json: Print one JSON object per file, with the complete answer.
         explain: PNG file to write: a heat map of the evidence for and against the label. For one file only.
         method: Method of the heat map; auto: Grad-CAM where the model has a last feature map, else occlusion.
-        label: The label whose evidence is shown; None: the predicted one.
-        state: Folder given to marquee serve start.
+        label: The label to explain; the predicted one when omitted.
+        state: State folder of marquee serve start.
         config: TorchServe settings with the addresses of a server that marquee serve did not start.
     """
     if not files:
         print(f"error: no files named; example: {hints.command('predict', name, 'cat.jpg')}", file=sys.stderr)
         return 2
-    if wrong := _explain_usage(files, explain, method, label):
-        print(f"error: {wrong}", file=sys.stderr)
+    if usage_error := _explain_usage_error(files, explain, method, label):
+        print(f"error: {usage_error}", file=sys.stderr)
         return 2
     with interruptible():
         from marquee.serving.server import connect
@@ -77,7 +77,7 @@ def predict(
         return _show_explanation(answer, files[0], explain, json)
     failed = 0
     for file in files:
-        answer = _ask(client, name, file, version, grpc)
+        answer = _send(client, name, file, version, grpc)
         failed += answer.error is not None
         if json:
             print(jsonlib.dumps({"file": str(file), "status": answer.status, **answer.body}, ensure_ascii=False))
@@ -88,12 +88,12 @@ def predict(
     return 1 if failed else 0
 
 
-def _explain_usage(files: list[Path], explain: Path | None, method: Method, label: str | None) -> str | None:
-    """What is wrong with the arguments of an explanation."""
+def _explain_usage_error(files: list[Path], explain: Path | None, method: Method, label: str | None) -> str | None:
+    """What is wrong with the arguments of an explanation, or None."""
     if explain is None:
         return "--method and --label need --explain OUT.png" if method != "auto" or label is not None else None
     if len(files) != 1:
-        return f"--explain writes the picture of one file, and {len(files)} are named; call it once a file"
+        return f"--explain writes the heat map of one file, and {len(files)} are named; run it once per file"
     if explain.suffix.lower() != ".png":
         return f"--explain {explain}: expected a file that ends with .png"
     return None
@@ -101,18 +101,18 @@ def _explain_usage(files: list[Path], explain: Path | None, method: Method, labe
 
 def _show_explanation(answer: "Answer", file: Path, out: Path, json: bool) -> int:
     body = dict(answer.body)
-    reason = dict(body.get("explanation", {}))
+    explanation = dict(body.get("explanation", {}))
     if answer.error is None:
-        write_atomic(out, base64.b64decode(reason.pop("heatmap")))
-        reason.pop("map", None)
-        body["explanation"] = {**reason, "file": str(out)}
+        write_atomic(out, base64.b64decode(explanation.pop("heatmap")))
+        explanation.pop("map", None)
+        body["explanation"] = {**explanation, "file": str(out)}
     if json:
         print(jsonlib.dumps({"file": str(file), "status": answer.status, **body}, ensure_ascii=False))
     elif answer.error:
         print(f"{file}: {answer.error}", file=sys.stderr)
     else:
-        note = f" ({reason['note']})" if "note" in reason else ""
-        print(f"{file}: {_summary(answer)}\n{out}: {reason['method']} for {reason['label']}{note}")
+        note = f" ({explanation['note']})" if "note" in explanation else ""
+        print(f"{file}: {_summary(answer)}\n{out}: {explanation['method']} for {explanation['label']}{note}")
     return 0 if answer.error is None else 1
 
 
@@ -125,7 +125,7 @@ def _read(file: Path) -> "bytes | Answer":
         return Answer(0, {"error": {"code": "unreadable", "message": error.strerror or str(error)}})
 
 
-def _ask(client: "Client", name: str, file: Path, version: str | None, grpc: bool) -> "Answer":
+def _send(client: "Client", name: str, file: Path, version: str | None, grpc: bool) -> "Answer":
     data = _read(file)
     if not isinstance(data, bytes):
         return data

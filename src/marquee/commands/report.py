@@ -19,15 +19,15 @@ def report(
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Prints the paths of both files.
+    """Prints the paths of the files.
 
     Args:
         run_folder: A finished run of marquee train.
         json: Print one JSON object.
     """
     with interruptible():
-        from marquee.training.report import write_model_card, write_report
-    written = {"report": str(write_report(run_folder)), "model_card": str(write_model_card(run_folder))}
+        from marquee.training.core.run import write_report
+    written = {name: str(path) for name, path in write_report(run_folder).items()}
     print(jsonlib.dumps(written) if json else "\n".join(written.values()))
 
 

@@ -1,7 +1,7 @@
-"""``--help`` of the commands that take a run's whole configuration: what people change first, the rest by part.
+"""``--help`` of the commands that take a run's whole configuration: the settings changed most often, and all by part.
 
-``--help PART`` explains the settings of one part, ``--help all`` every one. All texts are those under the fields, as in
-the help of every other command.
+``--help PART`` explains the settings of one part, ``--help all`` every one. The texts are the docstrings of the fields,
+as in the help of every other command.
 """
 
 import ast
@@ -18,72 +18,62 @@ from typing import Any
 import tyro
 
 from marquee import hints
-from marquee.commands.cli import where_the_user_is
-from marquee.training.config import RunConfig
+from marquee.commands.cli import task_default, with_program_name
+from marquee.training.core.config import RunConfig
 
-CHANGED_MOST = (
-    "model.arch",
-    "model.pretrained",
-    "image.size",
-    "loop.epochs",
-    "loop.batch_size",
-    "loop.device",
-    "loop.seed",
-    "optimizer.lr",
-    "augment.horizontal_flip",
-    "loss.name",
-)
-_PARTS = {part.name: type(getattr(RunConfig(), part.name)) for part in dataclasses.fields(RunConfig)}
 _POSITIONAL = typing.get_args(tyro.conf.Positional[Path])[1]
 _INDENT = 26
 
 
 def show_help_if_asked(verb: str, arguments: type, description: str | None) -> None:
-    """Prints the help and ends the process where the command line asks for it.
+    """Prints the help and ends the process if the command line asks for it.
 
     Args:
-        verb: of the command.
-        arguments: its dataclass; the field that holds a RunConfig is left out, since its parts are listed.
+        verb: the verb of the command.
+        arguments: the command's dataclass; the field that holds the RunConfig is left out, since its parts are listed.
         description: the command's module docstring.
     """
-    asked = next((i for i, word in enumerate(sys.argv) if word in ("-h", "--help")), None)
-    if asked is None:
+    position = next((i for i, word in enumerate(sys.argv) if word in ("-h", "--help")), None)
+    if position is None:
         return
-    topic = next(iter(sys.argv[asked + 1 :]), "")
-    if topic == "all" or topic in _PARTS:
-        print("\n\n".join(_part(name) for name in (_PARTS if topic == "all" else [topic])))
+    topic, config = next(iter(sys.argv[position + 1 :]), ""), task_default()
+    parts = {part.name: type(getattr(config, part.name)) for part in dataclasses.fields(config)}
+    if topic == "all" or topic in parts:
+        print("\n\n".join(_part(name, parts[name]) for name in (parts if topic == "all" else [topic])))
     else:
-        print(_overview(verb, arguments, description))
+        print(_overview(verb, arguments, description, parts, config.changed_most))
     sys.exit(0)
 
 
-def _overview(verb: str, arguments: type, description: str | None) -> str:
+def _overview(
+    verb: str, arguments: type, description: str | None, parts: dict[str, type], changed_most: tuple[str, ...]
+) -> str:
     program = hints.program(verb)
-    lines = [f"usage: {program} OPTION ... [--PART.SETTING VALUE ...]", "", where_the_user_is(description).strip(), ""]
+    lines = [f"usage: {program} OPTION ... [--PART.SETTING VALUE ...]", "", with_program_name(description).strip(), ""]
     lines += _settings(arguments, "")
-    lines += ["", "What people change most:"]
-    for setting in CHANGED_MOST:
+    lines += ["", "Changed most often:"]
+    for setting in changed_most:
         part, name = setting.split(".")
-        lines += _settings(_PARTS[part], f"{part}.", only=name)
+        lines += _settings(parts[part], f"{part}.", only=name)
     lines += ["", f"All settings, by part ({program} --help PART explains them, --help all every one):"]
-    for part, kind in _PARTS.items():
+    for part, kind in parts.items():
         names = " ".join(field.name.replace("_", "-") for field in dataclasses.fields(kind))
         lines += _wrap(f"  --{part}.", names)
     return "\n".join(lines)
 
 
-def _part(name: str) -> str:
-    about = (_PARTS[name].__doc__ or "").strip().partition("\n")[0]
-    return "\n".join([f"{name}: {about}", *_settings(_PARTS[name], f"{name}.")])
+def _part(name: str, kind: type) -> str:
+    summary = (kind.__doc__ or "").strip().partition("\n")[0]
+    return "\n".join([f"{name}: {summary}", *_settings(kind, f"{name}.")])
 
 
 def _settings(kind: type, prefix: str, only: str | None = None) -> list[str]:
-    texts, hinted = field_texts(kind), typing.get_type_hints(kind, include_extras=True)
+    texts, types = field_texts(kind), typing.get_type_hints(kind, include_extras=True)
     lines = []
     for field in dataclasses.fields(kind):
-        extras: tuple[Any, ...] = getattr(hinted[field.name], "__metadata__", ())
-        plain = hinted[field.name].__origin__ if extras else hinted[field.name]
-        if only not in (None, field.name) or plain is RunConfig:
+        extras: tuple[Any, ...] = getattr(types[field.name], "__metadata__", ())
+        plain = types[field.name].__origin__ if extras else types[field.name]
+        if only not in (None, field.name) or (isinstance(plain, type) and issubclass(plain, RunConfig)):
             continue
         if dataclasses.is_dataclass(plain):  # tyro shows its fields as if they were the command's own
             lines += _settings(plain, prefix)  # type: ignore[arg-type]
@@ -99,7 +89,7 @@ def _settings(kind: type, prefix: str, only: str | None = None) -> list[str]:
 def _values(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return f" {'|'.join(map(str, typing.get_args(kind)))}"
-    inner = [one for one in typing.get_args(kind) if one is not type(None)]
+    inner = [argument for argument in typing.get_args(kind) if argument is not type(None)]
     kind = inner[0] if inner else kind
     return "" if kind is bool else {Path: " PATH", int: " N", float: " X"}.get(kind, " NAME")
 
@@ -116,7 +106,7 @@ def _default(field: dataclasses.Field[Any], flag: str) -> str:
 
 
 def _wrap(head: str, text: str) -> list[str]:
-    """``head`` with ``text`` behind it in a column of its own; below it, where the head is too long."""
+    """``head`` with ``text`` in a column to its right, or below it if the head is too long."""
     columns = max(60, min(100, shutil.get_terminal_size().columns))
     body = textwrap.wrap(text, columns - _INDENT, break_on_hyphens=False) or [""]
     space = " " * _INDENT
@@ -126,14 +116,23 @@ def _wrap(head: str, text: str) -> list[str]:
 
 
 def field_texts(kind: type) -> dict[str, str]:
-    """Field -> the text under it, on one line, without the markup that is for documentation."""
+    """Field -> its docstring, on one line, without markup; including inherited fields."""
+    texts: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(owner):
+            texts |= _texts_in(owner)
+    return texts
+
+
+def _texts_in(kind: type) -> dict[str, str]:
+    """The docstrings of the fields that a class itself defines."""
     source = Path(sys.modules[kind.__module__].__file__ or "").read_text("utf-8")
     body = next(
         node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
     )
     texts = {}
-    for node, below in itertools.pairwise(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(below, ast.Expr):
-            text = " ".join(str(ast.literal_eval(below.value)).split())
+    for node, following in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr):
+            text = " ".join(str(ast.literal_eval(following.value)).split())
             texts[node.target.id] = re.sub(r"``(.+?)``", r"\1", re.sub(r" ?\(see :\w+:`[^`]+`\)", "", text))
     return texts

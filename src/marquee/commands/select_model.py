@@ -1,11 +1,11 @@
 """Choose a model by cross-validation, from simple to complex, and train the winner on everything.
 
-DATA has the layouts of marquee train; a table may have a column `group` (patient, scene, video), whose images stay
-together. Images with a named test split are kept for the winner.
+DATA has the layouts of marquee train; a table may have a column `group` (patient, scene, video): images of one group
+stay in one fold. Images of a test split are kept for the winner.
 
 Example: marquee select photos --out runs/choice --folds 5 --minutes 120
 
-The same command again goes on where it was stopped; finished folds are not repeated.
+The same command again continues where it stopped; finished folds are not repeated.
 """
 
 import json
@@ -16,11 +16,12 @@ from typing import Annotated, Optional
 import tyro
 
 from marquee import hints
-from marquee.commands.cli import config_file, parse_arguments
+from marquee.commands.cli import parse_arguments, starting_config
 from marquee.commands.main import interruptible
 from marquee.commands.run_help import show_help_if_asked
-from marquee.training.config import RECIPES, RunConfig
+from marquee.training.core.config import RECIPES
 from marquee.training.selection.config import Rule, SelectionConfig
+from marquee.training.tasks.image_classification.config import ImageRunConfig
 
 LADDER = RECIPES / "ladder.yaml"
 
@@ -32,27 +33,27 @@ class Arguments:
     data: tyro.conf.Positional[Path]
     """Folder or table of labelled images."""
     out: Path
-    """Folder of the selection; one that was begun with the same data and settings is gone on with."""
+    """Folder of the selection; a selection begun there with the same data and settings is continued."""
     candidates: Optional[Path] = None
     """YAML list of candidates, simple ones first: name, kind (probe or train), config; without it, Marquee's
-    own list."""
+    built-in list."""
     config: Optional[Path] = None
-    """YAML file with any of a run's fields, or a recipe, underneath each candidate's own; the command line wins
-    over it."""
+    """YAML file with any of a run's fields, or a recipe; the candidates' own settings and options on the command
+    line override it."""
     selection: Annotated[SelectionConfig, tyro.conf.arg(name="")] = field(default_factory=SelectionConfig)
     rule: Annotated[tyro.conf.FlagCreatePairsOff[Rule], tyro.conf.arg(name="")] = field(default_factory=Rule)
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    run: Annotated[ImageRunConfig, tyro.conf.arg(name="")] = field(default_factory=ImageRunConfig)
 
 
 def main() -> int:
     """Entry point."""
     show_help_if_asked("select", Arguments, __doc__)
-    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=config_file() or RunConfig())
+    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, run=starting_config())
     arguments = parse_arguments("select", Arguments, __doc__, default)
     with interruptible():
-        from marquee.training.progress import Progress
+        from marquee.training.core.progress import Progress
         from marquee.training.selection.candidates import read_ladder
         from marquee.training.selection.select import select
     ladder = read_ladder(arguments.candidates or LADDER)

@@ -1,4 +1,4 @@
-"""Start TorchServe with models of the store and prove that it answers as evaluation did; stop it; look at it.
+"""Start TorchServe with models of the store and verify that it answers as in evaluation; stop it; show its status.
 
 Example: marquee serve start photos
 """
@@ -34,16 +34,16 @@ def start(
 
     Example: marquee serve start photos --port 9080
 
-    Exit 1, with the server stopped, when a model is refused or an answer differs.
+    Exits with 1, and stops the server, if a model is refused or an answer differs.
 
     Args:
         names: Archives of the store, such as "photos" for photos.mar.
         config: TorchServe settings.
         store: Folder of archives (default: model_store of --config).
-        state: Folder for process, tokens and logs.
+        state: Folder for the process record, tokens and logs.
         port: First of five consecutive ports, instead of those of --config.
         enable_model_api: Allow marquee models register and unregister while serving.
-        timeout: Seconds until the models must be READY.
+        timeout: Seconds within which the models must be READY.
         json: Print one JSON object.
     """
     if not names:
@@ -85,7 +85,7 @@ def stop(state: Path = DEFAULT_STATE) -> int:
     Example: marquee serve stop
 
     Args:
-        state: Folder given to start.
+        state: State folder of the server.
     """
     with interruptible():
         from marquee.serving import server as servers
@@ -102,12 +102,12 @@ def stop(state: Path = DEFAULT_STATE) -> int:
 
 
 def status(state: Path = DEFAULT_STATE, json: Json = False) -> int:
-    """Show the server, its models and their workers; exit 1 when none is running.
+    """Show the server, its models and their workers; exit with 1 if none is running.
 
     Example: marquee serve status --json
 
     Args:
-        state: Folder given to start.
+        state: State folder of the server.
         json: Print one JSON object.
     """
     with interruptible():
@@ -116,12 +116,12 @@ def status(state: Path = DEFAULT_STATE, json: Json = False) -> int:
     if server is None:
         print(jsonlib.dumps({"running": False}) if json else f"no server is running from {state}")
         return 1
-    described = servers.describe(server)
+    description = servers.describe(server)
     if json:
-        print(jsonlib.dumps(described))
+        print(jsonlib.dumps(description))
         return 0
     print(f"pid {server.pid}, inference {server.addresses.inference}, management {server.addresses.management}")
-    for model in described["models"]:
+    for model in description["models"]:
         print(f"{model['name']} {model['version']}: workers {', '.join(model['workers']) or 'none'}")
     return 0
 

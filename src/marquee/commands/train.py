@@ -11,18 +11,18 @@ On many GPUs: torchrun --nproc-per-node 4 -m marquee train --data photos --out r
 import argparse
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import tyro
 
 from marquee import hints
-from marquee.commands.cli import config_file, parse_arguments
+from marquee.commands.cli import check_task, config_file, parse_arguments, starting_config
 from marquee.commands.main import interruptible
 from marquee.commands.run_help import show_help_if_asked
-from marquee.training.config import RunConfig, load_run_config
-from marquee.training.run_folder import RunFolder
+from marquee.training.core.config import RunConfig, load_run_config
+from marquee.training.core.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +34,30 @@ class Arguments:
     out: Path
     """Folder of the run; it must be new unless --resume."""
     config: Optional[Path] = None
-    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); the command
-    line wins over it."""
+    """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); options on the
+    command line override it."""
+    task: Optional[str] = None
+    """Task: image-classification (the default) or multi-label-classification, where an image may have
+    several labels, or none."""
     resume: bool = False
-    """Go on from the last checkpoint of --out, with the run's own configuration."""
+    """Continue from the last checkpoint of --out, with the run's own configuration."""
     json: bool = False
     """Print the final metrics as one JSON object."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    def __post_init__(self) -> None:
+        check_task(self.task, self.run)
 
 
-def _defaults() -> RunConfig:
-    """The configuration that the command line starts from: --config, else the resumed run's own, else the defaults."""
-    if (config := config_file()) is not None:
-        return config
+def _defaults() -> Any:
+    """The configuration that the command line starts from: --config, else the resumed run's own, else the task's."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
-    known, _ = parser.parse_known_args()
-    if known.resume and known.out is not None and RunFolder(known.out).config.is_file():
-        return load_run_config(RunFolder(known.out).config)
-    return RunConfig()
+    namespace, _ = parser.parse_known_args()
+    if config_file() is None and namespace.resume and namespace.out and RunFolder(namespace.out).config.is_file():
+        return load_run_config(RunFolder(namespace.out).config)
+    return starting_config()
 
 
 def main() -> int:
@@ -64,7 +68,7 @@ def main() -> int:
         print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)
         return 2
     with interruptible():
-        from marquee.training.run import train
+        from marquee.training.core.run import summary, train
     metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume)
     if not metrics:
         return 0  # not the main process
@@ -72,8 +76,5 @@ def main() -> int:
         print(json.dumps(metrics))
     else:
         command = hints.command("package", arguments.out, "--name", "NAME")
-        print(
-            f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, "
-            f"bundle in {arguments.out / 'bundle'}; next: {command}"
-        )
+        print(f"{summary(arguments.run, metrics)}, bundle in {RunFolder(arguments.out).bundle}; next: {command}")
     return 0

@@ -1,4 +1,4 @@
-"""Find the workers, threads, batches and variant of an archive that answer the most requests on this machine.
+"""Find the workers, threads, batch size and variant of an archive that answer the most requests on this machine.
 
 Measures with real requests on a private server, and writes the best settings into the archive.
 
@@ -29,7 +29,7 @@ class Arguments:
     """An archive of the store, such as "photos" for photos.mar."""
     tune: Annotated[TuneConfig, tyro.conf.arg(name="")] = field(default_factory=TuneConfig)
     images: Optional[Path] = None
-    """A folder of image files to ask about, like those that clients will send; without it, those in the archive."""
+    """Folder of image files to send, like those that clients will send; without it, the images in the archive."""
     store: Optional[Path] = None
     """Folder of archives (default: model_store of --config)."""
     config: Path = DEFAULT_CONFIG
@@ -37,7 +37,7 @@ class Arguments:
     device: str = "auto"
     """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure, and write nothing into the archive."""
+    """Measure, but write nothing into the archive."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object."""
 
@@ -49,7 +49,7 @@ def main() -> int:
         from marquee.serving.model_config import places
         from marquee.serving.tuning.table import refusal, summary, table, to_document
         from marquee.serving.tuning.tune import tune
-        from marquee.training.device import resolve_device
+        from marquee.training.core.device import resolve_device
     name = arguments.name.removesuffix(".mar")
     config = find_config(arguments.config)
     store = arguments.store or find_store(config, read_properties(config))
@@ -71,7 +71,7 @@ def main() -> int:
         where = f"{tuned.archive}: model-config.yaml: {changes}"
         print(f"written to {where}" if tuned.written else f"not written; to set in {where}")
         if tuned.written:
-            given = [] if arguments.store is None else ["--store", arguments.store]
-            given += [] if arguments.config == DEFAULT_CONFIG else ["--config", arguments.config]
-            print(f"next: {hints.command('serve', 'start', name, *given)}")
+            options = [] if arguments.store is None else ["--store", arguments.store]
+            options += [] if arguments.config == DEFAULT_CONFIG else ["--config", arguments.config]
+            print(f"next: {hints.command('serve', 'start', name, *options)}")
     return 0

@@ -1,0 +1,277 @@
+"""The life of a TorchServe worker, from load to answer: initialize, then preprocess, inference, postprocess.
+
+A request is answered on its own, whatever came in the batch beside it; the errors of its items are part of its answer.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..explain.batch import Explanations, Pending
+from ..explain.request import ExplanationRequest
+from .arrays import take
+from .batch import Batch
+from .errors import BundleError, InputError
+from .golden import read_golden, verify_golden
+from .host import usable_cores
+from .output import Prediction
+from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
+from .predictor import Predictor
+from .schema import SchemaError, to_dict
+from .service_metrics import ServiceMetrics
+from .spec import BUNDLE_FOLDER, VariantSpec
+from .threads import set_threads
+from .worker_config import WorkerConfig, read_worker_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request of a batch on its way to an answer."""
+
+    request: Request
+    """Its items; none where ``answer`` is given."""
+    explanation: ExplanationRequest | None = None
+    """The explanation that it asks for, beside its prediction."""
+    answer: tuple[int, bytes] | None = None
+    """HTTP status and body of one that needs no prediction."""
+
+
+class Handler:
+    """One worker's model.
+
+    Raises from :meth:`initialize` are RuntimeError, because that is what TorchServe's worker reports and retries;
+    anything else would end in a bare stack trace.
+    """
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
+        self._model: dict[str, str] = {}
+        self._metrics = ServiceMetrics()
+        self._explanations: Explanations | None = None
+
+    @property
+    def predictor(self) -> Predictor:
+        """The loaded model."""
+        if self._predictor is None:
+            raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
+        return self._predictor
+
+    @property
+    def explanations(self) -> Explanations:
+        """What answers ``explain`` for the loaded model."""
+        if self._explanations is None:
+            raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
+        return self._explanations
+
+    def initialize(self, context: Any) -> None:
+        """Loads the archive's bundle and replays its golden samples.
+
+        Args:
+            context: ``ts.context.Context``.
+
+        Raises:
+            RuntimeError: the bundle is damaged, or an answer differs from evaluation's.
+        """
+        _silence_request_log()
+        folder = Path(context.system_properties["model_dir"]).resolve()
+        _refuse_foreign_code(folder)
+        config = _worker_config(context.model_yaml_config or {})
+        set_threads(config.threads, config.threads_alone)
+        device = _device(context.system_properties.get("gpu_id"))
+        batch_size = int(context.system_properties.get("batch_size") or 1)
+
+        def make_ready(loaded: Predictor) -> None:
+            verify_golden(loaded)
+            loaded.warm_up(batch_size)
+
+        try:
+            variant = None if config.variant == "auto" else config.variant
+            predictor = Predictor.load(folder / BUNDLE_FOLDER, device, variant, make_ready, config.decode_threads)
+        except BundleError as error:
+            raise RuntimeError(f"{context.model_name} is not served: {error}") from error
+        except ImportError as error:  # of what the kind of input or output imports
+            missing = f"it needs a library that this server does not have: {error}"
+            raise RuntimeError(f"{context.model_name} is not served: {missing}") from error
+        version = str((context.manifest or {}).get("model", {}).get("modelVersion", ""))
+        self._model = {
+            "name": context.model_name,
+            "version": version,
+            "bundle": predictor.bundle.digest,
+            "variant": predictor.variant.name,
+            "reason": predictor.reason,
+        }
+        self._predictor = predictor
+        self._metrics.report_to(context.metrics, predictor, context.model_name, version)
+        self._explanations = Explanations(predictor, device, config, self._metrics.count_explanation)
+        checked = len(read_golden(predictor.bundle, predictor.variant))
+        logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
+
+    def handle(self, requests: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answers one batch.
+
+        Args:
+            requests: one mapping a request (see :func:`marquee.handlers.core.payload.parse`).
+            context: ``ts.context.Context``; takes each response's status and content type.
+
+        Returns:
+            One JSON body a request, in the order of ``requests``.
+        """
+        with self._metrics.stage("batch"):
+            with self._metrics.stage("decode"):
+                calls, batch = self.preprocess(requests, context)
+            predictions = self.inference(batch)
+            with self._metrics.stage("encode"):
+                bodies, pending = self.postprocess(calls, batch, predictions, context)
+            if pending:
+                with self._metrics.stage("explain"):
+                    bodies = self.explanations.complete(pending, bodies, context)
+        self._metrics.count_batch(len(requests))
+        return bodies
+
+    def preprocess(self, requests: Sequence[dict[str, Any]], context: Any) -> tuple[list[Call], Batch]:
+        """Reads every request, and decodes the items of all of them into one batch."""
+        calls = [self._read(index, fields, context) for index, fields in enumerate(requests)]
+        return calls, self.predictor.input.collate([item for call in calls for item in call.request.items])
+
+    def inference(self, batch: Batch) -> list[Any]:
+        """Predictions for the good items in one pass of the engine; the errors of the others are in their places."""
+        if not len(batch):
+            return batch.with_errors([])
+        try:
+            with self._metrics.stage("inference"):
+                return self.predictor.predict_batch(batch)
+        except Exception as error:
+            _exit_if_device_is_lost(error)
+            logger.exception("inference failed for a batch of %d items", len(batch))
+            failed = InputError("inference_failed", "the model could not be run; try again")
+            return batch.with_errors([failed] * len(batch))
+
+    def postprocess(
+        self, calls: Sequence[Call], batch: Batch, predictions: Sequence[Prediction | InputError], context: Any
+    ) -> tuple[list[bytes], dict[int, Pending]]:
+        """Encodes the answer to each request.
+
+        Args:
+            calls: of :meth:`preprocess`.
+            batch: of :meth:`preprocess`.
+            predictions: of :meth:`inference`, for the items of all calls in their order.
+            context: takes each response's status and content type.
+
+        Returns:
+            One body a request, and by the index of their request the explanations that are still to be made.
+        """
+        bodies, pending = [], {}
+        places = _places(batch)
+        done = 0
+        for index, call in enumerate(calls):
+            answers = predictions[done : done + len(call.request.items)]
+            status, body = call.answer or encode_answer(answers, call.request.is_list, self._model)
+            context.set_response_status(status, HTTPStatus(status).phrase, index)
+            context.set_response_content_type(index, JSON_CONTENT_TYPE)
+            bodies.append(body)
+            self._metrics.count_request(context.get_all_request_header(index), status, answers)
+            if call.explanation is not None and status == HTTPStatus.OK:
+                place = places[done]
+                inputs = take(batch.inputs, slice(place, place + 1))
+                pending[index] = Pending(call.explanation, inputs, answers[0])
+            done += len(answers)
+        return bodies, pending
+
+    def _read(self, index: int, fields: dict[str, Any], context: Any) -> Call:
+        """One request, whatever it asks for."""
+        nothing = Request((), is_list=True)
+        try:
+            explanation, fields = self.explanations.parse(fields, context.get_request_header(index, "explain"))
+            if explanation is None and _is_describe(fields, context.get_request_header(index, "describe")):
+                return Call(request=nothing, answer=(200, json.dumps(self._describe(), ensure_ascii=False).encode()))
+            return Call(request=parse(fields, self.predictor.input), explanation=explanation)
+        except InputError as error:
+            return Call(request=nothing, answer=encode_error(error))
+        except Exception:
+            # A mistake of ours that one request brings to light must not fail the requests batched with it.
+            logger.exception("a request could not be read")
+            failed = InputError("internal_error", "the request could not be read")
+            return Call(request=Request((failed,), is_list=False))
+
+    def _describe(self) -> dict[str, Any]:
+        spec = self.predictor.spec
+        return {
+            "model": self._model,
+            "task": spec.task,
+            **spec.output.describe(),
+            "input": spec.input.describe(),
+            "metrics": spec.provenance.get("metrics", {}),
+            "variants": [_describe_variant(variant) for variant in spec.variants],
+        }
+
+
+def _places(batch: Batch) -> dict[int, int]:
+    """Number of a good item among all -> its row in the batch."""
+    good: Iterator[int] = (number for number, error in enumerate(batch.errors) if error is None)
+    return {number: row for row, number in enumerate(good)}
+
+
+def _is_describe(fields: dict[str, Any], header: str | None) -> bool:
+    """TorchServe marks ``describe`` by a header, and batches it with predictions."""
+    return header == "True" and not any(fields.values())
+
+
+def _describe_variant(variant: VariantSpec) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "engine": variant.engine,
+        "precision": variant.precision,
+        "measurements": [to_dict(measurement) for measurement in variant.measurements],
+    }
+
+
+def _worker_config(document: dict[str, Any]) -> WorkerConfig:
+    try:
+        config = read_worker_config(document)
+        return config.resolve(int(document.get("maxWorkers", 1)), usable_cores())
+    except SchemaError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _silence_request_log() -> None:
+    """TorchServe's worker logs a line for every batch, on a root logger that also carries the metrics."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Backend received inference")
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(keep)
+
+
+def _refuse_foreign_code(folder: Path) -> None:
+    """An inherited PYTHONPATH comes before the archive; code from there may decode differently."""
+    code = Path(__file__).resolve()
+    if folder not in code.parents:
+        raise RuntimeError(
+            f"the handler was imported from {code.parent}, not from the archive in {folder}; "
+            "remove that folder from PYTHONPATH"
+        )
+
+
+def _device(gpu_id: int | None) -> str:
+    if gpu_id is not None and torch.cuda.is_available():
+        return f"cuda:{gpu_id}"
+    return "cpu"
+
+
+def _exit_if_device_is_lost(error: Exception) -> None:
+    """After a CUDA fault every later call fails too; a new process is the only cure, and TorchServe starts one."""
+    lost = getattr(torch, "AcceleratorError", None)
+    if lost is not None and isinstance(error, lost):
+        logger.critical("the device is lost, this worker ends: %s", error)
+        logging.shutdown()
+        os._exit(1)

@@ -1,0 +1,138 @@
+"""Request bodies in, response bodies out: the envelope around the items of any kind of input.
+
+A request is one item, or a list of instances:
+
+* the raw content of a file as the body;
+* multipart form data with a part named ``data`` or ``body``;
+* JSON ``{"instances": [...]}``, each an item as its kind of input spells it in JSON (:meth:`Opener.instance`);
+* JSON of one item.
+
+Over gRPC the same, as the value of the key ``data`` or ``body`` of ``PredictionsRequest.input``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+from .input import Input, Opener, attempt
+from .output import Prediction
+
+MAX_INSTANCES = 64
+"""Items in one JSON request."""
+
+JSON_CONTENT_TYPE = "application/json"
+_BODY_FIELDS = ("data", "body")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one request asks: its items, each opened or refused."""
+
+    items: tuple[Any, ...]
+    """As :meth:`marquee.handlers.core.input.Input.collate` takes them, or the error of that item."""
+    is_list: bool
+    """True for ``{"instances": ...}``: the answer is a list too, even of one."""
+
+
+def parse(fields: Mapping[str, Any], source: Input) -> Request:
+    """Reads one request as TorchServe hands it over; never raises InputError, an error is an item.
+
+    Args:
+        fields: ``{"body": bytes}`` for a raw body, ``{field: bytes}`` for multipart and gRPC; TorchServe has already
+            parsed ``application/json`` and decoded ``text/*``.
+        source: opens the items.
+    """
+    try:
+        body = _find_body(fields)
+        if isinstance(body, (bytes, bytearray)):
+            body = _parse_json(body) if _looks_like_json(body) else body
+        if isinstance(body, (bytes, bytearray)):
+            return Request((attempt(source.opener().file, body),), is_list=False)
+        return _parse_document(body, source.opener())
+    except InputError as error:
+        return Request((error,), is_list=False)
+
+
+def encode_answer(
+    answers: Sequence[Prediction | InputError], is_list: bool, model: dict[str, str]
+) -> tuple[int, bytes]:
+    """The response to one request.
+
+    Args:
+        answers: one for each item of the request, in its order.
+        is_list: see :class:`Request`.
+        model: name, version, bundle digest and variant, sent with every answer.
+
+    Returns:
+        HTTP status and JSON body. A list is 200 when any of its items succeeded; otherwise its first error's status.
+    """
+    if not is_list:
+        (answer,) = answers
+        if isinstance(answer, InputError):
+            return encode_error(answer)
+        return 200, _dump({**answer.as_json(), "model": model})
+    items = [_error(answer) if isinstance(answer, InputError) else answer.as_json() for answer in answers]
+    errors = [answer for answer in answers if isinstance(answer, InputError)]
+    status = errors[0].status if len(errors) == len(answers) else 200
+    return status, _dump({"predictions": items, "model": model})
+
+
+def add_to_answer(body: bytes, fields: dict[str, Any]) -> bytes:
+    """The JSON body of an answer to one item with more fields."""
+    return _dump({**json.loads(body), **fields})
+
+
+def encode_error(error: InputError) -> tuple[int, bytes]:
+    """HTTP status and the JSON body ``{"error": {"code", "message"}}``."""
+    return error.status, _dump(_error(error))
+
+
+def _error(error: InputError) -> dict[str, Any]:
+    return {"error": {"code": error.code, "message": error.message}}
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _find_body(fields: Mapping[str, Any]) -> Any:
+    for name in _BODY_FIELDS:
+        if name in fields:
+            body = fields[name]
+            break
+    else:
+        if not fields:
+            # `curl --data-binary @FILE` calls the file a form, and TorchServe then finds no field in it.
+            raise InputError("empty", "no body arrived; send the file with curl -T FILE, or name its Content-Type")
+        if len(fields) != 1:
+            raise InputError("bad_request", f"expected a field named 'data' or 'body', got {sorted(fields)}")
+        # A form or gRPC client that named its only part differently means that part.
+        body = next(iter(fields.values()))
+    if isinstance(body, str):  # sent as text/*
+        return body.encode("utf-8", "replace")
+    return body
+
+
+def _looks_like_json(body: bytes | bytearray) -> bool:
+    """No file of ours starts with a brace or a bracket, so the content decides even where the header is missing."""
+    return body[:64].lstrip()[:1] in (b"{", b"[")
+
+
+def _parse_json(body: bytes | bytearray) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InputError("bad_request", f"the body is not valid JSON: {error}") from error
+
+
+def _parse_document(document: Any, opener: Opener) -> Request:
+    if isinstance(document, dict) and "instances" in document:
+        instances = document["instances"]
+        if not isinstance(instances, list) or not instances:
+            raise InputError("bad_request", "instances: expected a list with at least one item")
+        if len(instances) > MAX_INSTANCES:
+            raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {MAX_INSTANCES}")
+        return Request(tuple(attempt(opener.instance, instance) for instance in instances), is_list=True)
+    return Request((attempt(opener.instance, document),), is_list=False)

@@ -1,0 +1,107 @@
+"""Which items make up each step, and the processes that load them."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from marquee.handlers.core.host import usable_cores
+from marquee.training.core.errors import DataError
+from marquee.training.core.seeding import derive_seed
+
+_SECONDS_TO_SAVE = 60
+"""How long a loader process survives a SIGTERM, so that the trainer can finish its step and save."""
+_ENOUGH_ITEMS = 256
+"""With fewer items, starting loader processes costs more time than it saves."""
+
+Loader = DataLoader[Any]
+"""Yields batches: lists of tensors with one row per item."""
+
+
+class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Which items make up each training step, for one rank.
+
+    Each epoch is a new permutation, cut into global batches; a rank takes every ``world``-th item of each. An
+    incomplete last batch is dropped (a batch of one item has no variance for batch norm).
+
+    Args:
+        items: number of training items.
+        batch_size: items per step, over all ranks.
+        seed: determines all permutations.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self._items = items
+        self._batch_size = min(batch_size, items - items % world)
+        self._seed, self._rank, self._world = seed, rank, world
+        self.epoch = 0
+        """The epoch of the next iteration."""
+        self.start = 0
+        """Batches of that epoch to skip, after a resume."""
+        if batch_size % world or self._batch_size == 0:
+            raise DataError(f"batch size {batch_size} and {items} items cannot be shared by {world} processes")
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        return self._items // self._batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self._order(self.epoch)
+        for step in range(self.start, len(self)):
+            yield [(self.epoch, index) for index in self._share(order, step)]
+
+    def items_of(self, epoch: int, step: int) -> list[int]:
+        """Indices of the items in this rank's share of a step."""
+        return self._share(self._order(epoch), step)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
+        return torch.randperm(self._items, generator=generator).tolist()
+
+    def _share(self, order: list[int], step: int) -> list[int]:
+        return order[step * self._batch_size : (step + 1) * self._batch_size][self._rank :: self._world]
+
+
+def training_loader(items: Dataset[Any], sampler: DistributedBatchSampler, workers: int, pin_memory: bool) -> Loader:
+    """Loader over ``sampler``; set its ``epoch`` before each iteration."""
+    return DataLoader(
+        items,
+        batch_sampler=sampler,
+        pin_memory=pin_memory,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=init_worker,
+    )
+
+
+def evaluation_loader(items: Dataset[Any], batch_size: int, workers: int, pin_memory: bool = False) -> Loader:
+    """Loader over ``items`` in order; the last batch may be smaller."""
+    return DataLoader(
+        items,
+        batch_size=batch_size,
+        pin_memory=pin_memory,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=init_worker,
+    )
+
+
+def resolve_workers(workers: int, items: int) -> int:
+    """Loader processes for the setting ``workers``; -1: none for few items, where starting them would cost more."""
+    if workers >= 0:
+        return workers
+    cores = usable_cores()
+    return 0 if items < _ENOUGH_ITEMS else min(8, max(0, cores - 1))
+
+
+def init_worker(_: int) -> None:
+    """Initialises a loader process."""
+    # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM may go to a whole process group, too; if a loader died at once, the unsaved steps would be lost.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_SAVE))
+    torch.set_num_threads(1)

@@ -1,0 +1,444 @@
+"""The interface of a task: everything in a run that depends on the kind of data and answers.
+
+The methods are in the order in which a run calls them. A task is stateless: the configuration, the data and the spec
+are passed to it, so that the same object works for a run and for an imported bundle.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from marquee.handlers.core.arrays import Arrays
+from marquee.handlers.core.input import InputSpec
+from marquee.handlers.core.output import CalibrationSpec, OutputSpec
+from marquee.handlers.core.spec import ModelSpec
+from marquee.training.core.context import RunContext
+from marquee.training.core.errors import OptimizeError, TrainingError
+from marquee.training.core.progress import Progress
+from marquee.training.core.rejected import Rejected
+from marquee.training.core.sampler import DistributedBatchSampler, Loader
+from marquee.training.tasks import task_named
+
+C = TypeVar("C")
+"""The task's configuration."""
+
+Tensors = tuple[torch.Tensor, ...]
+SPLITS = ("train", "val", "test")
+
+
+class Record(Protocol):
+    """One item of a data set."""
+
+    @property
+    def path(self) -> str:
+        """Its location, for messages and tables."""
+
+    @property
+    def split(self) -> str:
+        """``train``, ``val`` or ``test``."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content that a client would send."""
+
+    @property
+    def group(self) -> str:
+        """The group that it belongs to, such as a patient; empty for an independent item."""
+
+
+class Manifest(Protocol):
+    """The items of a data set, in a fixed order."""
+
+    @property
+    def records(self) -> Sequence[Any]:
+        """All items."""
+
+    @property
+    def digest(self) -> str:
+        """``sha256:...`` over everything that determines training."""
+
+    def split(self, name: str) -> list[Any]:
+        """The records of one split, in order."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The validation result of an epoch."""
+
+    value: float
+    """The epoch with the highest value is the best one; between equal values, the lower loss decides."""
+    loss: float
+    """Mean over the validation items."""
+    values: Mapping[str, float]
+    """Metrics for the log, by name."""
+    text: str
+    """The metrics as text, for the console."""
+
+
+class Objective(Protocol):
+    """What a run minimises, and how it is validated. Distillation wraps another objective."""
+
+    counted: tuple[str, ...]
+    """Names of the counts that :meth:`count` returns."""
+    unit: str
+    """The plural noun for items, such as ``images``."""
+
+    def prepare(self, batch: Tensors, step: int) -> Tensors:
+        """A batch from the loader, for a whole step -> tensors with one row per item, on the CPU.
+
+        It draws from torch's global generator, which is seeded for each step.
+        """
+
+    def inputs(self, part: Tensors, step: int) -> Tensors:
+        """Some rows of :meth:`prepare`, on the device -> the arguments of the network."""
+
+    def loss(self, outputs: torch.Tensor, inputs: Tensors, part: Tensors) -> torch.Tensor:
+        """The mean loss over the part, float32.
+
+        Args:
+            outputs: the outputs of the network, float32.
+            inputs: the arguments of the network.
+            part: the rows that they were computed from.
+        """
+
+    def count(self, outputs: torch.Tensor, part: Tensors) -> dict[str, float]:
+        """Counts for these outputs, by the names of ``counted``; they are summed over an epoch."""
+
+    def after_backward(self, step: int) -> None:
+        """Called when a step's gradients are complete."""
+
+    def validate(self, outputs: torch.Tensor, batch: Tensors) -> dict[str, float]:
+        """Sums over a batch of the validation loader: ``loss``, and the names of ``counted``."""
+
+    def train_values(self, sums: Mapping[str, float]) -> tuple[dict[str, float], str]:
+        """An epoch's training metrics besides the loss: by name for the log, and as text for the console.
+
+        Args:
+            sums: over the epoch: ``items``, and the names of ``counted``.
+        """
+
+    def score(self, sums: Mapping[str, float]) -> Score:
+        """The validation result.
+
+        Args:
+            sums: results of :meth:`validate`, summed over all batches, and ``items``.
+        """
+
+    def soft_loss(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The distance between the softened outputs of student and teacher, for distillation (Hinton et al., 2015).
+
+        Args:
+            student: outputs of the student network, float32.
+            teacher: outputs of the teacher network, float32.
+            temperature: divisor of both.
+
+        Returns:
+            The mean over the batch, times the square of the temperature, so that gradients are as large as at 1.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A model with its initial weights, and the input that belongs to it."""
+
+    model: nn.Module
+    """Called with the result of :meth:`Objective.inputs`, in training as in the exported program."""
+    input: InputSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The source of a run's batches."""
+
+    sampler: DistributedBatchSampler
+    """Sampler of the training items."""
+    train: Loader
+    val: Loader
+    """Both loaders yield batches of tensors with one row per item, of this process's share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The part of a trained model that is exported."""
+
+    module: nn.Module
+    """In eval mode, on the CPU; takes the arrays of the input, returns one tensor or a tuple."""
+    outputs: tuple[str, ...]
+    """Names of its outputs."""
+    files: tuple[str, ...] = ()
+    """Further files of the variant, already written to the bundle's folder."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted on validation data, and facts about the fit."""
+
+    calibration: CalibrationSpec
+    facts: dict[str, Any]
+
+
+class Task(ABC, Generic[C]):
+    """One kind of data and answers."""
+
+    name: str
+    """As in :data:`marquee.training.tasks.TASKS`."""
+    unit: str
+    """The plural noun for items, such as ``images``."""
+    tables: tuple[str, ...] = ()
+    """Names of metrics that are too long to be stored in a bundle."""
+
+    # --- before anything is read
+
+    def check(self, config: C) -> None:
+        """Raises TrainingError for settings that cannot work, before any work is done."""
+
+    def title(self, config: C) -> str:
+        """A short name of the model."""
+        return self.name
+
+    # --- data
+
+    @abstractmethod
+    def read(self, config: C, data: Path, progress: Progress) -> tuple[Any, list[Rejected]]:
+        """Every usable item of a data set, with the splits that it defines, and the items that are left out.
+
+        Raises:
+            DataError: ``data`` cannot be used.
+        """
+
+    @abstractmethod
+    def read_for(self, spec: ModelSpec, data: Path, progress: Progress) -> tuple[Any, list[Rejected]]:
+        """As :meth:`read`, for the evaluation of a bundle."""
+
+    @abstractmethod
+    def split(self, config: C, manifest: Any) -> tuple[Any, list[str]]:
+        """Assigns a split to every item; returns the manifest and warnings.
+
+        Raises:
+            DataError: the items cannot be split into usable training and validation items.
+        """
+
+    @abstractmethod
+    def read_manifest(self, path: Path) -> Any:
+        """Reads what :meth:`write_manifest` wrote."""
+
+    @abstractmethod
+    def write_manifest(self, path: Path, manifest: Any) -> None:
+        """Writes the record of the items that a run uses."""
+
+    def describe(self, manifest: Any) -> str:
+        """The data set in one line."""
+        return f"{len(manifest.records)} {self.unit}"
+
+    def advise(self, config: C, manifest: Any) -> list[str]:
+        """Hints and warnings before a run; usually none."""
+        return []
+
+    # --- training
+
+    @abstractmethod
+    def build(self, config: C, manifest: Any) -> Network:
+        """The network with its initial weights."""
+
+    def place(self, config: C, model: nn.Module, device: torch.device) -> None:
+        """Moves a network to the device of a run."""
+        model.to(device)
+
+    @abstractmethod
+    def feed(self, config: C, manifest: Any, network: Network, context: RunContext, cache: bool = True) -> Feed:
+        """The batches of a run.
+
+        Args:
+            config: the run's configuration.
+            manifest: the run's manifest.
+            network: the network, from :meth:`build`.
+            context: the run's folder, device and processes.
+            cache: whether prepared items may be cached in the run's folder.
+        """
+
+    @abstractmethod
+    def objective(
+        self, config: C, manifest: Any, network: Network, steps: int, device: torch.device, precision: str
+    ) -> Objective:
+        """The objective of a run of ``steps`` steps."""
+
+    def for_trials(self, config: C, manifest: Any) -> tuple[C, Any]:
+        """Configuration and manifest of a run with few items whose steps need as much memory as the whole run's."""
+        return config, manifest
+
+    # --- export
+
+    @abstractmethod
+    def program(self, config: C, manifest: Any, network: Network, folder: Path, progress: Progress) -> Program:
+        """The program to export.
+
+        Args:
+            config: the run's configuration.
+            manifest: the run's manifest.
+            network: the trained network, on the CPU in eval mode.
+            folder: the bundle's folder, to which further files are written.
+            progress: where progress is reported.
+        """
+
+    @abstractmethod
+    def output(self, config: C, manifest: Any) -> OutputSpec:
+        """How the program's outputs become answers, before calibration."""
+
+    @abstractmethod
+    def calibrate(self, config: C, output: Any, outputs: Arrays, targets: np.ndarray) -> Fitted:
+        """Calibrates the output.
+
+        Args:
+            config: the run's configuration.
+            output: the output of the uncalibrated predictor.
+            outputs: results of :meth:`marquee.handlers.core.output.Output.read` for validation items.
+            targets: their targets, from :meth:`targets`.
+        """
+
+    def note_export(self, config: C, metrics: dict[str, Any]) -> None:
+        """Adds the settings that an export was made with to its metrics."""
+
+    @abstractmethod
+    def choose_golden(self, manifest: Any, measured: str, count: int) -> list[Any]:
+        """Items for the golden samples, from the measured split first; deterministic."""
+
+    @abstractmethod
+    def truth(self, record: Any) -> dict[str, Any]:
+        """The ground truth of an item as JSON values, for its golden answer."""
+
+    @abstractmethod
+    def request(self, record: Any) -> tuple[str, bytes]:
+        """What a client would send for an item: the suffix of the file name, and the content."""
+
+    # --- evaluation
+
+    @abstractmethod
+    def batches(self, spec: ModelSpec, records: Sequence[Any], workers: int) -> Iterable[Arrays]:
+        """The input arrays of ``records``, in their order, exactly as they are served.
+
+        Raises:
+            DataError: an item has changed, or the bundle does not know its ground truth.
+        """
+
+    @abstractmethod
+    def targets(self, spec: ModelSpec, records: Sequence[Any]) -> np.ndarray:
+        """The ground truth of ``records``, one row per item.
+
+        Raises:
+            DataError: the bundle does not know it.
+        """
+
+    @abstractmethod
+    def measure(self, output: Any, records: Sequence[Any], outputs: Arrays) -> dict[str, Any]:
+        """The metrics of a bundle's answers.
+
+        Args:
+            output: the output of the predictor.
+            records: the items.
+            outputs: the predictor's outputs for them.
+        """
+
+    def views(self, inputs: Arrays, augmentation: str) -> Iterable[Arrays]:
+        """Views of the same items whose outputs are averaged: test-time augmentation.
+
+        Raises:
+            TrainingError: this task has none.
+        """
+        if augmentation != "none":
+            raise TrainingError(f"--tta {augmentation}: models for {self.name} have no test-time augmentation")
+        return [inputs]
+
+    @abstractmethod
+    def write_predictions(self, path: Path, output: Any, records: Sequence[Any], outputs: Arrays) -> None:
+        """Writes one CSV line per item: its path, its ground truth and its answer."""
+
+    # --- optimisation: a task that does not override these has only the first variant
+
+    def rebuild(self, config: C, spec: ModelSpec) -> nn.Module:
+        """The network of a bundle's run, into which its weights are then loaded."""
+        raise self._not_optimized()
+
+    def stratum(self, record: Any) -> str:
+        """The stratum of an item; samples contain each stratum in proportion."""
+        return ""
+
+    def right(self, output: Any, outputs: Arrays, targets: np.ndarray) -> np.ndarray:
+        """Bool (N,): which answers are right."""
+        raise self._not_optimized()
+
+    def calibration_error(self, output: Any, outputs: Arrays, targets: np.ndarray) -> float:
+        """The difference between the confidence of answers and the share of right ones."""
+        raise self._not_optimized()
+
+    def served(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
+        """The module that returns the outputs of these names, for a network from :meth:`rebuild`."""
+        return model
+
+    def lower(self, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """A copy of a network that computes in half precision.
+
+        Raises:
+            OptimizeError: this kind of network does not support it.
+        """
+        raise self._not_optimized()
+
+    def short_loop(self, loop: Any) -> Any:
+        """The settings of a run's loop, adapted to a short run that continues from its weights."""
+        return loop
+
+    def chance(self, manifest: Any) -> float:
+        """Score on the validation items of the best constant answer."""
+        raise self._not_optimized()
+
+    def _not_optimized(self) -> OptimizeError:
+        return OptimizeError(f"models for {self.name} cannot be optimised")
+
+    # --- report
+
+    meanings: Mapping[str, str] = MappingProxyType({})
+    """Metric -> its meaning, in the order in which metrics are displayed."""
+
+    def details(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Further lines about the metrics of an evaluation."""
+        return []
+
+    @abstractmethod
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """The metrics of a bundle in one line."""
+
+    def write_report(self, run: Path) -> dict[str, Path]:
+        """Writes the report pages of a finished run; returns the path of each.
+
+        Raises:
+            TrainingError: the folder is not a finished run; the message names the file.
+        """
+        return {}
+
+
+def row(name: str, value: str, meaning: str) -> str:
+    """One line about a metric."""
+    return f"{name:22s} {value:16s} {meaning}"
+
+
+def task_of(config: Any) -> "Task[Any]":
+    """The task of a run's configuration."""
+    return task_named(config.task)
+
+
+def task_for(spec: ModelSpec) -> "Task[Any]":
+    """The task of a bundle.
+
+    Raises:
+        TrainingError: the bundle is of a task that is not known here.
+    """
+    try:
+        return task_named(spec.task)
+    except ValueError as error:
+        raise TrainingError(f"the bundle's spec.json: {error}") from error

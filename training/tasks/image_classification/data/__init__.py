@@ -1,0 +1,1 @@
+"""Data: finding the images (scan, manifest), splits, augmentation, caching and loading."""

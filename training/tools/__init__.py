@@ -1,0 +1,1 @@
+"""Tools that find settings for a training run."""

@@ -1,0 +1,1 @@
+"""Workarounds for bugs in libraries; each module names the affected versions."""
