@@ -27,7 +27,7 @@ MAX_WARM_SECONDS = 30.0
 _WARM_SECONDS = 2.0
 _RISE = 1.03
 _FLAT_SECONDS = 2
-_NO_IMAGE = b"\0"
+_REFUSED_BODY = b"\0"
 _LOAD_SECONDS = 300.0
 _MODEL_WARM_SECONDS = 1.0
 
@@ -92,7 +92,7 @@ class PrivateServer:
         """The front end is several times slower in its first thousands of requests, an engine in its first batches."""
         if not self._is_warm:
             # The handler refuses these at once, so that only the front end and the way to the worker take time.
-            closed_loop(endpoint, [_NO_IMAGE], self._clients, _WARM_SECONDS)
+            closed_loop(endpoint, [_REFUSED_BODY], self._clients, _WARM_SECONDS)
             warm_up(endpoint, self._bodies, self._clients, MAX_WARM_SECONDS)
             self._is_warm = True
         closed_loop(endpoint, self._bodies, self._clients, _MODEL_WARM_SECONDS)

@@ -49,7 +49,7 @@ class TrainingState:
     """Running sums of that epoch (see :data:`marquee.training.core.loop.SUMS`)."""
     best_epoch: int = -1
     best_score: float = float("-inf")
-    """Of that epoch (see :class:`marquee.training.core.task.Score`)."""
+    """Of that epoch (see :class:`marquee.training.core.objective.Score`)."""
     best_loss: float = float("inf")
     finished: bool = False
     """True when the loop ended by itself: all epochs done, or stopped early."""

@@ -9,11 +9,12 @@ import numpy as np
 
 from marquee.handlers.core.arrays import Arrays, concatenate, rows
 from marquee.handlers.core.predictor import Predictor
+from marquee.training.core.dataset import SPLITS
 from marquee.training.core.errors import DataError
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.sampler import resolve_workers
-from marquee.training.core.task import SPLITS, Task, task_for
+from marquee.training.core.task import Task, task_for
 
 
 @dataclass(frozen=True)

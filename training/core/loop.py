@@ -23,12 +23,12 @@ from marquee.training.core.distributed import ProcessGroup
 from marquee.training.core.ema import WeightAverage
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.metrics_log import MetricsLog
+from marquee.training.core.objective import Objective, Score, Tensors
 from marquee.training.core.optim import set_learning_rate
 from marquee.training.core.progress import Progress, Task
 from marquee.training.core.sampler import DistributedBatchSampler, Loader
 from marquee.training.core.schedules import learning_rate
 from marquee.training.core.seeding import seed_step
-from marquee.training.core.task import Objective, Score, Tensors
 
 logger = logging.getLogger(__name__)
 

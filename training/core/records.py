@@ -7,13 +7,14 @@ from typing import Any
 from marquee import hints
 from marquee.handlers.core.schema import to_dict
 from marquee.training.core.config import RunConfig, dump_config, load_run_config
+from marquee.training.core.dataset import SPLITS, Manifest
 from marquee.training.core.distributed import ProcessGroup
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.files import write_atomic
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import SHOWN, Rejected, log_rejected, write_rejected
 from marquee.training.core.run_folder import RunFolder
-from marquee.training.core.task import SPLITS, Manifest, task_of
+from marquee.training.core.task import task_of
 
 logger = logging.getLogger(__name__)
 

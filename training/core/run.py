@@ -18,6 +18,7 @@ from marquee.training.core.assemble import build_trainer
 from marquee.training.core.checkpoint import CheckpointStore, TrainingState, load_checkpoint, load_weights
 from marquee.training.core.config import RunConfig, load_run_config
 from marquee.training.core.context import RunContext
+from marquee.training.core.dataset import SPLITS
 from marquee.training.core.device import resolve_device, resolve_precision
 from marquee.training.core.distributed import process_group
 from marquee.training.core.environment import describe_environment, library_versions
@@ -36,7 +37,7 @@ from marquee.training.core.optim import check_optimizer
 from marquee.training.core.progress import Progress
 from marquee.training.core.records import prepare_folder
 from marquee.training.core.run_folder import RunFolder
-from marquee.training.core.task import SPLITS, Network, task_of
+from marquee.training.core.task import Network, task_of
 
 logger = logging.getLogger(__name__)
 

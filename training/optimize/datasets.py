@@ -17,6 +17,7 @@ from marquee.handlers.outputs.classification import LOGITS_AND_DISTANCE
 from marquee.handlers.outputs.distance import Distance, distance_of
 from marquee.training.core.checkpoint import CheckpointStore, load_weights
 from marquee.training.core.config import RunConfig, load_run_config
+from marquee.training.core.dataset import groups_of
 from marquee.training.core.errors import OptimizeError
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
@@ -109,8 +110,7 @@ def read_records(records: Sequence[Any], spec: ModelSpec, progress: Progress) ->
         for inputs in task.batches(spec, records, resolve_workers(-1, len(records))):
             parts.append(inputs)
             bar.advance(count=rows(inputs))
-    # An item without a group is a group of its own; NUL cannot occur in the name of a real group.
-    groups = tuple(record.group or f"\0{number}" for number, record in enumerate(records))
+    groups = tuple(groups_of(records))
     shared = len(set(groups)) < len(groups)
     return Samples(inputs=concatenate(parts), targets=task.targets(spec, records), groups=groups if shared else None)
 

@@ -17,10 +17,11 @@ from marquee.training.core.context import RunContext
 from marquee.training.core.device import autocast, resolve_device
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.loop import Interrupted, NonFiniteLossError, NonFiniteValidationError, Trainer
+from marquee.training.core.objective import Objective, Tensors
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.seeding import derive_seed
-from marquee.training.core.task import Network, Objective, Tensors, task_of
+from marquee.training.core.task import Network, task_of
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 
 from marquee.training.core.config import RunConfig
 from marquee.training.core.files import write_csv
+from marquee.training.core.objective import Score
 from marquee.training.core.sampler import DistributedBatchSampler, evaluation_loader, training_loader
-from marquee.training.core.task import Feed, Fitted, Network, Program, Score, Task
+from marquee.training.core.task import Feed, Fitted, Network, Program, Task
 
 
 class LinearConfig(RunConfig):

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from marquee.training.core.task import Score, Tensors
+from marquee.training.core.objective import Score, Tensors
 from marquee.training.tasks.image_classification.data.mixing import Mixing
 from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
 from marquee.training.workarounds.unread_taps import UnreadTaps
 
 
 class ImageObjective:
-    """See :class:`marquee.training.core.task.Objective`; images have one label each.
+    """See :class:`marquee.training.core.objective.Objective`; images have one label each.
 
     Args:
         loss: logits float32 (N, classes), targets -> their mean loss.
@@ -40,7 +40,7 @@ class ImageObjective:
         return (self._resizing(part[0], step),)
 
     def loss(self, outputs: torch.Tensor, inputs: Tensors, part: Tensors) -> torch.Tensor:
-        """See :class:`marquee.training.core.task.Objective`."""
+        """See :class:`marquee.training.core.objective.Objective`."""
         value: torch.Tensor = self._loss(outputs, part[1])
         return value
 

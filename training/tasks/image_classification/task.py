@@ -26,6 +26,7 @@ from marquee.handlers.outputs.classification import (
 )
 from marquee.handlers.outputs.distance import DISTANCE_FILE, Distance, write_distance
 from marquee.training.core.context import RunContext
+from marquee.training.core.dataset import groups_of
 from marquee.training.core.errors import DataError
 from marquee.training.core.files import write_csv
 from marquee.training.core.progress import Progress
@@ -457,11 +458,6 @@ class ImageClassification(Task[ImageRunConfig]):
         from marquee.training.tasks.image_classification import report  # imports matplotlib, which nothing else needs
 
         return {"report": report.write_report(run), "model_card": report.write_model_card(run)}
-
-
-def groups_of(records: Sequence[Record]) -> list[str]:
-    """The group of each image; an image without one forms its own (a group's name contains no NUL)."""
-    return [record.group or f"\0{number}" for number, record in enumerate(records)]
 
 
 def _image(network: Network) -> ImageSpec:

@@ -16,10 +16,10 @@ from typing import Any
 from marquee.handlers.core.errors import InputError
 from marquee.handlers.inputs.image.decode import decode, stored_mode
 from marquee.handlers.inputs.image.spec import ImageSpec
+from marquee.training.core.dataset import SPLITS
 from marquee.training.core.errors import DataError
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected
-from marquee.training.core.task import SPLITS
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 
 _SPLIT_ALIASES = {

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from marquee.training.core.dataset import SPLITS
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.files import write_atomic
 from marquee.training.core.run_folder import RunFolder
-from marquee.training.core.task import SPLITS
 from marquee.training.tasks.image_classification.report import measures
 from marquee.training.tasks.image_classification.report.facts import RunFacts, read_facts
 from marquee.training.tasks.image_classification.report.text import environment

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from marquee.handlers.core.schema import to_dict
+from marquee.training.core.dataset import SPLITS
 from marquee.training.core.files import write_atomic
 from marquee.training.core.run_folder import RunFolder
-from marquee.training.core.task import SPLITS
 from marquee.training.tasks.image_classification.metrics import reliability
 from marquee.training.tasks.image_classification.report import measures, plots
 from marquee.training.tasks.image_classification.report.facts import RunFacts, read_facts
