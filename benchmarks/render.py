@@ -17,6 +17,8 @@ from marquee.training.core.errors import TrainingError
 from marquee.training.core.files import write_atomic
 
 _PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OF_TABLES = ("quality_", "coverage", "closed_form", "serving")
+"""How the names of the benchmarks of benchmarks/tabular begin."""
 Show = Callable[[float], str]
 
 
@@ -63,6 +65,10 @@ def tables(result: Result) -> str:
         from benchmarks.serving.tables import footnote, tables  # it has as many tables as loads
 
         return f"{tables(result)}\n\n{origin_of(result)}\n\n{footnote(result)}"
+    if result["benchmark"].startswith(_OF_TABLES):
+        from benchmarks.tabular.tables import origin, tables
+
+        return f"{tables(result)}\n\n{origin(result)}"
     columns = [column for column in COLUMNS if any(column.metric in metrics for metrics in result["series"].values())]
     rows = [["", *(title for column in columns for title in _titles(column, result))]]
     for contender in result["series"]:
@@ -83,11 +89,19 @@ def shown(summary: Summary, show: Show, rounds: int) -> str:
     return f"{text} ({show(summary.low)} to {show(summary.high)})" if rounds > 1 else text
 
 
-def origin_of(result: Result) -> str:
-    """Rounds, machine, versions, date, commit and command of a result."""
+def origin_of(result: Result, rounds: str = "", packages: Sequence[str] = ("torchvision", "timm")) -> str:
+    """Rounds, machine, versions, date, commit and command of a result.
+
+    Args:
+        result: of a benchmark.
+        rounds: what was measured how often; empty: medians of so many rounds.
+        packages: libraries whose versions are named, beside torch and Python.
+    """
     machine, versions = result["machine"], result["versions"]
-    rounds = f"Medians of {result['rounds']} rounds (lowest to highest)" if result["rounds"] > 1 else "One run"
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "torchvision", "timm", "python"))
+    rounds = rounds or (
+        f"Medians of {result['rounds']} rounds (lowest to highest)" if result["rounds"] > 1 else "One run"
+    )
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", *packages, "python"))
     return (
         f"{rounds}; {machine['cpu']}, {machine['cores']} cores, {machine['isa']} ({', '.join(machine['isa_flags'])}), "
         f"{machine['threads']} threads, load {machine['load']:g} before; {libraries}; {result['date'][:10]}, "

@@ -33,9 +33,12 @@ class Answer:
     @property
     def error(self) -> str | None:
         """``code: message``; None when the request succeeded."""
-        if "error" in self.body:
-            return f"{self.body['error'].get('code')}: {self.body['error'].get('message')}"
-        return None if self.status == 200 else f"{self.status}: {self.body}"
+        if self.status == 200 and "error" not in self.body:
+            return None
+        # A list is a failure only where none of its items succeeded; the first says why.
+        first: dict[str, Any] = next(iter(self.body.get("predictions", [])), {})
+        error = self.body.get("error") or first.get("error")
+        return f"{error.get('code')}: {error.get('message')}" if error else f"{self.status}: {self.body}"
 
 
 class Client:
@@ -197,9 +200,17 @@ class Client:
                 raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
             return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).partition("\n")[0]}})
 
-    def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
-        """``GET /models/NAME[/VERSION]``: status, workers and settings of a version; ``all``: of each version."""
-        versions: list[dict[str, Any]] = self._manage("GET", f"/models/{name}" + (f"/{version}" if version else ""))
+    def describe(self, name: str, version: str | None = None, customized: bool = False) -> list[dict[str, Any]]:
+        """``GET /models/NAME[/VERSION]``: status, workers and settings of a version; ``all``: of each version.
+
+        Args:
+            name: the model's name.
+            version: the model's version; None: the default version on the server.
+            customized: whether a worker adds the model's own description, as JSON in ``customizedMetadata``.
+        """
+        path = f"/models/{name}" + (f"/{version}" if version else "")
+        params = {"customized": "true"} if customized else {}
+        versions: list[dict[str, Any]] = self._manage("GET", path, params=params)
         return versions
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -308,7 +319,7 @@ def _json(response: requests.Response) -> dict[str, Any]:
         body = response.json()
     except ValueError:
         body = None
-    if isinstance(body, dict) and ("error" in body or response.status_code == 200):
+    if isinstance(body, dict) and ("error" in body or "predictions" in body or response.status_code == 200):
         return body
     # The front end's own refusals (no such model, no worker, body too large) have another shape than the handler's.
     return {"error": {"code": f"http_{response.status_code}", "message": _message(response)}}

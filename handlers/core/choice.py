@@ -49,7 +49,7 @@ def rank_variants(spec: ModelSpec, host: Host, device: str, forced: str | None =
     first = spec.variants[0].name
     if first not in order:
         order.append(first)
-    why = _why(ranking, host) if len(by_name) > 1 else "the bundle's only variant"
+    why = _why(ranking, host, spec.output.quality) if len(by_name) > 1 else "the bundle's only variant"
     usable = []
     passed: list[str] = []
     for name in order:
@@ -78,8 +78,8 @@ def _ranking(spec: ModelSpec, host: Host) -> Ranking | None:
     return next(iter(same + alike + newest), None)
 
 
-def _why(ranking: Ranking | None, host: Host) -> str:
+def _why(ranking: Ranking | None, host: Host, quality: str) -> str:
     if ranking is None:
         return "the bundle's order, nothing was measured"
     where = "on this machine" if ranking.host.like(host) else f"on another machine ({ranking.host.cpu})"
-    return f"fastest within {ranking.max_accuracy_drop:g} of the accuracy, measured {where} on {ranking.date[:10]}"
+    return f"fastest within {ranking.max_accuracy_drop:g} of the {quality}, measured {where} on {ranking.date[:10]}"

@@ -3,6 +3,7 @@
 A request is answered on its own, whatever came in the batch beside it; the errors of its items are part of its answer.
 """
 
+import gc
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from ..explain.batch import Explanations, Pending
-from ..explain.request import ExplanationRequest
+from ..explain.request import Settings
 from .arrays import take
 from .batch import Batch
 from .errors import BundleError, InputError
@@ -39,7 +40,7 @@ class Call:
 
     request: Request
     """Its items; none where ``answer`` is given."""
-    explanation: ExplanationRequest | None = None
+    explanation: Settings | None = None
     """The explanation that it asks for, beside its prediction."""
     answer: tuple[int, bytes] | None = None
     """HTTP status and body of one that needs no prediction."""
@@ -112,6 +113,9 @@ class Handler:
         self._predictor = predictor
         self._metrics.report_to(context.metrics, predictor, context.model_name, version)
         self._explanations = Explanations(predictor, device, config, self._metrics.count_explanation)
+        # What was loaded stays: a full collection that walks all of torch would hold a request up now and then.
+        gc.collect()
+        gc.freeze()
         checked = len(read_golden(predictor.bundle, predictor.variant))
         logger.info("%s ready on %s: %d golden answers equal", json.dumps(self._model), device, checked)
 

@@ -1,7 +1,7 @@
 """What every kind of input offers: bytes of a request -> the arrays that an engine takes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .. import inputs
 from .errors import InputError
@@ -30,12 +30,28 @@ class Opener(Protocol):
             InputError: it cannot be one.
         """
 
+    def items(self, body: Any) -> tuple[list[Any], bool] | None:
+        """All items of a whole body, for kinds of input that have ways of their own to write several.
+
+        Args:
+            body: bytes, or a JSON document that the server has parsed already.
+
+        Returns:
+            The items, or an InputError in the place of one that cannot be opened, and whether they are a list; None
+            where the body is read by :meth:`file` and :meth:`instance`.
+
+        Raises:
+            InputError: the body as a whole cannot be read.
+        """
+
 
 class Input(Protocol):
     """A kind of input, ready to read requests. Safe to use from several threads."""
 
     codes: Mapping[str, int]
     """Error codes of its own -> HTTP status."""
+    max_items: int
+    """Items of one request; more are refused."""
 
     def opener(self) -> Opener:
         """For one request."""
@@ -53,6 +69,9 @@ class Input(Protocol):
 
 class InputSpec(Tagged):
     """The part of ``spec.json`` that says what a request holds; a frozen dataclass for each kind."""
+
+    chunk: ClassVar[int] = 64
+    """Items that go through the engine at once; more are split, so that memory stays bounded."""
 
     kind: str
 

@@ -7,7 +7,10 @@ from .host import Host
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One variant on one machine. Differences are to the bundle's first variant, image by image."""
+    """One variant on one machine. Differences are to the bundle's first variant, item by item.
+
+    Fields are named after images, the first kind of items; they count items of any kind.
+    """
 
     host: Host
     """Where."""
@@ -16,23 +19,26 @@ class Measurement:
     threads: int
     """Threads that the engine was given."""
     images: int
-    """Images that the answers were judged on."""
+    """Items that the answers were judged on."""
     effective_images: float | None = None
-    """How many independent images tell as much where no answer differs; None: each of them is on its own."""
+    """How many independent items tell as much where no answer differs; None: each of them is on its own."""
     accuracy: float | None = None
-    """Share of right answers; None without true labels."""
+    """Share of right answers, or the mean of another score (see :class:`marquee.handlers.core.accuracy.Quality`); None
+    without the truth."""
     drop: float | None = None
     """The first variant's accuracy minus this one's."""
     drop_interval: tuple[float, ...] | None = None
-    """95 % interval of ``drop``, low and high (Agresti and Min, 2005)."""
+    """95 % interval of ``drop``, low and high: that of Agresti and Min (2005), or the normal one of graded scores."""
     ece: float | None = None
-    """Expected calibration error, with the variant's own temperature."""
+    """Expected calibration error, with the variant's own temperature; of a number with an interval, how far the share
+    of intervals that contain the truth is from the share that they are meant for."""
     agreement: float
-    """Share of images with the first variant's answer."""
+    """Share of items with the first variant's answer."""
     difference: float
-    """The largest difference of a probability of an image: what 99 % of the images do not exceed."""
+    """The largest difference of a served number of an item (see
+    :meth:`marquee.handlers.core.output.Output.differences`): what 99 % of the items do not exceed."""
     latency_p50_ms: float
-    """Batch of 1, prepared pixels to answer: median."""
+    """Batch of 1, decoded input to answer: median."""
     latency_p99_ms: float
     """Batch of 1: 99th percentile."""
     images_per_second: dict[str, float] = field(default_factory=dict)
@@ -56,9 +62,9 @@ class Ranking:
     date: str
     """When: ISO 8601, UTC."""
     order: tuple[str, ...]
-    """Names of variants. Those that lose too much accuracy or are too slow are not among them."""
+    """Names of variants. Those whose answers are worse or that are too slow are not among them."""
     max_accuracy_drop: float
-    """Loss of accuracy that was allowed."""
+    """Loss of quality that was allowed."""
     p99_ms: float | None = None
     """Latency that was allowed; None: any."""
 

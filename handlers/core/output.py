@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .. import outputs
 from .counters import Increment, Observation
@@ -90,6 +90,9 @@ class CalibrationSpec(Tagged):
 
 class OutputSpec(Tagged):
     """The part of ``spec.json`` that says what an answer is; a frozen dataclass for each kind."""
+
+    quality: ClassVar[str] = "accuracy"
+    """What the quality of answers is measured by, where variants are compared."""
 
     kind: str
     calibration: Any

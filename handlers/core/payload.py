@@ -5,7 +5,8 @@ A request is one item, or a list of instances:
 * the raw content of a file as the body;
 * multipart form data with a part named ``data`` or ``body``;
 * JSON ``{"instances": [...]}``, each an item as its kind of input spells it in JSON (:meth:`Opener.instance`);
-* JSON of one item.
+* JSON of one item;
+* what the kind of input has of its own (:meth:`marquee.handlers.core.input.Opener.items`), such as CSV for rows.
 
 Over gRPC the same, as the value of the key ``data`` or ``body`` of ``PredictionsRequest.input``.
 """
@@ -17,11 +18,16 @@ from typing import Any
 
 from .errors import InputError
 from .input import Input, Opener, attempt
+from .json_text import dump_long
 from .output import Prediction
 
-MAX_INSTANCES = 64
-"""Items in one JSON request."""
+MANY_ITEMS = 64
+"""A list of more is written by a faster library, and is one error where all of its items failed: TorchServe cuts an
+answer that is an error and long (seen with 0.12.0)."""
 
+MAX_ANSWER_BYTES = 8_000_000
+"""Size of an answer above which it is an error: TorchServe ends a worker whose answer exceeds ``max_response_size``,
+which is 8 MiB in ``config.properties`` (seen with 0.12.0)."""
 JSON_CONTENT_TYPE = "application/json"
 _BODY_FIELDS = ("data", "body")
 
@@ -45,12 +51,15 @@ def parse(fields: Mapping[str, Any], source: Input) -> Request:
         source: opens the items.
     """
     try:
-        body = _find_body(fields)
+        body, opener = find_body(fields), source.opener()
+        if (whole := opener.items(body)) is not None:
+            items, is_list = whole
+            return Request(tuple(items), is_list)
         if isinstance(body, (bytes, bytearray)):
             body = _parse_json(body) if _looks_like_json(body) else body
         if isinstance(body, (bytes, bytearray)):
-            return Request((attempt(source.opener().file, body),), is_list=False)
-        return _parse_document(body, source.opener())
+            return Request((attempt(opener.file, body),), is_list=False)
+        return _parse_document(body, opener, source.max_items)
     except InputError as error:
         return Request((error,), is_list=False)
 
@@ -76,7 +85,16 @@ def encode_answer(
     items = [_error(answer) if isinstance(answer, InputError) else answer.as_json() for answer in answers]
     errors = [answer for answer in answers if isinstance(answer, InputError)]
     status = errors[0].status if len(errors) == len(answers) else 200
-    return status, _dump({"predictions": items, "model": model})
+    if len(answers) <= MANY_ITEMS:
+        return status, _dump({"predictions": items, "model": model})
+    if status != 200:
+        first = errors[0]
+        return first.status, _dump(_error_of(first.code, f"none of {len(answers)} items can be used; {first.message}"))
+    body = dump_long({"predictions": items, "model": model})
+    if len(body) > MAX_ANSWER_BYTES:
+        size = f"the answer to {len(answers)} items has {len(body):,} bytes; at most {MAX_ANSWER_BYTES:,} can be sent"
+        return encode_error(InputError("too_large", f"{size}; send fewer items in a request"))
+    return status, body
 
 
 def add_to_answer(body: bytes, fields: dict[str, Any]) -> bytes:
@@ -90,14 +108,23 @@ def encode_error(error: InputError) -> tuple[int, bytes]:
 
 
 def _error(error: InputError) -> dict[str, Any]:
-    return {"error": {"code": error.code, "message": error.message}}
+    return _error_of(error.code, error.message)
+
+
+def _error_of(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
 
 
 def _dump(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _find_body(fields: Mapping[str, Any]) -> Any:
+def find_body(fields: Mapping[str, Any]) -> Any:
+    """The body among the fields of a request: bytes, or JSON that TorchServe has parsed.
+
+    Raises:
+        InputError: there is none, or it is not clear which it is.
+    """
     for name in _BODY_FIELDS:
         if name in fields:
             body = fields[name]
@@ -127,12 +154,12 @@ def _parse_json(body: bytes | bytearray) -> Any:
         raise InputError("bad_request", f"the body is not valid JSON: {error}") from error
 
 
-def _parse_document(document: Any, opener: Opener) -> Request:
+def _parse_document(document: Any, opener: Opener, limit: int) -> Request:
     if isinstance(document, dict) and "instances" in document:
         instances = document["instances"]
         if not isinstance(instances, list) or not instances:
             raise InputError("bad_request", "instances: expected a list with at least one item")
-        if len(instances) > MAX_INSTANCES:
-            raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {MAX_INSTANCES}")
+        if len(instances) > limit:
+            raise InputError("too_many_instances", f"instances: {len(instances)} items; at most {limit}")
         return Request(tuple(attempt(opener.instance, instance) for instance in instances), is_list=True)
     return Request((attempt(opener.instance, document),), is_list=False)

@@ -20,12 +20,11 @@ from .engines import Engine, load_engine
 from .errors import BundleError
 from .host import this_host
 from .input import attempt
+from .payload import parse
 from .spec import ModelSpec, VariantSpec
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 64
-"""Items that go through the engine at once; more are split, so that memory stays bounded."""
 WARM_UP_SECONDS = 10.0
 """After so long no other batch size is tried before a model counts as ready: a large network's sizes are not worth
 minutes of starting."""
@@ -128,6 +127,18 @@ class Predictor:
         items = [attempt(self.input.opener().file, content) for content in contents]
         return self.predict_batch(self.input.collate(items))
 
+    def answer(self, body: Any) -> list[Any]:
+        """Answers for the body of one request, item by item, as a server would read it.
+
+        Args:
+            body: bytes; or a JSON document, such as ``{"instances": [...]}`` or, for rows of a table,
+                ``[{"carat": 0.3, "cut": "Ideal"}, ...]``.
+
+        Returns:
+            As :meth:`predict`.
+        """
+        return self.predict_batch(self.input.collate(parse({"body": body}, self.input).items))
+
     def predict_batch(self, batch: Batch) -> list[Any]:
         """Answers for what ``input.collate`` gave, in the order of its items, with the errors in their places."""
         return batch.with_errors(self.predict_arrays(batch.inputs) if len(batch) else [])
@@ -154,7 +165,8 @@ class Predictor:
     def _run(self, inputs: Arrays) -> Arrays:
         """What the engine gives, each array with a row for each item."""
         items = rows(inputs)
-        parts = [self.engine(take(inputs, slice(start, start + MAX_BATCH))) for start in range(0, items, MAX_BATCH)]
+        chunk = self.spec.input.chunk
+        parts = [self.engine(take(inputs, slice(start, start + chunk))) for start in range(0, items, chunk)]
         try:
             arrays = concatenate([{name: part[name] for name in self.variant.outputs} for part in parts])
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -173,7 +185,7 @@ class Predictor:
         sizes. After :data:`WARM_UP_SECONDS` the sizes that are left are not tried.
 
         Args:
-            largest: the largest batch; more than :data:`MAX_BATCH` never go through the engine at once.
+            largest: the largest batch; more than ``spec.input.chunk`` never go through the engine at once.
 
         Returns:
             The sizes that were run.
@@ -181,7 +193,7 @@ class Predictor:
         Raises:
             BundleError: the engine fails with a size.
         """
-        largest = max(1, min(largest, MAX_BATCH))
+        largest = max(1, min(largest, self.spec.input.chunk))
         sizes: list[int] = []
         until = time.monotonic() + WARM_UP_SECONDS
         # What most requests will meet, one item and full batches, comes first.

@@ -21,8 +21,8 @@ BUNDLE_FOLDER = "bundle"
 EXPECTED_FILE = "golden/expected.json"
 """The golden answers of the bundle's first variant (see :mod:`marquee.handlers.core.golden`)."""
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
+Precision = Literal["fp64", "fp32", "bf16", "fp16", "int8"]
+TOLERANCES: dict[Precision, float] = {"fp64": 1e-6, "fp32": 1e-4, "bf16": 0.02, "fp16": 0.005, "int8": 0.02}
 """By which answers of one variant may differ between machines: low precision rounds sums in another order."""
 
 

@@ -1,11 +1,20 @@
-"""Why the model answers what it answers: for labels of images, a heat map of the evidence for and against a label.
+"""Why the model answers what it answers.
+
+For a label of an image, a heat map of the evidence for and against it; for a number or a label of a row of a table,
+what each column contributes.
 
 ::
 
-    request.py    the fields of a request -> ExplanationRequest
+    request.py    the fields of a request -> the settings of its kind of input
     batch.py      explanations in a batch of requests: predictions are answered first
     early.py      the answer to a part of a batch, in TorchServe's protocol
     budget.py     how many passes of the model fit into the time that an explanation may take
+
+    columns.py    row, prediction, RowRequest -> RowExplanation
+    evaluations.py  as many answers for rows mixed from it and the background as the time allows
+    game.py       Shapley values from these answers, exact and sampled
+    cells.py      what the row's cells were
+
     explainer.py  image, prediction, ExplanationRequest -> Explanation, with the method that this model allows
     program.py    the exported fp32 program, opened where its floats begin and at its last feature map
     methods.py    Captum's Grad-CAM, integrated gradients and occlusion; imported when first asked for
@@ -20,16 +29,19 @@ Usable without a server:
 """
 
 import importlib
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ..core.arrays import Arrays
     from ..core.predictor import Predictor
-    from .request import ExplanationRequest
+    from .request import Settings
 
 EXPLAINERS = {
     ("image", "classification"): (".explainer", "ImageExplainer"),
     ("image", "multi-label-classification"): (".explainer", "ImageExplainer"),
+    ("table", "classification"): (".columns", "RowExplainer"),
+    ("table", "regression"): (".columns", "RowExplainer"),
 }
 """Kinds of input and output -> module and class of what explains such answers."""
 
@@ -37,10 +49,25 @@ EXPLAINERS = {
 class Explainer(Protocol):
     """Explains the answers of one predictor."""
 
-    def check(self, request: "ExplanationRequest") -> None:
-        """Raises InputError for what is not possible, before any prediction is made."""
+    settings: "type[Settings]"
+    """What a request may ask of it."""
+    max_bytes: int | None
+    """Size of a body above which it is no JSON object with settings; None: any size."""
 
-    def explain(self, inputs: "Arrays", prediction: Any, request: "ExplanationRequest", seconds: float) -> Any:
+    def own_names(self, document: Mapping[str, Any]) -> Collection[str]:
+        """Of a JSON object in a request, the names that are the input's own and never settings."""
+
+    def count(self, body: Any) -> int:
+        """How many inputs a body holds, where lists of them are allowed; nothing is decoded for it.
+
+        Raises:
+            InputError: the body cannot be read.
+        """
+
+    def check(self, request: Any) -> None:
+        """Raises InputError for what is not possible, before any prediction is made; ``request`` is a ``settings``."""
+
+    def explain(self, inputs: "Arrays", prediction: Any, request: Any, seconds: float) -> Any:
         """The explanation of one answer, with ``as_json``; raises InputError, ``too_slow`` among them."""
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from ..core.arrays import Arrays
 from ..core.errors import InputError
 from ..core.output import Prediction
-from ..core.payload import add_to_answer, encode_error
+from ..core.payload import add_to_answer, encode_error, find_body
 from ..core.predictor import Predictor
 from ..core.worker_config import WorkerConfig
 from . import explainer_for
 from .early import answer_early, can_carry
-from .request import ExplanationRequest, may_be_asked, parse
+from .request import ONE_INPUT, Settings, may_be_asked, parse
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Pending:
     """An explanation that is still to be made: its prediction succeeded."""
 
-    request: ExplanationRequest
+    request: Settings
     inputs: Arrays
     """Of the one item."""
     prediction: Prediction | InputError
@@ -47,11 +47,12 @@ class Explanations:
         config: WorkerConfig,
         count: Callable[[str], None] = lambda outcome: None,
     ) -> None:
+        self._predictor = predictor
         self._explainer = explainer_for(predictor, device)
         self._config = config
         self._count = count
 
-    def parse(self, request: dict[str, Any], header: str | None) -> tuple[ExplanationRequest | None, dict[str, Any]]:
+    def parse(self, request: dict[str, Any], header: str | None) -> tuple[Any, dict[str, Any]]:
         """Finds out whether a request wants an explanation.
 
         Args:
@@ -59,7 +60,8 @@ class Explanations:
             header: ``explain`` among its headers, by which the front end marks what came to ``/explanations``.
 
         Returns:
-            What it asks, or None; and the request without these settings, so that it is a prediction's.
+            What it asks, the explainer's ``settings``, or None; and the request without these settings, so that it is
+            a prediction's.
 
         Raises:
             InputError: a setting is wrong, or explanations cannot be had.
@@ -67,14 +69,18 @@ class Explanations:
         is_asked = header == "True"
         if not is_asked and not may_be_asked(request):
             return None, request
-        parsed = parse(request, is_asked)
+        explainer = self._explainer
+        known = () if explainer is None else (explainer.settings, explainer.own_names, explainer.max_bytes)
+        parsed = parse(request, is_asked, *known)
         if parsed is None:
             return None, request
         if not self._config.explain:
             raise InputError("not_supported", "explanations are switched off for this model (explain: false)")
-        if self._explainer is None:
+        if explainer is None:
             raise InputError("not_supported", "the answers of this kind of model cannot be explained")
-        self._explainer.check(parsed[0])
+        explainer.check(parsed[0])
+        if explainer.settings.may_be_a_list and explainer.count(find_body(parsed[1])) != 1:
+            raise InputError("bad_request", ONE_INPUT)
         return parsed
 
     def complete(self, pending: Mapping[int, Pending], bodies: list[bytes], context: Any) -> list[bytes]:

@@ -57,9 +57,10 @@ class Budget:
         """
         fitting = int(max(self.left, 0) * SHARE / seconds_each)
         if fitting < least:
+            milliseconds = 1000 * seconds_each
             raise InputError(
                 "too_slow",
-                f"it takes {least} passes of the model, {1000 * seconds_each:.0f} ms each here, "
+                f"it takes {least} passes of the model, {milliseconds:.{0 if milliseconds >= 1 else 4}f} ms each here, "
                 f"and {max(self.left, 0):.1f} s are left for {fitting}; {_ADVICE}",
             )
         return fitting

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..outputs.classification import LOGITS, Prediction, classification_of
 from .budget import Budget
 from .picture import grey_map, overlay, png, smoothed
 from .program import OpenProgram
-from .request import AUTO, ExplanationRequest
+from .request import AUTO, ExplanationRequest, no_names, one_input
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,11 @@ class ImageExplainer:
         predictor: gives the answers; occlusion asks its engine.
         device: where the fp32 program goes when a gradient is needed.
     """
+
+    settings: ClassVar[type[ExplanationRequest]] = ExplanationRequest
+    own_names = staticmethod(no_names)
+    count = staticmethod(one_input)
+    max_bytes: ClassVar[int | None] = None
 
     def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
         self._predictor = predictor

@@ -3,5 +3,6 @@
 KINDS = {
     "classification": ".classification",
     "multi-label-classification": ".multi_label_classification",
+    "regression": ".regression",
 }
 """Kind, as in ``spec.json`` -> its module, imported only when a bundle has it."""

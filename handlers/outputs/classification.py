@@ -12,6 +12,7 @@ from ..core.counters import Family, Increment, Observation, zeros
 from ..core.errors import BundleError
 from ..core.output import CalibrationSpec, OutputSpec
 from .distance import distance_of
+from .outside import OUTSIDE, names_outside, read_outside
 
 if TYPE_CHECKING:
     from ..core.spec import ModelSpec, VariantSpec
@@ -68,6 +69,8 @@ class ClassificationSpec(OutputSpec):
     """Class names; position = index of the logit."""
     top_k: int = 5
     """How many labels an answer ranks, the likeliest first (fewer when there are fewer labels)."""
+    columns: tuple[str, ...] = ()
+    """Names of the features, where the engine gives the array ``outside``, in its order."""
     calibration: ClassificationCalibration = field(default_factory=ClassificationCalibration)
     """The first variant's, and that of variants without one of their own."""
 
@@ -85,7 +88,9 @@ class ClassificationSpec(OutputSpec):
         return Classification(self, variant, folder)
 
     def check_names(self, names: tuple[str, ...]) -> None:
-        """Raises ValueError for anything but logits, with or without features."""
+        """Raises ValueError for anything but logits, with or without features, or with ``outside``."""
+        if names == (LOGITS, OUTSIDE):
+            return
         if len(set(names)) != len(names) or sum(name != FEATURES for name in names) != 1:
             raise ValueError(f"expected {LOGITS}, with or without {FEATURES}, got {', '.join(names)}")
         if unknown := set(names) - {LOGITS, FEATURES, LOGITS_AND_DISTANCE}:
@@ -109,6 +114,8 @@ class Prediction:
     distance: float | None = None
     """How far its features lie from those of training, about 1 for an input like them (see
     :mod:`marquee.handlers.outputs.distance`); None when the model does not measure it."""
+    outside: tuple[str, ...] | None = None
+    """Features in which the item lies outside of what training saw; None when the model does not say it."""
     abstained: str | None = None
     """Why the answer should not be used: ``unfamiliar`` or ``low_confidence``; None when it may."""
     counted: frozenset[str] | None = None
@@ -137,13 +144,15 @@ class Prediction:
             **({} if self.labels is None else {"labels": list(self.labels)}),
             "ranking": [{"label": label, "index": i, "probability": p} for i, label, p in self.ranking],
             **({} if self.distance is None else {"distance": self.distance}),
+            **({} if self.outside is None else {"unfamiliar": list(self.outside)}),
             "abstained": self.abstained is not None,
             **({"reason": self.abstained} if self.abstained else {}),
         }
 
     def golden(self) -> dict[str, Any]:
-        """All probabilities, and the distance."""
-        return {"probabilities": [float(p) for p in self.probabilities], "distance": self.distance}
+        """All probabilities, and the distance; the unfamiliar columns where the model says them."""
+        answer = {"probabilities": [float(p) for p in self.probabilities], "distance": self.distance}
+        return answer if self.outside is None else {**answer, "unfamiliar": list(self.outside)}
 
     def observations(self) -> Iterator[Observation]:
         """Its confidence and distance, and what it said."""
@@ -176,7 +185,10 @@ class Classification:
         self._counted = frozenset(spec.labels[:MAX_CLASSES])
 
     def read(self, arrays: Arrays) -> Arrays:
-        """``logits``, float64 (N, labels), and ``distance``, float64 (N,), where it is measured."""
+        """``logits``, float64 (N, labels).
+
+        Where the engine gives what they need: ``distance``, float64 (N,), and ``outside``, bool (N, columns).
+        """
         joined = arrays.get(LOGITS_AND_DISTANCE)
         logits = (arrays[LOGITS] if joined is None else joined[:, :-1]).astype(np.float64)
         labels = len(self.spec.labels)
@@ -184,6 +196,8 @@ class Classification:
             raise BundleError(f"the engine gave {logits.shape[-1]} logits for {labels} labels")
         if not np.isfinite(logits).all():
             raise BundleError("the engine gave logits that are not finite")
+        if OUTSIDE in arrays:
+            return {LOGITS: logits, OUTSIDE: read_outside(arrays[OUTSIDE], self.spec.columns)}
         if joined is None and self.distance is None:
             return {LOGITS: logits}
         try:
@@ -231,9 +245,12 @@ class Classification:
         """One a row: temperature, ranking and thresholds applied; ties go to the lower index."""
         probabilities = self.probabilities(arrays[LOGITS])
         distances = arrays[DISTANCE].tolist() if DISTANCE in arrays else [None] * len(probabilities)
-        return [self._rank(row, distance) for row, distance in zip(probabilities, distances, strict=True)]
+        outside: list[tuple[str, ...] | None] = [None] * len(probabilities)
+        if OUTSIDE in arrays:
+            outside = [*names_outside(arrays[OUTSIDE], self.spec.columns)]
+        return [self._rank(*row) for row in zip(probabilities, distances, outside, strict=True)]
 
-    def _rank(self, probabilities: np.ndarray, distance: float | None) -> Prediction:
+    def _rank(self, probabilities: np.ndarray, distance: float | None, outside: tuple[str, ...] | None) -> Prediction:
         names, fitted = self.spec.labels, self.calibration
         order = np.argsort(-probabilities, kind="stable")
         ranking = tuple((int(i), names[i], float(probabilities[i])) for i in order[: self.spec.top_k])
@@ -247,6 +264,7 @@ class Classification:
             probabilities=probabilities,
             labels=self.names(probabilities, order),
             distance=distance,
+            outside=outside,
             abstained=abstained,
             counted=self._counted,
         )
@@ -277,6 +295,8 @@ class Classification:
         apart = max(abs(probability - golden.get(label, np.inf)) for label, probability in got.items())
         # Two labels within the tolerance of each other may change places without any answer being wrong.
         same_label = golden.get(first, -1.0) >= golden[best] - tolerance
+        if expected.get("unfamiliar") != answer.get("unfamiliar"):
+            return f"expected unfamiliar {expected.get('unfamiliar')}, got {answer.get('unfamiliar')}"
         if same_label and apart <= tolerance:
             return _distance_difference(expected.get("distance"), answer.get("distance"), tolerance)
         return (
@@ -326,7 +346,7 @@ def classification_of(spec: "ModelSpec") -> ClassificationSpec:
 
 def measures_distance(variant: "VariantSpec") -> bool:
     """Whether an answer of this variant has a feature distance."""
-    return variant.outputs != (LOGITS,)
+    return variant.outputs not in ((LOGITS,), (LOGITS, OUTSIDE))
 
 
 def same(first: np.ndarray, second: np.ndarray) -> np.ndarray:

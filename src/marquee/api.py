@@ -34,18 +34,20 @@ def train(
     (355, True)
 
     Args:
-        data: folder of class folders, or of ``train/``, ``val/``, ``test/`` with class folders; or a CSV or Parquet
-            table with the columns ``path,label[,split][,group]``. None on a resume.
+        data: of images, a folder of class folders, or of ``train/``, ``val/``, ``test/`` with class folders; or a CSV
+            or Parquet table with the columns ``path,label[,split][,group]``. To learn from the rows of a table, that
+            table, as CSV or Parquet; ``table={"target": "price"}`` names the column to predict. None on a resume.
         out: folder of the run; it must be new unless ``resume``.
         config: the configuration to start from: a recipe (``quick``, ``finetune``, ``scratch-small``, ``strong``), a
             YAML file, or a :class:`marquee.RunConfig`.
-        task: ``image-classification``, which is the default, or ``multi-label-classification``.
+        task: ``image-classification``, which is the default, ``multi-label-classification``, ``tabular-regression``
+            or ``tabular-classification``.
         resume: continue from the last checkpoint of ``out``, with the run's own configuration.
         settings: parts of the configuration with the fields to change, such as ``optimizer={"lr": 1e-3}``; ``marquee
             train --help all`` lists them.
 
     Returns:
-        The metrics of the exported bundle on the test images, as in ``RUN/evaluation.json``.
+        The metrics of the exported bundle on the test images or rows, as in ``RUN/evaluation.json``.
 
     Raises:
         TrainingError: the data or the configuration cannot be used, or the training failed.
@@ -85,8 +87,10 @@ def load(source: str | Path, *, device: str = "cpu", variant: str | None = None)
         variant: the only variant to load; None: the best for this machine.
 
     Returns:
-        A predictor for image files: ``predict([path_or_bytes, ...])`` returns a
-        :class:`marquee.handlers.outputs.classification.Prediction` for each, or the error of that image.
+        A predictor. For images ``predict([path_or_bytes, ...])`` gives the answer for each file, for rows of a table
+        ``answer([{"area": 84.5, "heating": "gas"}, ...])`` that for each row; in the place of a bad one is its error.
+        An answer is a ``Prediction`` of :mod:`marquee.handlers.outputs.classification`, or for a number of
+        :mod:`marquee.handlers.outputs.regression`.
 
     Raises:
         OperationError: there is no bundle in ``source``.
@@ -121,14 +125,17 @@ def evaluate(
 
     Args:
         run: a run folder, or a bundle.
-        data: as for :func:`train`. If it has a test split, only that is evaluated.
+        data: as for :func:`train`; a table needs the column that is predicted. If it has a test split, only that is
+            evaluated.
         device: as for :func:`load`.
         variant: as for :func:`load`.
-        seen: also evaluate images that were used for training or for choosing the best epoch.
+        seen: also evaluate the images or rows that were used for training or for choosing the best epoch. An image is
+            known by its content, a row by its features and its target.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``auroc``, ``nll``, ``brier``, ``ece``, ``confusion_matrix``,
-        ``per_class`` and more.
+        Of classes ``accuracy``, ``balanced_accuracy``, ``auroc``, ``nll``, ``brier``, ``ece``, ``confusion_matrix``,
+        ``per_class`` and more; of numbers ``rmse``, ``mae``, ``r2``, ``coverage`` and more. ``seen`` has how many of
+        the images or rows the run has used, which were left out unless they were asked for.
 
     Raises:
         TrainingError: the data cannot be used, or the run has seen all of it.

@@ -1,4 +1,29 @@
-"""The steps of the demo that go wrong; tests/integration/test_wheel.py goes the whole way."""
+"""The demo of tables, and the steps of a demo that go wrong; test_wheel.py goes the whole way with images."""
+
+import csv
+import json
+
+import pytest
+
+from marquee.serving.server import find
+
+
+@pytest.mark.slow
+def test_the_demo_of_tables(tmp_path, script):
+    work = tmp_path / "demo"
+    result = script("run_demo", "--task", "tabular", "--work", work)
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["rmse"] < 60
+    assert 0.8 < told["coverage"] <= 1
+    assert told["test_rows"] == told["rest_equal"] == told["grpc_equal"] > 50
+    assert told["golden_checked"] == told["golden_equal"] >= 2 * 16
+    assert told["workers_ready"] == 2
+    assert find(work / "server") is None
+    steps = [line for line in result.stderr.splitlines() if line.startswith("== ") and line[4:6] == "/7"]
+    assert [line[3] for line in steps] == list("1234567")
+    with open(work / "data" / "diabetes.csv", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 442
+    assert f" diabetes {work / 'data' / 'diabetes.csv'}" in result.stderr
 
 
 def test_a_failing_step_is_named_with_its_log(tmp_path, script):

@@ -114,4 +114,5 @@ def test_it_trains_packages_and_serves(marquee, tmp_path):
 def test_another_task_is_refused_by_name(marquee, tmp_path):
     refused = marquee("train", "--task", "poetry", "--data", tmp_path, "--out", tmp_path / "run")
     assert refused.returncode == 2
-    assert "--task: expected one of image-classification, multi-label-classification, linear" in refused.stderr
+    assert "--task: expected one of image-classification, multi-label-classification, tabular" in refused.stderr
+    assert ", linear, got 'poetry'" in refused.stderr

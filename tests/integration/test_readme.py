@@ -1,27 +1,23 @@
 """The pages name what exists, and a shell runs README's commands in their order."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from marquee.commands.main import VERBS
 from marquee.hints import SCRIPTS
-from marquee.serving.settings import Addresses
-from tests import forked
 from tests.conftest import ROOT
+from tests.pages import run_commands
 
 README = (ROOT / "README.md").read_text()
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
+TABLES = ("tabular-regression", "tabular-classification")
 WITH_SUBCOMMANDS = {"serve", "models"}
 # Of torchserve, torchrun, pytest, curl and the benchmarks, where the text names them without their program.
 FOREIGN_FLAGS = {
@@ -109,9 +105,12 @@ def test_commands_and_flags_that_are_named_exist(script):
                 continue
             if (verb, subcommand) not in help_of:
                 ask = partial(script, SCRIPTS.get(verb, verb), *filter(None, [subcommand]), "--help", COLUMNS="200")
-                text = ask().stdout
-                # Commands that take a run's whole configuration list most of it on request only.
-                help_of[verb, subcommand] = text + (ask("all").stdout if "--help all" in text else "")
+                help_of[verb, subcommand] = text = ask().stdout
+                if "--help all" in text:  # a run's whole configuration, which differs between tasks
+                    help_of[verb, subcommand] += ask("all").stdout
+                    help_of[verb, subcommand] += "".join(ask("all", "--task", task).stdout for task in TABLES)
+                if verb == "import":
+                    help_of[verb, subcommand] += ask("--model", "model.skops").stdout
             known = set(re.findall(r"--[\w.-]+", help_of[verb, subcommand]))
             offenders += [f"{name}: marquee {verb} {subcommand} {flag}" for flag in {"--help", *flags} - known]
     known = {flag for text in help_of.values() for flag in re.findall(r"--[\w.-]+", text)}
@@ -125,33 +124,12 @@ def test_commands_and_flags_that_are_named_exist(script):
 @pytest.mark.slow
 def test_the_commands_work(tmp_path, digits):
     """In a folder that holds no more than the demo's data and the configuration of the server."""
-    folder = tmp_path / "my project"  # with a space, as folders have
+    folder, programs = tmp_path / "my project", tmp_path / "bin"  # with a space, as folders have
     shutil.copytree(digits, folder / ".demo" / "data")
-    base = Addresses.free(23100).base_port
-    ports = {"8080": base, "8081": base + 1, "8082": base + 2, "7070": base + 3, "7071": base + 4}
-
-    def with_free_ports(text: str) -> str:
-        return re.sub(r"\b(8080|8081|8082|7070|7071)\b", lambda match: str(ports[match[0]]), text)
-
-    (folder / "config.properties").write_text(with_free_ports((ROOT / "config.properties").read_text()))
-    commands = "\n".join(re.findall(r"<!-- run -->\n```sh\n(.*?)```", README, re.S))
-    commands = with_free_ports(commands).replace("curl ", "curl --fail-with-body -sS ")
-    commands = commands.replace("--config quick", "--config quick --loop.epochs 3")  # the accuracy is the demo's matter
-    programs = tmp_path / "bin"
     programs.mkdir()
-    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    options = {"cwd": folder, "env": {**os.environ, "PATH": path}, "check": False}
-    log = tmp_path / "log"
-    with forked.command(programs / "marquee", "marquee"):
-        try:
-            with open(log, "w") as stream:
-                bash = ["bash", "-euxc", commands]
-                result = subprocess.run(bash, stdout=stream, stderr=stream, timeout=500, **options)
-            text = log.read_text()
-            assert result.returncode == 0, text
-            assert text.count('"label": "7"') >= 3
-            assert re.search(r"test accuracy 0\.[89]", text), text
-            assert "32 golden answers equal" in text
-            assert "stopped pid" in text
-        finally:
-            subprocess.run([programs / "marquee", "serve", "stop"], capture_output=True, timeout=90, **options)
+    # The accuracy is the demo's matter.
+    text = run_commands(README.replace("--config quick", "--config quick --loop.epochs 3"), folder, programs)
+    assert text.count('"label": "7"') >= 3
+    assert re.search(r"test accuracy 0\.[89]", text), text
+    assert "32 golden answers equal" in text
+    assert "stopped pid" in text

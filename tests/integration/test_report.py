@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from marquee.training.core.errors import TrainingError
-from marquee.training.tasks.image_classification.metrics import classification_metrics
+from marquee.training.tasks.classification.metrics import classification_metrics
 from marquee.training.tasks.image_classification.report import write_model_card, write_report
 from marquee.training.tasks.image_classification.report.measures import coverage_curve
 

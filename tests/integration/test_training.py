@@ -401,12 +401,18 @@ class TestResume:
         data[len(data) // 2] ^= 16
         flipped.write_bytes(data)
         truncated.write_bytes(truncated.read_bytes()[:-10])
+        # The best epoch may be an earlier one, where the CPU computes in bf16.
+        earlier = {file: file.read_bytes() for file in out.glob("checkpoints/epoch-000[1-4]/weights.safetensors")}
+        for file in earlier:
+            file.write_bytes(b"")
         result = script("train", "--out", out, "--resume", check=False)
         assert result.returncode == 1
         assert "weights.safetensors: damaged" in result.stderr
         assert "there is no other checkpoint" in result.stderr
 
         flipped.write_bytes(whole)
+        for file, content in earlier.items():
+            file.write_bytes(content)
         result = script("train", "--out", out, "--resume")
         warning = next(line for line in result.stderr.splitlines() if line.startswith("warning: "))
         assert "epoch-0006/weights.safetensors: damaged" in warning
@@ -680,7 +686,7 @@ def test_other_losses_learn_in_any_precision(loss, options, few, script, tmp_pat
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"] > 0.4
 
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "ladder")
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("ladder"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.spec import VariantSpec
 from marquee.handlers.outputs.classification import ClassificationSpec
 from marquee.training.core.task import Fitted
-from marquee.training.tasks.image_classification.calibration import (
+from marquee.training.tasks.classification.calibration import (
     abstain_threshold,
     distance_threshold,
     fit_temperature,

@@ -31,11 +31,13 @@ ALLOWED = {
 # What a server has. An engine may need more, in its own file.
 SERVER_LIBRARIES = {"numpy", "PIL", "torch", "torchvision"}
 OWN_LIBRARIES = {
+    "handlers/core/json_text.py": {"orjson"},  # where it is installed
     "handlers/core/engines/openvino.py": {"openvino"},
     "handlers/core/engines/openvino_core.py": {"openvino"},
     # Everything else of the package is imported by every worker, with Captum or without.
     "handlers/explain/methods.py": {"captum"},
     "handlers/explain/early.py": {"ts"},
+    "handlers/inputs/table/parquet.py": {"pyarrow"},
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from marquee.handlers.core.spec import VariantSpec
 from marquee.handlers.outputs.multi_label_classification import MultiLabelSpec, sigmoid
 from marquee.training.core.errors import DataError
-from marquee.training.tasks.image_classification.calibration import fit_temperature, multi_label_likelihood
+from marquee.training.tasks.classification.calibration import fit_temperature, multi_label_likelihood
 from marquee.training.tasks.image_classification.config import (
     AugmentConfig,
     ClassificationExportConfig,

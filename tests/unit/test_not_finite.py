@@ -57,7 +57,7 @@ def test_the_run_ends_by_name(ema, photos, tmp_path):
     with pytest.raises(TrainingError) as caught:
         train(config, None, tmp_path / "run", manifest=manifest_of(photos, "ab"))
     assert "the validation loss is nan after epoch 1" in str(caught.value)
-    assert "lower --optimizer.lr, or use --loop.precision fp32" in str(caught.value)
+    assert "lower --optimizer.lr in a new --out" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert CheckpointStore(tmp_path / "run" / "checkpoints").find("best") is None
     assert not (tmp_path / "run" / "bundle").exists()

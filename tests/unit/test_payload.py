@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from marquee.handlers.core.errors import InputError
-from marquee.handlers.core.payload import MAX_INSTANCES, Request, encode_answer, encode_error, parse
+from marquee.handlers.core.payload import Request, encode_answer, encode_error, parse
 from marquee.handlers.inputs.image.decode import load
 from marquee.handlers.inputs.image.errors import ImageError
 from marquee.handlers.inputs.image.reader import ImageReader
@@ -81,7 +81,7 @@ def test_instances_keep_their_order_and_their_errors():
         ({"body": []}, "bad_request", 400),
         ({"body": {"instances": []}}, "bad_request", 400),
         ({"body": {"instances": "text"}}, "bad_request", 400),
-        ({"body": {"instances": [1] * (MAX_INSTANCES + 1)}}, "too_many_instances", 413),
+        ({"body": {"instances": [1] * (ImageReader.max_items + 1)}}, "too_many_instances", 413),
         ({"body": {"b64": "***"}}, "bad_request", 400),
         ({"body": "\ud800"}, "not_an_image", 400),
         ({"body": {"b64": "\ud800"}}, "bad_request", 400),
@@ -165,3 +165,27 @@ def test_answer_to_a_list():
 def test_error():
     status, body = encode_error(ImageError("too_many_pixels", "too many"))
     assert (status, json.loads(body)) == (413, {"error": {"code": "too_many_pixels", "message": "too many"}})
+
+
+def test_an_answer_that_no_server_would_send_is_refused_by_its_size():
+    answer = Prediction(ranking=((0, "x" * 1_000, 0.9),), probabilities=np.array([0.9]))
+    status, body = encode_answer([answer] * 1_000, True, MODEL)
+    assert status == 200
+    assert len(json.loads(body)["predictions"]) == 1_000
+    status, body = encode_answer([answer] * 5_000, True, MODEL)
+    assert status == 413
+    error = json.loads(body)["error"]
+    assert error["code"] == "too_large"
+    assert "the answer to 5000 items has 1" in error["message"]
+    assert "send fewer items" in error["message"]
+
+
+def test_a_long_list_that_failed_as_a_whole_is_one_error():
+    """TorchServe cuts an answer that is an error and long."""
+    bad = [InputError("bad_request", f"row {row}") for row in range(65)]
+    status, body = encode_answer(bad, True, MODEL)
+    assert status == 400
+    assert json.loads(body) == {"error": {"code": "bad_request", "message": "none of 65 items can be used; row 0"}}
+    status, body = encode_answer(bad[:64], True, MODEL)
+    assert status == 400
+    assert len(json.loads(body)["predictions"]) == 64

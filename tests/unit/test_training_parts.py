@@ -20,12 +20,12 @@ from marquee.training.core.files import atomic_folder, write_atomic
 from marquee.training.core.records import check_resumable
 from marquee.training.core.sampler import DistributedBatchSampler
 from marquee.training.core.statistics import share_interval
+from marquee.training.tasks.classification.metrics import classification_metrics
 from marquee.training.tasks.image_classification.config import AugmentConfig, ImageConfig, ImageRunConfig
 from marquee.training.tasks.image_classification.data.augment import Augmentation, crop_source
 from marquee.training.tasks.image_classification.data.loading import TargetEncoder, TrainingImages
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record, read_manifest, write_manifest
 from marquee.training.tasks.image_classification.data.split import assign_splits
-from marquee.training.tasks.image_classification.metrics import classification_metrics
 from marquee.training.tasks.image_classification.task import ImageClassification
 
 

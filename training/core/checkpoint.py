@@ -51,6 +51,10 @@ class TrainingState:
     best_score: float = float("-inf")
     """Of that epoch (see :class:`marquee.training.core.objective.Score`)."""
     best_loss: float = float("inf")
+    train_loss: float = float("inf")
+    """Mean training loss of the last complete epoch."""
+    converged: bool = False
+    """True when the loss or its gradient fell below the configured tolerance."""
     finished: bool = False
     """True when the loop ended by itself: all epochs done, or stopped early."""
 

@@ -8,6 +8,7 @@ The same fields are the command line (``--optimizer.lr 1e-3``), the ``--config``
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 from marquee.handlers.core.schema import SchemaError, from_dict, to_dict
@@ -87,12 +88,21 @@ class OptimizerConfig:
     """Epochs at the start in which only the classifier is trained."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr: expected more than 0, got {self.lr}")
-        within(self, 0, self.lr, "min_lr")
+        self.check_rates()
         at_least(self, warmup_epochs=0, weight_decay=0, clip_norm=0, step_epochs=1, freeze_epochs=0)
         within(self, 0, 0.99999, "beta1", "beta2", "momentum")
         within(self, 0.01, 1, "layer_decay", "step_factor")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the optimiser is left to the data (see :meth:`marquee.training.core.task.Task.resolve`)."""
+        return False
+
+    def check_rates(self) -> None:
+        """Raises ValueError for learning rates that cannot be used."""
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        within(self, 0, self.lr, "min_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,14 @@ class LoopConfig:
     """Decay of a running average of the weights, such as 0.999; the average is validated and served. 0: no average."""
     patience: int = 10
     """Epochs without a better validation score (or, at an equal score, loss) before training stops; 0: never."""
+    loss_tolerance: float = 0.0
+    """Training stops when the training loss of an epoch has fallen by less than this share of it; 0: never."""
+    gradient_tolerance: float = 0.0
+    """Training stops when the norm of an epoch's last gradient is at most this; 0: never. For full batches."""
+    select: Literal["validation", "last"] = "validation"
+    """Epoch whose weights are exported: the one with the best validation score, or the last."""
+    passes: int = 1
+    """Passes over the training data that count as one epoch; validation and a checkpoint follow each epoch."""
     device: str = "auto"
     """auto: the first that is available of cuda, mps and cpu; or a PyTorch device, such as cuda:1."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -126,7 +144,8 @@ class LoopConfig:
         return 0
 
     def __post_init__(self) -> None:
-        at_least(self, epochs=1, batch_size=1, accumulate=1, patience=0, workers=-1, seed=0)
+        at_least(self, epochs=1, batch_size=1, accumulate=1, patience=0, workers=-1, seed=0, passes=1)
+        at_least(self, loss_tolerance=0, gradient_tolerance=0)
         within(self, 0, 0.999999, "ema")
 
 
@@ -165,6 +184,8 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
+    short_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Option of the command line -> the setting that it stands for, such as ``target``: ``table.target``."""
     changed_most: ClassVar[tuple[str, ...]] = ("loop.epochs", "loop.batch_size", "loop.seed", "optimizer.lr")
     """Settings that ``--help`` shows; ``--help all`` shows all."""
 
@@ -200,8 +221,8 @@ def named_config(name: str | Path, task: str | None = None) -> Any:
     """
     if Path(name).is_file():
         return load_config(Path(name), task)
-    # The ladder is a list of candidates for `marquee select`, not a configuration.
-    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "ladder"}
+    # The ladders are lists of candidates for `marquee select`, not configurations.
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("ladder")}
     if str(name) not in recipes:
         raise TrainingError(f"--config {name}: no such file, and no recipe of that name ({', '.join(recipes)})")
     return load_config(recipes[str(name)], task)

@@ -41,6 +41,16 @@ class Manifest(Protocol):
         """The records of one split, in order."""
 
 
+def content_of(record: Record) -> str:
+    """The digest by which an item is known again in another data set; names and locations do not matter.
+
+    That of what a client would send, unless a kind of items says otherwise by an attribute ``content``: rows of a table
+    with equal features may have different targets, and are then different items.
+    """
+    content: str = getattr(record, "content", record.sha256)
+    return content
+
+
 def groups_of(records: Sequence[Any]) -> list[str]:
     """The group of each item; an item without one is on its own (the name of a group contains no NUL)."""
     return [record.group or f"\0{number}" for number, record in enumerate(records)]

@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """``fp32``, ``bf16`` or ``fp16`` for ``--loop.precision``.
+    """``fp64``, ``fp32``, ``bf16`` or ``fp16`` for ``--loop.precision``.
 
     On a CPU, auto is bf16 where there are instructions for it (AMX, AVX512-BF16): elsewhere it is emulated and gains
     nothing.
@@ -47,7 +47,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The autocast context of ``precision``; a null context for fp32."""
-    if precision == "fp32":
+    """The autocast context of ``precision``; a null context for fp32 and fp64, which the weights then have."""
+    if precision in ("fp32", "fp64"):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -9,7 +9,7 @@ import numpy as np
 
 from marquee.handlers.core.arrays import Arrays, concatenate, rows
 from marquee.handlers.core.predictor import Predictor
-from marquee.training.core.dataset import SPLITS
+from marquee.training.core.dataset import SPLITS, content_of
 from marquee.training.core.errors import DataError
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
@@ -75,12 +75,12 @@ def predict_outputs(
 
 
 def find_known(task: Task[Any], bundle: Path, records: Sequence[Any]) -> Known | None:
-    """Compares items with those of the run that made a bundle, by content; names and locations do not matter.
+    """Compares items with those of the run that made a bundle (see :func:`content_of`).
 
     Args:
         task: of the bundle.
         bundle: the bundle's folder.
-        records: items, with sha256.
+        records: items, with digests.
 
     Returns:
         None if the bundle is not in the folder of a run, such as an imported one.
@@ -93,12 +93,17 @@ def find_known(task: Task[Any], bundle: Path, records: Sequence[Any]) -> Known |
         return None
     splits: dict[str, set[str]] = {split: set() for split in SPLITS}
     for record in task.read_manifest(folder.manifest).records:
-        splits[record.split].add(record.sha256)
+        splits[record.split].add(content_of(record))
     train, val = splits["train"], splits["val"] - splits["train"]
+    contents = [content_of(record) for record in records]
     return Known(
-        train=sum(record.sha256 in train for record in records),
-        val=sum(record.sha256 in val for record in records),
-        unseen=tuple(record for record in records if record.sha256 not in train and record.sha256 not in val),
+        train=sum(content in train for content in contents),
+        val=sum(content in val for content in contents),
+        unseen=tuple(
+            record
+            for record, content in zip(records, contents, strict=True)
+            if content not in train and content not in val
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from marquee.handlers.core.bundle import Bundle, sha256_file
 from marquee.handlers.core.engines import load_engine
 from marquee.handlers.core.golden import replay
 from marquee.handlers.core.input import InputSpec
+from marquee.handlers.core.precision import widened
 from marquee.handlers.core.predictor import Predictor
 from marquee.handlers.core.spec import SCHEMA_VERSION, GoldenSpec, ModelSpec, VariantSpec
 from marquee.training.core.config import RunConfig
@@ -52,7 +53,7 @@ def export_bundle(
         ExportError: the exported program or a golden answer differs from the trained network.
     """
     task, folder, progress = task_of(config), context.folder, context.progress
-    network.model.cpu().float().eval()
+    widen(network.model.cpu()).eval()
     measured = "test" if manifest.split("test") else "val"
     records, validation = manifest.split(measured), manifest.split("val")
     workers = resolve_workers(config.loop.workers, len(manifest.split("train")))
@@ -108,6 +109,12 @@ def export_bundle(
     return metrics
 
 
+def widen(model: nn.Module) -> nn.Module:
+    """The same module, with tensors of half precision in float32."""
+    applied: nn.Module = model._apply(widened)  # type: ignore[no-untyped-call]
+    return applied
+
+
 def answers_for(predictor: Predictor, records: Sequence[Any]) -> list[Any]:
     """The predictor's answers for ``records``, as in an evaluation."""
     outputs = predict_outputs(predictor, records, 0, Progress(quiet=True))
@@ -116,12 +123,13 @@ def answers_for(predictor: Predictor, records: Sequence[Any]) -> list[Any]:
 
 
 def write_program(program: Program, source: InputSpec, folder: Path) -> VariantSpec:
-    """Writes the bundle's first variant, in fp32."""
+    """Writes the bundle's first variant, which has the name of its precision."""
     export_program(program.module, source, folder / MODEL_FILE)
     return VariantSpec(
-        name="fp32",
+        name=program.precision,
         engine="exported",
-        precision="fp32",
+        precision=program.precision,
+        tolerance=program.tolerance,
         files={name: sha256_file(folder / name) for name in (MODEL_FILE, *program.files)},
         outputs=program.outputs,
     )
@@ -162,7 +170,7 @@ def compare_with_eager(module: nn.Module, predictor: Predictor, inputs: Arrays) 
         result = module(*(torch.from_numpy(values) for values in inputs.values()))
     tensors = result if isinstance(result, (tuple, list)) else (result,)
     names = predictor.variant.outputs
-    eager = predictor.output.read({name: tensor.float().numpy() for name, tensor in zip(names, tensors, strict=True)})
+    eager = predictor.output.read({name: widened(tensor).numpy() for name, tensor in zip(names, tensors, strict=True)})
     difference = float(predictor.output.differences(eager, predictor.outputs(inputs)).max())
     if not difference <= predictor.variant.tolerance:
         raise ExportError(

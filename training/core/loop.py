@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from marquee.handlers.core.precision import widened
 from marquee.training.core.allocator import keep_freed_memory
 from marquee.training.core.checkpoint import CheckpointStore, TrainingState
 from marquee.training.core.config import LoopConfig, RunConfig
@@ -90,6 +91,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._frozen = False
         self._forward: nn.Module | None = None
+        self._gradient_norm = math.inf
 
     @property
     def steps(self) -> int:
@@ -162,7 +164,10 @@ class Trainer:
             task.advance(f"epoch {state.epoch + 1}, loss {loss:.3f}")
             if number + 1 < len(self.sampler):
                 self._save_within_epoch(replace(state, batch=number + 1, sums=sums), step + 1, signals)
-        return replace(state, epoch=state.epoch + 1, batch=0, sums=sums)
+        total = self._total(sums)
+        loss = total["loss"] / total["items"]
+        converged = has_converged(self.config.loop, state.train_loss, loss, self._gradient_norm)
+        return replace(state, epoch=state.epoch + 1, batch=0, sums=sums, train_loss=loss, converged=converged)
 
     def _save_within_epoch(self, state: TrainingState, steps: int, signals: "Signals") -> None:
         interrupted = self.world.any(signals.received)
@@ -206,8 +211,10 @@ class Trainer:
             raise NonFiniteLossError(value, step, self.sampler.items_of(*divmod(step, len(self.sampler))))
         self.objective.after_backward(step)
         self.scaler.unscale_(self.optimizer)
-        if optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), optimizer.clip_norm)
+        if optimizer.clip_norm or self.config.loop.gradient_tolerance:
+            # A norm that no gradient exceeds only measures.
+            largest = optimizer.clip_norm or math.inf
+            self._gradient_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), largest))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -221,8 +228,8 @@ class Trainer:
             raise RuntimeError("set_mode must be called before the first step")
         with autocast(self.device, self.precision):
             outputs: torch.Tensor = self._forward(*inputs)
-        # Only the network runs in half precision: the loss is computed in float32.
-        return outputs.float()
+        # Only the network runs in half precision: the loss is computed in float32, or in the network's own float64.
+        return widened(outputs)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Processes exchange gradients once per step, after its last part."""
@@ -244,7 +251,7 @@ class Trainer:
         for batch in self.val_loader:
             part = tuple(tensor.to(self.device) for tensor in batch)
             with autocast(self.device, self.precision):
-                outputs = model(*self.objective.inputs(part, self.steps)).float()
+                outputs = widened(model(*self.objective.inputs(part, self.steps)))
             for name, value in self.objective.validate(outputs, part).items():
                 sums[name] += value
             items += len(part[0])
@@ -252,12 +259,13 @@ class Trainer:
         return self.objective.score({**dict(zip(names, totals, strict=True)), "items": items})
 
     def _is_best(self, state: TrainingState, score: Score) -> tuple[TrainingState, bool]:
-        """The state after an epoch, with whether training is finished; and whether the epoch is the best so far."""
+        """The state after an epoch, with whether training is finished; and whether its weights are to be kept."""
         loop, epoch = self.config.loop, state.epoch
-        best = (score.value, -score.loss) > (state.best_score, -state.best_loss)
-        if best:
+        improved = (score.value, -score.loss) > (state.best_score, -state.best_loss)
+        if improved:
             state = replace(state, best_epoch=epoch, best_score=score.value, best_loss=score.loss)
-        return replace(state, finished=epoch >= loop.epochs or out_of_patience(loop, state)), best
+        finished = epoch >= loop.epochs or state.converged or out_of_patience(loop, state)
+        return replace(state, finished=finished), improved or loop.select == "last"
 
     def _report(self, state: TrainingState, score: Score, best: bool) -> None:
         total = self._total(state.sums)
@@ -276,9 +284,12 @@ class Trainer:
         self.log.write(state.epoch, {**values, **train_values})
         logger.info(
             f"epoch {state.epoch:3d}/{self.config.loop.epochs}  train loss {loss:.4f}{text and f' {text}'}  "
-            f"val loss {score.loss:.4f} {score.text}  {speed:.0f} {unit}/s{'  best' if best else ''}"
+            f"val loss {score.loss:.4f} {score.text}  {speed:.0f} {unit}/s"
+            f"{'  best' if best and self.config.loop.select == 'validation' else ''}"
         )
-        if state.finished and state.epoch < self.config.loop.epochs:
+        if state.converged:
+            logger.info(f"converged: {_why_converged(self.config.loop, self._gradient_norm)}")
+        elif state.finished and state.epoch < self.config.loop.epochs:
             logger.info(f"stopped early: no better validation score for {self.config.loop.patience} epochs")
 
     def _total(self, sums: dict[str, float]) -> dict[str, float]:
@@ -297,6 +308,29 @@ class Trainer:
 def out_of_patience(loop: LoopConfig, state: TrainingState) -> bool:
     """Whether the score has not improved for ``patience`` epochs, counted from ``first_full_epoch`` at the earliest."""
     return 0 < loop.patience <= state.epoch - max(state.best_epoch, loop.first_full_epoch)
+
+
+def has_converged(loop: LoopConfig, before: float, loss: float, gradient_norm: float) -> bool:
+    """Whether the training loss of an epoch or its last gradient is within the configured tolerance.
+
+    Args:
+        loop: the tolerances.
+        before: loss of the epoch before.
+        loss: of this epoch.
+        gradient_norm: of its last step.
+    """
+    if loop.gradient_tolerance and gradient_norm <= loop.gradient_tolerance:
+        return True
+    # There is no epoch before the first.
+    return (
+        bool(loop.loss_tolerance) and math.isfinite(before) and abs(before - loss) <= loop.loss_tolerance * abs(before)
+    )
+
+
+def _why_converged(loop: LoopConfig, gradient_norm: float) -> str:
+    if loop.gradient_tolerance and gradient_norm <= loop.gradient_tolerance:
+        return f"the norm of the gradient, {gradient_norm:.2g}, is at most {loop.gradient_tolerance:g}"
+    return f"the training loss fell by less than {loop.loss_tolerance:g} of itself"
 
 
 @dataclass

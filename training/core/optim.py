@@ -14,6 +14,8 @@ _FUSED = ("adam", "adamw", "sgd")
 
 def check_optimizer(config: OptimizerConfig) -> None:
     """Raises TrainingError for a name that timm.optim does not have, before any work is done."""
+    if config.is_open:
+        return
     from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]  # takes seconds to import
 
     # Second-order optimisers need a graph of the gradients, which the loop does not create.
@@ -35,6 +37,8 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.de
     check_optimizer(config)
     info = get_optimizer_info(config.name)
     options: dict[str, Any] = {}
+    # timm's sgd has Nesterov momentum, which torch refuses to be 0; its "momentum" is plain gradient descent then.
+    name = "momentum" if config.name == "sgd" and config.momentum == 0 else config.name
     if info.has_betas and info.num_betas == 2:
         options["betas"] = (config.beta1, config.beta2)
     if config.name in _FUSED and device.type in ("cpu", "cuda"):
@@ -42,7 +46,7 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.de
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             parameter_groups(model, config),
-            opt=config.name,
+            opt=name,
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,

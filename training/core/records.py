@@ -33,8 +33,12 @@ _CHANGEABLE = (
 
 def prepare_folder(
     config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, world: ProcessGroup, progress: Progress
-) -> Any:
-    """The main process reads the data and writes the run's records; the other processes read these records."""
+) -> tuple[Any, Any]:
+    """The main process reads the data and writes the run's records; the other processes read these records.
+
+    Returns:
+        The run's configuration, with values in place of those that follow from the data, and its manifest.
+    """
     failure: TrainingError | None = None
     if world.is_main:
         try:
@@ -43,7 +47,7 @@ def prepare_folder(
             failure = error
     if world.any(failure is not None):
         raise failure or TrainingError("the main process could not prepare the run; its message says why")
-    return task_of(config).read_manifest(RunFolder(out).manifest)
+    return load_run_config(RunFolder(out).config), task_of(config).read_manifest(RunFolder(out).manifest)
 
 
 def read_data(config: RunConfig, data: Path | Manifest, progress: Progress) -> tuple[Any, list[Rejected]]:
@@ -82,6 +86,7 @@ def _write_records(
     if resume:
         if not folder.is_begun:
             raise TrainingError(f"{out}: nothing to resume; run without --resume")
+        config = task_of(config).resolve(config, task_of(config).read_manifest(folder.manifest))
         check_resumable(config, out)
         write_atomic(folder.config, dump_config(config))
         return
@@ -96,7 +101,7 @@ def _write_records(
     if len(rejected) > SHOWN:
         logger.info(f"all {len(rejected)} left-out files are listed in {folder.rejected}")
     write_rejected(folder.rejected, rejected)
-    write_atomic(folder.config, dump_config(config))
+    write_atomic(folder.config, dump_config(task_of(config).resolve(config, manifest)))
     # Written last: its presence marks the folder as a run.
     task_of(config).write_manifest(folder.manifest, manifest)
 

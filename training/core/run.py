@@ -41,9 +41,6 @@ from marquee.training.core.task import Network, task_of
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "lower --optimizer.lr, or use --loop.precision fp32, in a new --out"
-"""For a loss that is infinite or NaN; a resumed run cannot change either setting."""
-
 
 def train(
     config: RunConfig,
@@ -79,7 +76,8 @@ def train(
         progress = Progress(quiet=not world.is_main)
         if not world.is_main:
             logging.getLogger("marquee").setLevel(logging.WARNING)  # only the main process logs
-        recorded = prepare_folder(config, data if manifest is None else manifest, out, resume, world, progress)
+        given = data if manifest is None else manifest
+        config, recorded = prepare_folder(config, given, out, resume, world, progress)
         if not resume and manifest is None:  # a caller with a manifest, such as a selection, trains on it many times
             for line in task.advise(config, recorded):
                 logger.info(line)
@@ -106,6 +104,12 @@ def write_report(out: Path) -> dict[str, Path]:
 def summary(config: RunConfig, metrics: dict[str, Any]) -> str:
     """The result of a run in one line."""
     return task_of(config).summary(metrics)
+
+
+def _remedy(precision: str) -> str:
+    """What to do about a loss that is infinite or NaN; a resumed run cannot change these settings."""
+    wider = ", or use --loop.precision fp32," if precision in ("bf16", "fp16") else ""
+    return f"lower --optimizer.lr{wider} in a new --out"
 
 
 def _restarted(out: Path) -> bool:
@@ -136,9 +140,11 @@ def _train(config: RunConfig, manifest: Any, context: RunContext) -> dict[str, A
             f"{error}; the state is saved. Resume with: {hints.command('train', '--out', out, '--resume')}"
         ) from error
     except NonFiniteLossError as error:
-        raise _explain_non_finite(error, manifest.split("train"), task_of(config).unit, context) from error
+        raise _explain_non_finite(error, manifest.split("train"), trainer, context) from error
     except NonFiniteValidationError as error:
-        raise TrainingError(f"{error}; the checkpoints in {store.folder} are from before that; {_REMEDY}") from error
+        raise TrainingError(
+            f"{error}; the checkpoints in {store.folder} are from before that; {_remedy(trainer.precision)}"
+        ) from error
     finally:
         trainer.log.close()
     seconds = time.monotonic() - started
@@ -147,7 +153,8 @@ def _train(config: RunConfig, manifest: Any, context: RunContext) -> dict[str, A
     best = _best(store)
     load_weights(best, network.model)
     metrics = _export(config, manifest, network, best.name, context)
-    result = {**metrics, "best_epoch": state.best_epoch, "train_seconds": round(seconds, 1)}
+    exported = state.epoch if config.loop.select == "last" else state.best_epoch
+    result = {**metrics, "best_epoch": exported, "train_seconds": round(seconds, 1)}
     write_json(context.folder.evaluation, result)
     shutil.rmtree(context.folder.cache, ignore_errors=True)
     return result
@@ -165,22 +172,25 @@ def _restore(trainer: Trainer) -> TrainingState:
         # Runs of earlier versions, which did not check this while training.
         raise TrainingError(
             f"{store.folder}: the validation loss of the best checkpoint, after epoch {state.best_epoch}, is "
-            f"{state.best_loss}, so the run cannot be resumed; {_REMEDY}"
+            f"{state.best_loss}, so the run cannot be resumed; {_remedy(trainer.precision)}"
         )
     logger.info(f"resuming from {last}: {state.epoch} epochs and {state.batch} steps done")
     # With more epochs or more patience than when it stopped, the run is no longer finished.
-    return replace(state, finished=state.epoch >= loop.epochs or out_of_patience(loop, state))
+    return replace(state, finished=state.epoch >= loop.epochs or state.converged or out_of_patience(loop, state))
 
 
-def _explain_non_finite(error: NonFiniteLossError, records: list[Any], unit: str, context: RunContext) -> TrainingError:
+def _explain_non_finite(
+    error: NonFiniteLossError, records: list[Any], trainer: Trainer, context: RunContext
+) -> TrainingError:
     """The error for the user; all items of the step are listed in a file."""
     paths = [records[index].path for index in error.items]
     listing = context.folder.path / f"non-finite-loss-rank-{context.world.rank}.txt"
     write_atomic(listing, "".join(f"{path}\n" for path in paths))
     origin = "" if not math.isfinite(error.loss) else " in another process"
+    items = f"{len(paths)} {trainer.objective.unit}"
     return TrainingError(
-        f"{error}{origin}, before its update; its {len(paths)} {unit} are listed in {listing}, the first is "
-        f"{paths[0]}; {_REMEDY}"
+        f"{error}{origin}, before its update; its {items} are listed in {listing}, the first is {paths[0]}; "
+        f"{_remedy(trainer.precision)}"
     )
 
 

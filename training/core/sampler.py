@@ -1,7 +1,7 @@
 """Which items make up each step, and the processes that load them."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ _SECONDS_TO_SAVE = 60
 _ENOUGH_ITEMS = 256
 """With fewer items, starting loader processes costs more time than it saves."""
 
-Loader = DataLoader[Any]
-"""Yields batches: lists of tensors with one row per item."""
+Loader = Iterable[Any]
+"""Yields batches: lists or tuples of tensors with one row per item. A training loader has as many as its sampler."""
 
 
 class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -32,10 +32,11 @@ class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: determines all permutations.
         rank: this process.
         world: number of processes.
+        passes: permutations in an epoch.
     """
 
-    def __init__(self, items: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self._items = items
+    def __init__(self, items: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, passes: int = 1) -> None:
+        self._items, self._passes = items, passes
         self._batch_size = min(batch_size, items - items % world)
         self._seed, self._rank, self._world = seed, rank, world
         self.epoch = 0
@@ -47,20 +48,32 @@ class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Steps per epoch."""
+        return self._passes * self._steps_of_a_pass
+
+    @property
+    def _steps_of_a_pass(self) -> int:
         return self._items // self._batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self._order(self.epoch)
-        for step in range(self.start, len(self)):
-            yield [(self.epoch, index) for index in self._share(order, step)]
+        for items in self.shares():
+            yield [(self.epoch, index) for index in items]
+
+    def shares(self) -> Iterator[list[int]]:
+        """The indices of the items in this rank's share of each step, from ``start`` to the end of the epoch."""
+        for number in range(self.start // self._steps_of_a_pass, self._passes):
+            order = self._order(self.epoch, number)
+            for step in range(self._steps_of_a_pass):
+                if number * self._steps_of_a_pass + step >= self.start:
+                    yield self._share(order, step)
 
     def items_of(self, epoch: int, step: int) -> list[int]:
         """Indices of the items in this rank's share of a step."""
-        return self._share(self._order(epoch), step)
+        number, step = divmod(step, self._steps_of_a_pass)
+        return self._share(self._order(epoch, number), step)
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        return torch.randperm(self._items, generator=generator).tolist()
+    def _order(self, epoch: int, number: int) -> list[int]:
+        seed = derive_seed(self._seed, "order", epoch * self._passes + number)
+        return torch.randperm(self._items, generator=torch.Generator().manual_seed(seed)).tolist()
 
     def _share(self, order: list[int], step: int) -> list[int]:
         return order[step * self._batch_size : (step + 1) * self._batch_size][self._rank :: self._world]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from marquee.handlers.core.accuracy import Quality
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.input import InputSpec
 from marquee.handlers.core.output import CalibrationSpec, OutputSpec
-from marquee.handlers.core.spec import ModelSpec
+from marquee.handlers.core.spec import TOLERANCES, ModelSpec, Precision
 from marquee.training.core.context import RunContext
 from marquee.training.core.errors import OptimizeError, TrainingError
 from marquee.training.core.objective import Objective
@@ -61,6 +62,13 @@ class Program:
     """Names of its outputs."""
     files: tuple[str, ...] = ()
     """Further files of the variant, already written to the bundle's folder."""
+    precision: Precision = "fp32"
+    """Number format of its matrix products; the name of the variant, too."""
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of a served number that counts as equal."""
+        return TOLERANCES[self.precision]
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ class Task(ABC, Generic[C]):
     def describe(self, manifest: Any) -> str:
         """The data set in one line."""
         return f"{len(manifest.records)} {self.unit}"
+
+    def resolve(self, config: C, manifest: Any) -> C:
+        """The configuration with values in place of those that follow from the data; the run keeps the result."""
+        return config
 
     def advise(self, config: C, manifest: Any) -> list[str]:
         """Hints and warnings before a run; usually none."""
@@ -248,6 +260,24 @@ class Task(ABC, Generic[C]):
 
     # --- optimisation: a task that does not override these has only the first variant
 
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    """Batch sizes whose throughput is measured."""
+    equal_variants: bool = False
+    """Whether every variant must give the first one's answers, to within its tolerance."""
+
+    @property
+    def quality(self) -> Quality:
+        """What the quality of the answers is, and how a loss of it is judged."""
+        return Quality(unit=self.unit)
+
+    def variant_kinds(self, spec: ModelSpec) -> tuple[str, ...] | None:
+        """Kinds of variants that a model can have besides its first one; None: every kind."""
+        return None
+
+    def edges(self, spec: ModelSpec) -> Arrays | None:
+        """Input arrays of rare items, which every variant must answer as the first one does; None: none are known."""
+        return None
+
     def rebuild(self, config: C, spec: ModelSpec) -> nn.Module:
         """The network of a bundle's run, into which its weights are then loaded."""
         raise self._not_optimized()
@@ -260,13 +290,31 @@ class Task(ABC, Generic[C]):
         """Bool (N,): which answers are right."""
         raise self._not_optimized()
 
-    def calibration_error(self, output: Any, outputs: Arrays, targets: np.ndarray) -> float:
-        """The difference between the confidence of answers and the share of right ones."""
+    def scores(self, output: Any, outputs: Arrays, targets: np.ndarray) -> np.ndarray:
+        """The score of each answer, (N,), whose mean is the :attr:`quality`: bool, or float64 if it is graded."""
+        return self.right(output, outputs, targets)
+
+    def calibration_error(self, output: Any, outputs: Arrays, targets: np.ndarray) -> float | None:
+        """The difference between the confidence of answers and the share of right ones; None if there is none."""
         raise self._not_optimized()
 
     def served(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
         """The module that returns the outputs of these names, for a network from :meth:`rebuild`."""
         return model
+
+    def served_by(self, engine: str, spec: ModelSpec, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
+        """The module, in eval mode, whose program an engine runs.
+
+        Args:
+            engine: as in :attr:`VariantSpec.engine`.
+            spec: the bundle's.
+            model: the network, from :meth:`rebuild`.
+            outputs: names of its outputs.
+
+        Raises:
+            OptimizeError: the engine cannot run this network.
+        """
+        return self.served(model, outputs).eval()
 
     def lower(self, model: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy of a network that computes in half precision.

@@ -1,12 +1,9 @@
 """Writes a model that was trained elsewhere into a run folder with a bundle, verified on real images."""
 
-import datetime
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +15,6 @@ from marquee.handlers.core.spec import SCHEMA_VERSION, TOLERANCES, GoldenSpec, M
 from marquee.handlers.inputs.image.decode import load as load_image
 from marquee.handlers.inputs.image.spec import PIXELS
 from marquee.handlers.outputs.classification import ClassificationSpec, Prediction
-from marquee.training.core.environment import library_versions
 from marquee.training.core.errors import ExportError, TrainingError
 from marquee.training.core.files import atomic_folder
 from marquee.training.core.golden_writer import MAX_GOLDEN, write_golden, write_requests
@@ -30,6 +26,7 @@ from marquee.training.importing.checks import check_batches, check_output
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.images import find_images
 from marquee.training.importing.labels import read_labels
+from marquee.training.importing.provenance import provenance
 from marquee.training.importing.ready import ReadyModel
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 from marquee.training.tasks.image_classification.task import ImageClassification
@@ -125,38 +122,15 @@ def _write_bundle(
     pixels = np.stack([load_image(Path(record.path).read_bytes(), ready.image) for record in golden])
     check_batches(config.model, predictor, pixels)
     check_output(config.model, predictor, pixels, config.output)
-    provenance = _provenance(config, {**ready.facts, **ready.compare(predictor, pixels)})
+    origin = provenance(config.model, config.licence, {**ready.facts, **ready.compare(predictor, pixels)})
     answers = predictor.predict_arrays({PIXELS: pixels})
     spec = replace(
         draft.spec,
         golden=write_golden(folder, task, golden, answers),
         samples=dict(write_requests(folder, "samples", task, records)),
-        provenance=provenance,
+        provenance=origin,
     )
     draft.with_spec(spec).write()
     if differences := replay(Predictor.load(folder)):
         raise ExportError(f"{config.model}: the written bundle does not reproduce its golden answers: {differences[0]}")
     return spec, tuple(zip(golden, answers, strict=True))
-
-
-def _provenance(config: ImportConfig, facts: dict[str, Any]) -> dict[str, Any]:
-    """Where the model comes from, for the bundle's spec."""
-    return {
-        "imported": {"file": config.model.name, "sha256": digest_of(config.model), **facts},
-        "licence": config.licence or "not given",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "versions": library_versions(),
-    }
-
-
-def digest_of(path: Path) -> str:
-    """The sha256 of a file; for a folder or an IR with its ``.bin``, that of the names and sha256 of its files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-    else:
-        weights = path.with_suffix(".bin")
-        files = [path, weights] if path.suffix.lower() == ".xml" and weights.is_file() else [path]
-    if files == [path]:
-        return sha256_file(path)
-    lines = [f"{file.relative_to(path.parent).as_posix()} {sha256_file(file)}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -22,7 +22,7 @@ from marquee.training.core.progress import Progress
 from marquee.training.core.task import task_for
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.datasets import Datasets
-from marquee.training.optimize.openvino_ir import Judge, convert, quantize, read, relative, save
+from marquee.training.optimize.openvino_ir import Fed, Judge, convert, quantize, read, relative, save
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Builder:
 
     Args:
         network: the network.
-        datasets: the bundle, the images and the distance tables.
+        datasets: the bundle, the items and the distance tables.
         config: which variants to build, and their limits.
         progress: where progress is reported.
     """
@@ -62,7 +62,7 @@ class Builder:
         """Writes the files of one variant and returns its entry.
 
         Args:
-            kind: one of :data:`marquee.training.optimize.config.KINDS`, or ``fp32``.
+            kind: one of :data:`marquee.training.optimize.config.KINDS` that the task's models can have, or ``fp32``.
 
         Raises:
             OptimizeError: the variant cannot be built; none of its files are left behind.
@@ -72,6 +72,7 @@ class Builder:
             "bf16": lambda name: self._exported(name, "bf16"),
             "fp16": lambda name: self._exported(name, "fp16"),
             "compiled-fp32": lambda name: self._exported(name, "fp32", "compiled"),
+            "compiled-fp64": lambda name: self._exported(name, "fp64", "compiled"),
             "compiled-bf16": lambda name: self._exported(name, "bf16", "compiled"),
             "openvino-fp32": lambda name: self._openvino(name, "fp32"),
             "openvino-bf16": lambda name: self._openvino(name, "bf16"),
@@ -87,10 +88,11 @@ class Builder:
             raise OptimizeError("fp16 programs need a GPU, and this machine has none to measure them on")
         path = self._place(f"program-{precision}") / "model.pt2"
         if not path.exists():
-            lower = model if precision == "fp32" else self._task.lower(model, _DTYPES[precision])
+            lower = self._task.lower(model, _DTYPES[precision]) if precision in _DTYPES else model
             with _one_line_errors("torch.export"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                export_program(self._task.served(lower, self._outputs).eval(), self._spec.input, path)
+                module = self._task.served_by("exported", self._spec, lower, self._outputs)
+                export_program(module, self._spec.input, path)
         return self._variant(
             name,
             engine,
@@ -122,14 +124,17 @@ class Builder:
         return self._ir
 
     def _convert(self) -> Any:
-        model, source = self._network.model, self._spec.input
+        model, source = self._network.model, Fed(self._spec.input)
         if model is not None:
-            return convert(trace_program(self._task.served(model, self._outputs), source), source)
+            module = self._task.served_by("openvino", self._spec, model, self._outputs)
+            return convert(trace_program(module, source), source)
         first = self._spec.variants[0]
         if first.precision == "int8":
             raise OptimizeError("the bundle's model is already quantized; import the model that it was quantized from")
         if LOGITS_AND_DISTANCE in first.outputs:
             raise OptimizeError("the bundle was written by an earlier version; building variants needs its run folder")
+        if any(values.dtype == np.float64 for values in self._spec.input.example(1).values()):
+            raise OptimizeError("the bundle has only a program in float64, and OpenVINO computes in float32")
         path = self._folder / next(iter(first.files))
         return read(path) if first.engine == "openvino" else convert(torch.export.load(path), source)
 
@@ -139,11 +144,12 @@ class Builder:
         if samples is None or samples.targets is None:
             return None
         targets = samples.targets
-        # Logits only: the distance does not decide which answers are right, and a pruned network has other features.
-        output = self._spec.output.create(replace(first, outputs=(LOGITS,)), None)
+        # The distance does not decide which answers are right, and a pruned network has other features.
+        names = tuple(name for name in self._outputs if name != FEATURES)
+        output = self._spec.output.create(replace(first, outputs=names), None)
 
         def right(arrays: Arrays) -> np.ndarray:
-            return self._task.right(output, output.read({LOGITS: arrays[LOGITS]}), targets)
+            return self._task.right(output, output.read({name: arrays[name] for name in names}), targets)
 
         return Judge(samples, right, self._outputs)
 
@@ -165,7 +171,8 @@ class Builder:
     @property
     def _outputs(self) -> tuple[str, ...]:
         """Names of the outputs of the variants' programs."""
-        return (LOGITS,) if self._network.distance is None else (LOGITS, FEATURES)
+        # With a distance they are named anew, as a bundle of an earlier version has it among the program's outputs.
+        return self._spec.variants[0].outputs if self._network.distance is None else (LOGITS, FEATURES)
 
     def _place(self, name: str) -> Path:
         return self._folder / "variants" / (self._network.prefix + name)

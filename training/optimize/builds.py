@@ -1,6 +1,7 @@
 """The variants that are built for a bundle, and the reasons for those that could not be built."""
 
 import logging
+from pathlib import Path
 from typing import cast
 
 from marquee.handlers.core.choice import missing_requirements
@@ -25,10 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def kinds_for(spec: ModelSpec, config: OptimizeConfig, device: str) -> list[str]:
-    """The kinds of variants to build, without the kind of the bundle's first variant, which exists already."""
-    kinds = config.variants or (GPU_KINDS if device.startswith("cuda") else CPU_KINDS)
+    """The kinds of variants to build, without the kind of the bundle's first variant, which exists already.
+
+    Kinds that were asked for are kept even if the task's models cannot have them: :class:`Builds` says so.
+    """
+    possible = training_task.task_for(spec).variant_kinds(spec)
+    defaults = GPU_KINDS if device.startswith("cuda") else CPU_KINDS
+    kinds = config.variants or [kind for kind in defaults if possible is None or kind in possible]
     first = spec.variants[0]
-    existing = f"openvino-{first.precision}" if first.engine == "openvino" else "fp32"
+    existing = f"openvino-{first.precision}" if first.engine == "openvino" else first.precision
     return [kind for kind in kinds if kind != existing]
 
 
@@ -42,6 +48,7 @@ class Builds:
         self.variants: list[VariantSpec] = [datasets.spec.variants[0]]
         self.left_out: dict[str, str] = {}
         self.spec = datasets.spec
+        self._possible = training_task.task_for(datasets.spec).variant_kinds(datasets.spec)
 
     def build(self, network: Network, kinds: list[str]) -> None:
         """Builds variants of one network."""
@@ -50,6 +57,8 @@ class Builds:
             name = network.prefix + kind
             with self._progress.task(f"building {name}", 1):
                 try:
+                    if self._possible is not None and kind not in self._possible:
+                        raise OptimizeError(f"for this model there are only {', '.join(self._possible)}")
                     variant = builder.build(kind)
                     if reason := missing_requirements(variant, this_host(self.device), self.device):
                         raise OptimizeError(f"{reason}, so it cannot be measured here")
@@ -61,6 +70,15 @@ class Builds:
         """Records why a variant is left out, and logs it."""
         self.left_out[name] = reason
         logger.info(f"left out: {name}: {reason}")
+
+
+def check_pruning(pruning: PruningConfig, run: Run | None, folder: Path) -> None:
+    """Raises OptimizeError if pruning is asked for and there is no network that can be pruned."""
+    if not (pruning.channels or pruning.weights):
+        return
+    if run is None:
+        raise OptimizeError(f"{folder}: pruning needs the training images, and this is not a run of marquee train")
+    classifier_of(run)
 
 
 def build_pruned(builds: Builds, run: Run, datasets: Datasets, pruning: PruningConfig, progress: Progress) -> None:

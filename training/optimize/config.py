@@ -1,14 +1,22 @@
-"""Which variants are built, how they are measured, and how much accuracy they may lose."""
+"""Which variants are built, how they are measured, and how much worse their answers may be."""
 
 from dataclasses import dataclass
 
-BATCHES = (1, 8, 32)
-"""Batch sizes whose throughput is measured."""
 RANKED_BATCH = 8
 """The batch size whose throughput decides the ranking."""
 
-KINDS = ("bf16", "fp16", "compiled-fp32", "compiled-bf16", "openvino-fp32", "openvino-bf16", "openvino-int8")
-"""Kinds of variants that can be built, in addition to the fp32 program that every bundle starts with."""
+KINDS = (
+    "bf16",
+    "fp16",
+    "compiled-fp32",
+    "compiled-fp64",
+    "compiled-bf16",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-int8",
+)
+"""Kinds of variants that can be built, in addition to the program that every bundle starts with; a task says which of
+them its models can have (:meth:`marquee.training.core.task.Task.variant_kinds`)."""
 CPU_KINDS = ("bf16", "openvino-fp32", "openvino-bf16", "openvino-int8")
 """Default kinds for a CPU, without the compiled ones, which delay the start of a worker by a minute."""
 GPU_KINDS = ("bf16", "fp16")
@@ -58,14 +66,15 @@ class OptimizeConfig:
     variants: tuple[str, ...] = ()
     """Kinds of variants to build, described in docs/optimizing.md; none: the defaults for the device."""
     max_accuracy_drop: float = 0.005
-    """Largest accuracy drop relative to fp32, as a fraction, that a served variant may have. With enough images, the
-    upper bound of the 95 % confidence interval of the drop must not exceed it; with fewer, the estimate."""
+    """Largest drop of the accuracy (of R2 where a number is predicted) relative to the first variant, as a fraction,
+    that a served variant may have. With enough items, the upper bound of the 95 % confidence interval of the drop must
+    not exceed it; with fewer, the estimate."""
     p99_ms: float = 0.0
-    """Largest allowed 99th percentile of the latency of one image, in milliseconds; 0: no limit."""
+    """Largest allowed 99th percentile of the latency of one item, in milliseconds; 0: no limit."""
     calibration_images: int = 300
-    """Training images that calibrate the quantization."""
+    """Training items that calibrate the quantization."""
     samples: int = 32
-    """How many of the calibration images are stored in the bundle, for measuring on other machines."""
+    """How many of the calibration items are stored in the bundle, for measuring on other machines."""
     threads: int = 0
     """Threads of each engine; 0: all cores."""
     rounds: int = 5
@@ -73,7 +82,7 @@ class OptimizeConfig:
     seconds: float = 0.5
     """Time for each variant and batch size in a round."""
     max_images: int = 10_000
-    """Largest number of images that predictions are evaluated on: an even sample of the evaluated split."""
+    """Largest number of items that predictions are evaluated on: an even sample of the evaluated split."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.variants) - set(KINDS)):

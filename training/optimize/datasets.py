@@ -19,6 +19,7 @@ from marquee.training.core.checkpoint import CheckpointStore, load_weights
 from marquee.training.core.config import RunConfig, load_run_config
 from marquee.training.core.dataset import groups_of
 from marquee.training.core.errors import OptimizeError
+from marquee.training.core.export import widen
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.sampler import resolve_workers
@@ -100,13 +101,13 @@ def read_run(folder: Path, spec: ModelSpec) -> Run | None:
         raise OptimizeError(f"{files.checkpoints}: the weights of the run are missing; variants are built from them")
     model = task.rebuild(config, spec)
     load_weights(best, model)
-    return Run(config=config, manifest=manifest, model=model.float().eval())
+    return Run(config=config, manifest=manifest, model=widen(model).eval())
 
 
 def read_records(records: Sequence[Any], spec: ModelSpec, progress: Progress) -> Samples:
     """Reads items of a manifest with the served preprocessing."""
     task, parts = task_for(spec), []
-    with progress.task("reading images", len(records)) as bar:
+    with progress.task(f"reading {task.unit}", len(records)) as bar:
         for inputs in task.batches(spec, records, resolve_workers(-1, len(records))):
             parts.append(inputs)
             bar.advance(count=rows(inputs))

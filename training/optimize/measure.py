@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from marquee.handlers.core.accuracy import paired_drop
+from marquee.handlers.core.accuracy import paired_difference, paired_drop
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.bundle import Bundle
 from marquee.handlers.core.golden import read_golden
@@ -52,11 +52,20 @@ class Place:
 
 @dataclass(frozen=True)
 class _Answers:
-    """One variant's answers for the evaluated items."""
+    """One variant's answers."""
 
+    variant: VariantSpec
     output: Any
     """The variant's output, with its own calibration."""
-    outputs: Arrays
+    calibration: CalibrationSpec | None
+    """The variant's own calibration; None: the model's."""
+    outputs: Mapping[str, Arrays]
+    """Outputs for each set of inputs: ``golden``, ``judged``, and ``validation`` and ``edges`` where there are any."""
+
+    @property
+    def judged(self) -> Arrays:
+        """Outputs for the evaluated items."""
+        return self.outputs["judged"]
 
 
 def measure_variants(
@@ -77,10 +86,41 @@ def measure_variants(
         config: rounds and seconds of the timing.
         place: where the variants run.
         progress: where progress is reported.
-        leave_out: called with the name of a variant that fails on real inputs, and the reason.
+        leave_out: called with the name of a variant that fails on real inputs or gives other answers than it must, and
+            the reason.
 
     Raises:
         OptimizeError: the first variant fails.
+    """
+    task = task_for(bundle.spec)
+    with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
+        folder = Path(temporary)
+        answers = _run(processes, datasets, bundle, folder, progress, leave_out)
+        first = answers[processes[0].name]
+        if task.equal_variants:
+            for name, reason in _departures(answers, first).items():
+                leave_out(name, reason)
+                del answers[name]
+        processes = [process for process in processes if process.name in answers]
+        timings = time_variants(processes, folder / "judged", task.batch_sizes, config, progress)
+    measured: dict[str, Measured] = {}
+    for process in processes:
+        given = answers[process.name]
+        measurement = _measurement(process, timings[process.name], given.variant, bundle, place)
+        measured[process.name] = Measured(
+            measurement=_with_quality(measurement, given, first, datasets),
+            calibration=given.calibration,
+            golden=given.outputs["golden"],
+            expected=first.variant.expected if given is first else f"golden/expected-{process.name}.json",
+        )
+    return measured
+
+
+def _inputs(datasets: Datasets, bundle: Bundle) -> dict[str, Arrays]:
+    """What every variant answers.
+
+    Raises:
+        OptimizeError: a golden sample cannot be read.
     """
     spec = bundle.spec
     samples = [bundle.folder / sample.file for sample in read_golden(bundle, spec.variants[0])]
@@ -89,41 +129,66 @@ def measure_variants(
         raise OptimizeError(
             f"{len(samples) - len(golden)} golden samples cannot be read; train or import the model again"
         )
-    with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
-        folder = Path(temporary)
-        inputs = {"golden": golden.inputs, "judged": datasets.judged.inputs}
-        if datasets.validation is not None and len(datasets.validation):
-            inputs["validation"] = datasets.validation.inputs
-        for name, arrays in inputs.items():
-            save_inputs(folder / name, arrays)
-        outputs: dict[str, dict[str, Arrays]] = {}
-        with progress.task("running each variant", len(processes)) as task:
-            for process in processes:
-                try:
-                    outputs[process.name] = {name: process.outputs(folder / name) for name in inputs}
-                except OptimizeError as error:
-                    if process is processes[0]:
-                        raise
-                    leave_out(process.name, str(error))
-                task.advance(process.name)
-        processes = [process for process in processes if process.name in outputs]
-        timings = time_variants(processes, folder / "judged", config, progress)
-    measured: dict[str, Measured] = {}
-    first: _Answers | None = None
-    for number, process in enumerate(processes):
-        variant_outputs = outputs[process.name]
-        variant = next(variant for variant in spec.variants if variant.name == process.name)
-        calibration = _recalibrated(variant, variant_outputs.get("validation"), datasets, bundle) if number else None
-        answers = _Answers(_output(bundle, variant, calibration), variant_outputs["judged"])
-        first = first or answers
-        measurement = _measurement(process, timings[process.name], variant, bundle, place)
-        measured[process.name] = Measured(
-            measurement=_with_quality(measurement, answers, first, datasets),
-            calibration=calibration,
-            golden=variant_outputs["golden"],
-            expected=f"golden/expected-{process.name}.json" if number else spec.variants[0].expected,
-        )
-    return measured
+    inputs = {"golden": golden.inputs, "judged": datasets.judged.inputs}
+    if (edges := task_for(spec).edges(spec)) is not None:
+        inputs["edges"] = edges
+    if datasets.validation is not None and len(datasets.validation):
+        inputs["validation"] = datasets.validation.inputs
+    return inputs
+
+
+def _run(
+    processes: Sequence[VariantProcess],
+    datasets: Datasets,
+    bundle: Bundle,
+    folder: Path,
+    progress: Progress,
+    leave_out: Callable[[str, str], None],
+) -> dict[str, _Answers]:
+    """The answers of each variant that gives any; writes the inputs to ``folder``."""
+    inputs = _inputs(datasets, bundle)
+    for name, arrays in inputs.items():
+        save_inputs(folder / name, arrays)
+    variants = {variant.name: variant for variant in bundle.spec.variants}
+    answers: dict[str, _Answers] = {}
+    with progress.task("running each variant", len(processes)) as bar:
+        for process in processes:
+            variant = variants[process.name]
+            try:
+                outputs = {name: process.outputs(folder / name) for name in inputs}
+            except OptimizeError as error:
+                if process is processes[0]:
+                    raise
+                leave_out(process.name, str(error))
+            else:
+                calibration = _recalibrated(variant, outputs.get("validation"), datasets, bundle) if answers else None
+                answers[process.name] = _Answers(variant, _output(bundle, variant, calibration), calibration, outputs)
+            bar.advance(process.name)
+    return answers
+
+
+def _departures(answers: Mapping[str, _Answers], first: _Answers) -> dict[str, str]:
+    """Variant that gives another answer than the first one, beyond its tolerance -> the first such answer."""
+    found: dict[str, str] = {}
+    for name, given in answers.items():
+        lines = _differences(given, first) if given is not first else []
+        if lines:
+            exactness = (
+                f"not exact enough for this model: {len(lines)} answers differ from those of {first.variant.name}"
+            )
+            found[name] = f"{exactness}; first: {lines[0]}"
+    return found
+
+
+def _differences(given: _Answers, first: _Answers) -> list[str]:
+    """A line for each answer that differs from the first variant's by more than the tolerance."""
+    lines = []
+    for name in given.outputs:
+        pairs = (one.output.predictions(one.outputs[name]) for one in (first, given))
+        for expected, got in zip(*pairs, strict=True):
+            line = given.output.difference(expected.golden(), got.golden(), given.variant.tolerance)
+            lines += [] if line is None else [line]
+    return lines
 
 
 def _output(bundle: Bundle, variant: VariantSpec, calibration: CalibrationSpec | None) -> Any:
@@ -163,8 +228,8 @@ def _measurement(
 
 def _with_quality(measurement: Measurement, answers: _Answers, first: _Answers, datasets: Datasets) -> Measurement:
     """``measurement`` with the quality of the answers: accuracy, and agreement with those of the first variant."""
-    differences = answers.output.differences(answers.outputs, first.outputs, first.output)
-    agreement = answers.output.agreement(answers.outputs, first.outputs, first.output)
+    differences = answers.output.differences(answers.judged, first.judged, first.output)
+    agreement = answers.output.agreement(answers.judged, first.judged, first.output)
     measurement = replace(
         measurement,
         images=len(datasets.judged),
@@ -174,16 +239,17 @@ def _with_quality(measurement: Measurement, answers: _Answers, first: _Answers, 
     targets, groups, task = datasets.judged.targets, datasets.judged.groups, task_for(datasets.spec)
     if targets is None:
         return measurement
-    right, first_right = (task.right(item.output, item.outputs, targets) for item in (answers, first))
-    lost = first_right.astype(float) - right
-    drop = paired_drop(first_right, right, None if groups is None else effective_number(lost, groups))
+    scores, first_scores = (task.scores(item.output, item.judged, targets) for item in (answers, first))
+    effective = None if groups is None else effective_number(first_scores.astype(float) - scores, groups)
+    paired = paired_difference if task.quality.graded else paired_drop
+    drop = paired(first_scores, scores, effective)
     return replace(
         measurement,
-        effective_images=None if groups is None else effective_number(np.zeros(len(right)), groups),
-        accuracy=float(right.mean()),
+        effective_images=None if groups is None else effective_number(np.zeros(len(scores)), groups),
+        accuracy=float(scores.mean()),
         drop=drop.value,
         drop_interval=drop.interval,
-        ece=task.calibration_error(answers.output, answers.outputs, targets),
+        ece=task.calibration_error(answers.output, answers.judged, targets),
     )
 
 

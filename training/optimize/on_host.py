@@ -18,6 +18,7 @@ from marquee.handlers.core.schema import to_dict
 from marquee.handlers.core.spec import SPEC_FILE, ModelSpec, VariantSpec
 from marquee.training.core.errors import OptimizeError
 from marquee.training.core.progress import Progress
+from marquee.training.core.task import task_for
 from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.datasets import read_datasets
 from marquee.training.optimize.measure import Place, measure_variants
@@ -61,7 +62,7 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
         for variant in usable
         if variant.name in measured
     }
-    refused, ranking = rank_measured(tuple(variants.values()), config, device)
+    refused, ranking = rank_measured(tuple(variants.values()), config, device, task_for(spec).quality)
     spec = replace(
         spec,
         variants=tuple(variants.get(variant.name, variant) for variant in spec.variants),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from marquee.handlers.core.arrays import Arrays, rows, take
+from marquee.handlers.core.engines.float_parts import in_parts
 from marquee.handlers.core.input import InputSpec
 from marquee.training.core.errors import OptimizeError
 from marquee.training.optimize.datasets import LEAST_CALIBRATION, Samples
@@ -21,8 +22,27 @@ _BATCH = 32
 _INSTALL = 'install the extra: pip install "marquee[optimize]"'
 
 
+class Fed(InputSpec):
+    """An input whose arrays are as the engine hands them to OpenVINO.
+
+    Args:
+        source: the model's input.
+    """
+
+    def __init__(self, source: InputSpec) -> None:
+        self._source = source
+
+    def example(self, items: int) -> Arrays:
+        """See :class:`InputSpec`."""
+        return in_parts(self._source.example(items))
+
+
 def convert(program: torch.export.ExportedProgram, source: InputSpec) -> Any:
     """Converts ``program`` to an ``openvino.Model`` with a dynamic batch size.
+
+    Args:
+        program: a traced program.
+        source: the input that it was traced with.
 
     Raises:
         OptimizeError: OpenVINO is not installed, or cannot express an operation.

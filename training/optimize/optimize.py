@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from marquee.handlers.core.accuracy import Quality
 from marquee.handlers.core.bundle import Bundle
 from marquee.handlers.core.golden import verify_golden
 from marquee.handlers.core.host import this_host
@@ -19,8 +20,9 @@ from marquee.training.core.files import atomic_folder, write_json
 from marquee.training.core.golden_writer import write_requests
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
+from marquee.training.core.task import task_for
 from marquee.training.optimize.build import Network
-from marquee.training.optimize.builds import Builds, build_pruned, kinds_for
+from marquee.training.optimize.builds import Builds, build_pruned, check_pruning, kinds_for
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
 from marquee.training.optimize.datasets import Datasets, even_sample, read_datasets, read_run
 from marquee.training.optimize.judge import frontier, rank, refusal
@@ -90,8 +92,7 @@ def optimize(
     run = read_run(folder, spec)
     if run is not None:
         spec = replace(spec, samples={})  # samples of an earlier call; new ones are chosen
-    if run is None and (pruning.channels or pruning.weights):
-        raise OptimizeError(f"{folder}: pruning needs the training images, and this is not a run of marquee train")
+    check_pruning(pruning, run, folder)
     with atomic_folder(before.folder) as staging:
         _copy(before.folder, staging, spec)
         datasets = read_datasets(Bundle(staging, spec), run, before.folder, config, progress)
@@ -165,7 +166,7 @@ def _measure_and_rank(
         for variant in bundle.spec.variants
         if variant.name in measured
     )
-    refused, ranking = rank_measured(variants, config, device)
+    refused, ranking = rank_measured(variants, config, device, task_for(datasets.spec).quality)
     spec = replace(bundle.spec, variants=variants, golden=golden, rankings=(ranking,))
     _remove_unnamed(bundle.folder, spec)
     bundle.with_spec(spec).write()
@@ -175,7 +176,7 @@ def _measure_and_rank(
 
 
 def rank_measured(
-    variants: tuple[VariantSpec, ...], config: OptimizeConfig, device: str
+    variants: tuple[VariantSpec, ...], config: OptimizeConfig, device: str, quality: Quality
 ) -> tuple[dict[str, str], Ranking]:
     """Ranks the variants that may be served by their newest measurements, the fastest first.
 
@@ -186,7 +187,7 @@ def rank_measured(
     """
     newest = {variant.name: variant.measurements[-1] for variant in variants}
     reasons = {
-        name: refusal(measurement, config.max_accuracy_drop, config.p99_ms)
+        name: refusal(measurement, config.max_accuracy_drop, config.p99_ms, quality)
         for name, measurement in list(newest.items())[1:]
     }
     refused = {name: reason for name, reason in reasons.items() if reason is not None}

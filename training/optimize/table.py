@@ -1,26 +1,24 @@
 """Formats the measurements of all variants as a text table."""
 
+from typing import Any
+
+from marquee.training.core.task import Task, task_for
 from marquee.training.optimize.optimize import Optimized
 
-_HEADINGS = (
-    "variant",
-    "accuracy",
-    "loses (95 %)",
-    "agrees",
-    "p50 ms",
-    "p99 ms",
-    "img/s 1",
-    "8",
-    "32",
-    "load s",
-    "MB",
-    "file MB",
-)
+_SHORT = {"images": "img"}
+
+
+def headings(task: Task[Any]) -> tuple[str, ...]:
+    """Headings of the columns."""
+    first, *others = map(str, task.batch_sizes)
+    speeds = (f"{_SHORT.get(task.unit, task.unit)}/s {first}", *others)
+    quality = (task.quality.name, "loses (95 %)", "agrees")
+    return ("variant", *quality, "p50 ms", "p99 ms", *speeds, "load s", "MB", "file MB")
 
 
 def table(result: Optimized) -> str:
     """One line per variant in the order of the bundle, the chosen one marked; then the refused and left-out ones."""
-    rows: list[tuple[str, ...]] = [_HEADINGS]
+    rows: list[tuple[str, ...]] = [headings(task_for(result.spec))]
     for variant in result.spec.variants:
         if not variant.measurements:
             continue
@@ -33,20 +31,24 @@ def table(result: Optimized) -> str:
                 "-" if measurement.accuracy is None else f"{measurement.accuracy:.2%}",
                 interval,
                 f"{measurement.agreement:.2%}",
-                f"{measurement.latency_p50_ms:.2f}",
-                f"{measurement.latency_p99_ms:.2f}",
+                _milliseconds(measurement.latency_p50_ms),
+                _milliseconds(measurement.latency_p99_ms),
                 *(f"{speed:.0f}" for speed in measurement.images_per_second.values()),
                 f"{measurement.load_seconds:.1f}",
                 f"{measurement.memory_bytes / 1e6:.0f}",
                 f"{measurement.file_bytes / 1e6:.1f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_aligned(row[i], widths[i], i) for i in range(len(row))).rstrip() for row in rows]
     lines += [f"not served: {name}: {reason}" for name, reason in result.refused.items()]
     lines += [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
     lines += [f"{name}: {note}" for name, note in result.notes.items()]
     return "\n".join(lines)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def _aligned(text: str, width: int, column: int) -> str:

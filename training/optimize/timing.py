@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from marquee.training.core.progress import Progress
-from marquee.training.optimize.config import BATCHES, OptimizeConfig
+from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.process import VariantProcess
 
 
@@ -24,35 +24,40 @@ class Timing:
 
 
 def time_variants(
-    processes: Sequence[VariantProcess], inputs: Path, config: OptimizeConfig, progress: Progress
+    processes: Sequence[VariantProcess],
+    inputs: Path,
+    batches: Sequence[int],
+    config: OptimizeConfig,
+    progress: Progress,
 ) -> dict[str, Timing]:
     """Times every variant in turn, for several rounds.
 
     Args:
         processes: loaded variants; while one is timed the others wait.
         inputs: folder of real inputs (see :func:`marquee.training.optimize.process.save_inputs`).
+        batches: batch sizes, among them 1.
         config: rounds, and seconds per measurement.
         progress: where progress is reported.
     """
     durations: dict[tuple[str, int], list[np.ndarray]] = {
-        (process.name, batch): [] for process in processes for batch in BATCHES
+        (process.name, batch): [] for process in processes for batch in batches
     }
     with progress.task("timing", config.rounds * len(processes)) as task:
         for _ in range(config.rounds):
             for process in processes:
-                for batch in BATCHES:
+                for batch in batches:
                     durations[process.name, batch].append(process.time(inputs, batch, config.seconds))
                 task.advance(process.name)
-    return {process.name: _timing(process.name, durations) for process in processes}
+    return {process.name: _timing(process.name, batches, durations) for process in processes}
 
 
-def _timing(name: str, durations: dict[tuple[str, int], list[np.ndarray]]) -> Timing:
+def _timing(name: str, batches: Sequence[int], durations: dict[tuple[str, int], list[np.ndarray]]) -> Timing:
     single = np.concatenate(durations[name, 1]) * 1000
     return Timing(
         latency_p50_ms=round(float(np.median(single)), 3),
         latency_p99_ms=round(float(np.quantile(single, 0.99)), 3),
         images_per_second={
             str(batch): round(float(np.median([batch / np.median(calls) for calls in durations[name, batch]])), 1)
-            for batch in BATCHES
+            for batch in batches
         },
     )

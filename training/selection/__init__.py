@@ -1,1 +1,1 @@
-"""Model selection: chooses the candidate, from simple to complex, whose gain in accuracy justifies its cost."""
+"""Model selection: chooses the candidate, from simple to complex, whose gain justifies its cost."""

@@ -3,15 +3,18 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 
 from marquee.handlers.core.schema import SchemaError, from_dict
-from marquee.training.core.config import merged
+from marquee.training.core.config import RunConfig, merged
 from marquee.training.core.errors import TrainingError
-from marquee.training.tasks.image_classification.config import ImageRunConfig
-from marquee.training.tasks.image_classification.models import check_model, create_backbone
+
+if TYPE_CHECKING:
+    from marquee.training.tasks.image_classification.config import ImageRunConfig
+
+C = TypeVar("C", bound=RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Candidate:
     name: str
     """Unique; letters, digits, dot, dash and underscore, since it names a folder."""
     kind: Literal["probe", "train"] = "train"
-    """probe: logistic regression on the features of a frozen backbone; train: all weights are trained."""
+    """probe: for images, logistic regression on the features of a frozen backbone; train: all weights are trained."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of :class:`marquee.training.core.config.RunConfig`, nested, that this candidate overrides."""
 
@@ -29,7 +32,7 @@ class Candidate:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name: expected letters, digits, dot, dash and underscore, got {self.name!r}")
 
-    def resolve(self, base: ImageRunConfig) -> ImageRunConfig:
+    def resolve(self, base: C) -> C:
         """``base`` with the fields of this candidate's ``config`` replaced.
 
         Raises:
@@ -69,12 +72,15 @@ def read_ladder(path: Path) -> tuple[Candidate, ...]:
     return candidates
 
 
-def missing_weights(config: ImageRunConfig, classes: int) -> str | None:
-    """Why the pretrained weights of a candidate are unavailable, on one line; None if they are available or not used.
+def missing_weights(config: "ImageRunConfig", classes: int) -> str | None:
+    """Why the pretrained weights of an image network are unavailable, on one line; None where they are not.
 
     Raises:
         TrainingError: timm does not know the architecture, so no download would help.
     """
+    # Imported late: other kinds of candidates need no networks for images.
+    from marquee.training.tasks.image_classification.models import check_model, create_backbone
+
     check_model(replace(config.model, pretrained="none"))
     if config.model.pretrained == "none":
         return None

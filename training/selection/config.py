@@ -26,8 +26,8 @@ class Rule:
     alpha: float = 0.05
     """Significance level: the p-value of the corrected t-test must be below this."""
     min_gain: float = 0.002
-    """Smallest gain in accuracy, as a fraction, that justifies a larger candidate; a smaller gain does not, however
-    significant it is."""
+    """Smallest gain that justifies a larger candidate, as a fraction: in accuracy, or, where a number is predicted, in
+    RMSE as a share of a constant answer's; a smaller gain does not, however significant it is."""
     patience: int = 1
     """Number of consecutive larger candidates that may fail to be preferred; the next failure ends the search."""
     all: bool = False

@@ -4,13 +4,13 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from marquee.handlers.core.predictor import Predictor
 from marquee.training.core.export import MODEL_FILE
 from marquee.training.core.task import task_for
-from marquee.training.tasks.image_classification.data.manifest import Record
 
 WARM_UP = 5
 REPEATS = 30
@@ -21,15 +21,15 @@ class Footprint:
     """Cost of one exported program on the CPU of this machine."""
 
     latency_ms: float
-    """Median time from a preprocessed image to probabilities in milliseconds, at a batch size of 1."""
+    """Median time from the arrays of one item to its answer in milliseconds, at a batch size of 1."""
     weight_mb: float
     """Weights and buffers, in millions of bytes."""
     parameters: int
     """Number of trainable parameters."""
 
 
-def measure_footprint(bundle: Path, record: Record) -> Footprint:
-    """Measures the bundle's first variant on one real image, after a warm-up."""
+def measure_footprint(bundle: Path, record: Any) -> Footprint:
+    """Measures the bundle's first variant on one real item, after a warm-up."""
     predictor = Predictor.load(bundle)
     (inputs,) = task_for(predictor.spec).batches(predictor.spec, [record], 0)
     seconds = []

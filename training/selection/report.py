@@ -1,7 +1,6 @@
 """The report of a selection: JSON, CSV, Markdown and a chart."""
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -9,9 +8,14 @@ from typing import Any
 
 from marquee.handlers.core.schema import to_dict
 from marquee.training.core.files import write_atomic, write_json
-from marquee.training.selection.comparison import Summary, summarise
+from marquee.training.selection.comparison import Comparison, Summary, summarise
 from marquee.training.selection.decide import FIRST, PAYS, UNCERTAIN, Decision, Step
+from marquee.training.selection.measure import Measure
+from marquee.training.selection.report_table import Row, as_csv, as_markdown
 from marquee.training.selection.store import FoldResult
+
+BASELINE = "constant answer"
+"""Name and kind of the row of the baseline."""
 
 
 @dataclass(kw_only=True)
@@ -25,28 +29,21 @@ class Entry:
     skipped: str = ""
     """Why the candidate was skipped; empty if it was not."""
 
+    def values(self, measure: Measure) -> list[float]:
+        """The metric of each finished fold."""
+        return [measure.of(result.metrics) for result in self.results]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of the table; a field is None while its value is unknown, because not all folds are measured."""
+class Baseline:
+    """The best constant answer, and how much better the chosen candidate is."""
 
-    candidate: str
-    kind: str
-    folds: int
-    mean: float | None
-    sd: float | None
-    low: float | None
-    high: float | None
-    reference: str
-    difference: float | None
-    p: float | None
-    latency_ms: float | None
-    weight_mb: float | None
-    parameters: int | None
-    minutes: float
-    verdict: str
-    reason: str
-    """Why the candidate was skipped; empty if it was not."""
+    values: Sequence[float]
+    """The metric of each fold."""
+    gain: Comparison
+    """The chosen candidate minus the constant answer."""
+    beaten: bool
+    """Whether the gain is large enough and significant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,59 +55,79 @@ class Report:
     ended: str
     """Why no further candidate was measured."""
     folds: int
-    images: int
-    """Number of images divided into folds."""
+    items: int
+    """Number of items divided into folds."""
+    unit: str
+    """The plural noun for items."""
+    item: str
+    """The noun for one."""
+    latency: str
+    """What the latency includes, as a phrase."""
+    val_caveat: str
+    """What the validation items were used for besides a measurement, as a clause."""
+    measure: Measure
+    """The metric that the candidates were compared by."""
+    baseline: Baseline | None
+    """None for a task whose report does not show it."""
+    note: str
+    """How the items were divided, where the reader must know; may be empty."""
     winner: dict[str, Any]
-    """Metrics of the winner trained on all training images."""
+    """Metrics of the winner trained on all training items."""
+    result: str
+    """These metrics in one line."""
 
     @property
     def rows(self) -> list[Row]:
-        """One row per candidate, in the order of the ladder."""
+        """The constant answer, and one row per candidate, in the order of the ladder."""
         steps = {step.name: step for step in self.decision.steps}
-        return [self._row(entry, steps.get(entry.name)) for entry in self.entries]
+        first = [self._baseline_row(self.baseline)] if self.baseline else []
+        return first + [self._row(entry, steps.get(entry.name)) for entry in self.entries]
 
     def to_json(self) -> dict[str, Any]:
         """The whole report as a JSON object."""
-        accuracies = {entry.name: [result.accuracy for result in entry.results] for entry in self.entries}
+        values = {entry.name: entry.values(self.measure) for entry in self.entries}
+        if self.baseline:
+            values[BASELINE] = list(self.baseline.values)
         return {
             "winner": self.decision.choice,
             "ended": self.ended,
             "folds": self.folds,
-            "images": self.images,
-            "candidates": [{**to_dict(row), "accuracies": accuracies[row.candidate]} for row in self.rows],
+            self.unit: self.items,
+            "candidates": [{**to_dict(row), self.measure.plural: values[row.candidate]} for row in self.rows],
             "winner_metrics": self.winner,
         }
 
     def table(self) -> str:
         """The table in Markdown, aligned so that it is readable as plain text."""
-        cells = [list(_HEADER)] + [_cells(row, self.folds) for row in self.rows]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-        lines = [
-            "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells
-        ]
-        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-        return "\n".join(lines)
+        return as_markdown(self.rows, self.folds, self.measure)
 
     def notes(self) -> list[str]:
         """Remarks below the table: why candidates were skipped, and gains that more folds may confirm."""
         lines = [f"{entry.name} was skipped: {entry.skipped}" for entry in self.entries if entry.skipped]
         for step in self.decision.steps:
             if step.verdict == UNCERTAIN and step.comparison is not None and step.reference == self.decision.choice:
+                gain = self.measure.text(self.measure.gain(step.comparison.difference))
                 lines.append(
-                    f"{step.name} was better than {step.reference} by {_percent(step.comparison.difference)} points, "
+                    f"{step.name} was better than {step.reference} by {gain}{self.measure.gain_unit}, "
                     f"which is not significant over {self.folds} folds; more --folds (and a new --out) may confirm it"
                 )
-        return lines
+        if self.baseline and not self.baseline.beaten:
+            lines.append(
+                f"{self.decision.choice} is not significantly better than the best constant answer (p = "
+                f"{self.baseline.gain.p:.3f}); the columns may say nothing about what is predicted"
+            )
+        return [*lines, self.note] if self.note else lines
 
     def summary(self) -> str:
         """A summary in two sentences."""
         row = next(row for row in self.rows if row.candidate == self.decision.choice)
-        refit = f"{self.winner['split']} accuracy {self.winner['accuracy']:.4f} on {self.winner['images']} images"
+        refit = self.result
         if self.winner["split"] == "val":
-            refit += " (which also selected its checkpoint; rely on the accuracy over the folds)"
+            refit += f" ({self.val_caveat}; rely on the {self.measure.title} over the folds)"
+        label = "" if self.measure.higher_is_better else f"{self.measure.title} "
         return (
-            f"Chosen: {row.candidate}, {_percent(row.mean)} % over {self.folds} folds of {self.images} images; "
-            f"{self.ended}.\nTrained on all training images: {refit}."
+            f"Chosen: {row.candidate}, {label}{self.measure.phrase(row.mean)} over {self.folds} folds of {self.items} "
+            f"{self.unit}; {self.ended}.\nTrained on all training {self.unit}: {refit}."
         )
 
     def write(self, folder: Path) -> None:
@@ -127,17 +144,48 @@ class Report:
             and row.latency_ms is not None
             and row.weight_mb is not None
         ]
-        write_atomic(folder / "selection.svg", draw(points, self.decision.choice, self.folds, "svg"))
+        chart = draw(points, self.decision.choice, self.folds, "svg", self.measure, self.item)
+        write_atomic(folder / "selection.svg", chart)
         notes = "".join(f"- {line}\n" for line in self.notes()) + "\n" if self.notes() else ""
-        chart = "![Accuracy against latency](selection.svg)"
-        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{_LEGEND}\n\n{chart}\n"
+        picture = f"![{self._title} against latency](selection.svg)"
+        text = f"# Model selection\n\n{self.summary()}\n\n{self.table()}\n\n{notes}{self._legend()}\n\n{picture}\n"
         write_atomic(folder / "selection.md", text)
-        write_atomic(folder / "selection.csv", _as_csv(rows))
+        write_atomic(folder / "selection.csv", as_csv(rows))
         write_json(folder / "selection.json", self.to_json())
+
+    @property
+    def _title(self) -> str:
+        return self.measure.title[0].upper() + self.measure.title[1:]
+
+    def _legend(self) -> str:
+        gained = "difference from" if self.measure.higher_is_better else f"reduction of the {self.measure.title} of"
+        unit = "percentage points" if self.measure.unit == "%" else self.measure.unit
+        return (
+            f"{self._title}: mean over the folds' held-out {self.unit}. Gain: mean {gained} the best simpler candidate"
+            f"{f' in {unit}' if unit else ''}, with the p-value of the corrected resampled t-test. Latency: median "
+            f"{self.latency}."
+        )
+
+    def _baseline_row(self, baseline: Baseline) -> Row:
+        return Row(
+            candidate=BASELINE,
+            kind="baseline",
+            folds=self.folds,
+            **_numbers(self._summarise(baseline.values)),
+            reference="",
+            difference=None,
+            p=None,
+            latency_ms=None,
+            weight_mb=None,
+            parameters=None,
+            minutes=0.0,
+            verdict="baseline",
+            reason="",
+        )
 
     def _row(self, entry: Entry, step: Step | None) -> Row:
         complete = len(entry.results) == self.folds
-        summary = summarise([result.accuracy for result in entry.results]) if complete else None
+        summary = self._summarise(entry.values(self.measure)) if complete else None
         comparison = step.comparison if step else None
         footprints = [result.footprint for result in entry.results]
         return Row(
@@ -146,7 +194,7 @@ class Report:
             folds=len(entry.results),
             **_numbers(summary),
             reference=step.reference if step else "",
-            difference=comparison.difference if comparison else None,
+            difference=self.measure.gain(comparison.difference) if comparison else None,
             p=comparison.p if comparison else None,
             latency_ms=median(f.latency_ms for f in footprints) if footprints else None,
             weight_mb=footprints[0].weight_mb if footprints else None,
@@ -155,6 +203,9 @@ class Report:
             verdict=self._verdict(entry, step),
             reason=entry.skipped,
         )
+
+    def _summarise(self, values: Sequence[float]) -> Summary:
+        return summarise(values, self.measure.low, self.measure.high)
 
     def _verdict(self, entry: Entry, step: Step | None) -> str:
         if entry.name == self.decision.choice:
@@ -166,58 +217,6 @@ class Report:
         return f"unfinished, {len(entry.results)} of {self.folds} folds" if entry.results else "not measured"
 
 
-_HEADER = (
-    "candidate",
-    "folds",
-    "accuracy %",
-    "sd",
-    "95 % interval",
-    "gain (p) over",
-    "latency ms",
-    "MB",
-    "parameters",
-    "minutes",
-    "verdict",
-)
-_LEGEND = (
-    "Accuracy: mean over the folds' held-out images. Gain: mean difference from the best simpler candidate in "
-    "percentage points, with the p-value of the corrected resampled t-test. Latency: median for single images on this "
-    "machine, without decoding."
-)
-
-
 def _numbers(summary: Summary | None) -> dict[str, Any]:
     names = ("mean", "sd", "low", "high")
     return {name: getattr(summary, name) if summary else None for name in names}
-
-
-def _cells(row: Row, folds: int) -> list[str]:
-    gain = ""
-    if row.difference is not None and row.p is not None:
-        p = "p < 0.001" if row.p < 0.001 else f"p = {row.p:.3f}"
-        gain = f"{100 * row.difference:+.2f} ({p}) {row.reference}"
-    return [
-        row.candidate,
-        f"{row.folds}/{folds}",
-        _percent(row.mean),
-        _percent(row.sd),
-        f"{_percent(row.low)} to {_percent(row.high)}" if row.mean is not None else "",
-        gain,
-        "" if row.latency_ms is None else f"{row.latency_ms:.1f}",
-        "" if row.weight_mb is None else f"{row.weight_mb:.1f}",
-        "" if row.parameters is None else f"{row.parameters:,}",
-        f"{row.minutes:.1f}" if row.folds else "",
-        row.verdict,
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
-
-
-def _as_csv(rows: list[Row]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(to_dict(row) for row in rows)
-    return buffer.getvalue()

@@ -16,17 +16,17 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marquee.handlers.core.schema import SchemaError, from_dict, to_dict
+from marquee.training.core.config import RunConfig
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.files import write_json
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.footprint import Footprint
-from marquee.training.tasks.image_classification.config import ImageRunConfig
-from marquee.training.tasks.image_classification.data.manifest import Manifest
 
 REQUEST_FILE = "request.json"
 WINNER = "winner"
@@ -36,34 +36,46 @@ WINNER = "winner"
 class FoldResult:
     """The result of one candidate on one fold."""
 
-    accuracy: float
-    """Accuracy on the held-out images."""
-    balanced_accuracy: float
-    nll: float
-    images: int
-    """Number of held-out images."""
+    metrics: dict[str, float | None]
+    """Metrics on the held-out items, those of :attr:`marquee.training.selection.selectable.Selectable.recorded`."""
+    items: int
+    """Number of held-out items."""
     seconds: float
     """Time for training, export and measurement, without interrupted attempts."""
     footprint: Footprint
 
 
 class SelectionStore:
-    """Reads and writes the folder of one selection."""
+    """Reads and writes the folder of one selection.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder.
+        recorded: names of the metrics that are kept of each fold.
+        unit: the plural noun for items; the name of their number in the files.
+    """
+
+    def __init__(self, folder: Path, recorded: Sequence[str], unit: str) -> None:
         self.folder = Path(folder)
+        self._recorded = tuple(recorded)
+        self._unit = unit
 
     def begin(
-        self, manifest: Manifest, folds: int, seed: int, candidates: dict[str, tuple[Candidate, ImageRunConfig]]
+        self, items: Sequence[str], folds: int, seed: int, candidates: Mapping[str, tuple[Candidate, RunConfig]]
     ) -> None:
         """Records the request; candidates may be added to an existing selection.
+
+        Args:
+            items: see :meth:`marquee.training.selection.selectable.Selectable.digest_lines`.
+            folds: number of folds.
+            seed: seed of the folds.
+            candidates: name -> the candidate and its whole configuration.
 
         Raises:
             TrainingError: the folder belongs to other data or another configuration; the message names the difference.
         """
         path = self.folder / REQUEST_FILE
         request: dict[str, Any] = {
-            "data": _digest(manifest),
+            "data": _digest(items),
             "folds": folds,
             "seed": seed,
             "candidates": {
@@ -77,13 +89,17 @@ class SelectionStore:
             write_json(path, request)
             return
         recorded = _read_json(path)
-        self._compare(recorded, request)
+        known = {
+            name: _with_new_fields(candidate, candidates[name][1]) if name in candidates else candidate
+            for name, candidate in recorded["candidates"].items()
+        }
+        self._compare({**recorded, "candidates": known}, request)
         write_json(path, {**request, "candidates": {**recorded["candidates"], **request["candidates"]}})
 
     def _compare(self, recorded: dict[str, Any], request: dict[str, Any]) -> None:
         if recorded["data"] != request["data"]:
             raise TrainingError(
-                f"{self.folder}: was begun with other images, labels, splits or groups; choose a new --out"
+                f"{self.folder}: was begun with other {self._unit}, labels, splits or groups; choose a new --out"
             )
         for name in ("folds", "seed"):
             if recorded[name] != request[name]:
@@ -109,13 +125,14 @@ class SelectionStore:
         if not path.exists():
             return None
         try:
-            return from_dict(FoldResult, _read_json(path))
+            return from_dict(FoldResult, self._nested(_read_json(path)))
         except SchemaError as error:
             raise TrainingError(f"{path}: {error}; delete the file to measure this fold again") from error
 
     def write(self, candidate: str, fold: int, result: FoldResult) -> None:
         """Writes the result and deletes the run folder of the fold."""
-        write_json(self._result(candidate, fold), to_dict(result))
+        flat = {**result.metrics, self._unit: result.items, "seconds": result.seconds}
+        write_json(self._result(candidate, fold), {**flat, "footprint": to_dict(result.footprint)})
         shutil.rmtree(self.run_folder(candidate, fold), ignore_errors=True)
 
     def refit_folder(self, candidate: str) -> Path:
@@ -140,11 +157,32 @@ class SelectionStore:
     def _result(self, candidate: str, fold: int) -> Path:
         return self.folder / "folds" / candidate / f"{fold}.json"
 
+    def _nested(self, flat: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a :class:`FoldResult` from the content of its file, which has the metrics at the top.
 
-def _digest(manifest: Manifest) -> str:
-    """Digest of the manifest including groups, which determine the folds (the manifest's own digest omits them)."""
-    lines = sorted(f"{r.sha256} {r.split} {r.label} {r.group}" for r in manifest.records)
-    return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
+        Raises:
+            SchemaError: it is no object, or a metric is missing.
+        """
+        if not isinstance(flat, dict):
+            raise SchemaError(f"expected an object, got {type(flat).__name__}")
+        for name in self._recorded:
+            if name not in flat:
+                raise SchemaError(f"{name}: missing")
+        others = {"items" if name == self._unit else name: value for name, value in flat.items()}
+        return {"metrics": {name: others.pop(name) for name in self._recorded}, **others}
+
+
+def _digest(items: Sequence[str]) -> str:
+    return f"sha256:{hashlib.sha256(chr(10).join(sorted(items)).encode()).hexdigest()}"
+
+
+def _with_new_fields(candidate: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """A recorded candidate with values for the fields that were introduced since, as in a resumed run."""
+    kind = type(config)
+    try:
+        return {**candidate, "config": to_dict(from_dict(kind, kind.with_older_defaults(candidate["config"])))}
+    except SchemaError:  # of a field that is no more; the comparison will name it
+        return candidate
 
 
 def _flat(candidate: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,17 @@ class Registration:
 
 
 _IMAGES = "marquee.training.tasks.image_classification"
+_TABLES = "marquee.training.tasks.tabular"
 TASKS = {
     "image-classification": Registration(f"{_IMAGES}.config:ImageRunConfig", f"{_IMAGES}.task:ImageClassification"),
     "multi-label-classification": Registration(
         f"{_IMAGES}.config:multi_label_config", f"{_IMAGES}.multi_label:MultiLabelClassification"
+    ),
+    "tabular-regression": Registration(
+        f"{_TABLES}.config:TabularRegressionConfig", f"{_TABLES}.regression:TabularRegression"
+    ),
+    "tabular-classification": Registration(
+        f"{_TABLES}.config:TabularClassificationConfig", f"{_TABLES}.classification:TabularClassification"
     ),
 }
 """Name, as in ``--task`` and ``spec.json`` -> registration."""

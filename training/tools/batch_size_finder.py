@@ -81,6 +81,7 @@ def find_batch_size(config: RunConfig, data: Path, start: int, limit: MemoryLimi
     task.check(config)
     check_optimizer(config.optimizer)
     manifest, _ = read_data(config, data, progress)
+    config = task.resolve(config, manifest)
     images = len(manifest.split("train"))
     if start > images:
         raise TrainingError(f"--from {start}: there are only {images} training images; lower it")

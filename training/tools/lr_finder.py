@@ -74,6 +74,7 @@ def find_learning_rate(config: RunConfig, data: Path, rates: RateRange, progress
     task.check(config)
     check_optimizer(config.optimizer)
     manifest, _ = read_data(config, data, progress)
+    config = task.resolve(config, manifest)
     network = task.build(config, manifest)
     with tempfile.TemporaryDirectory() as folder:
         context = RunContext(folder=RunFolder(Path(folder)), device=device, progress=progress)

@@ -13,6 +13,7 @@ from ..errors import BundleError
 from ..spec import VariantSpec
 from ..threads import threads_alone
 from . import Engine
+from .float_parts import in_parts
 from .openvino_core import core
 
 _HEAVY = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution")
@@ -23,6 +24,8 @@ _NAMES = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp1
 
 # More items than this at once are not worth their memory: an archive's batches have 8 unless it was tuned.
 _MAX_STREAMS = 8
+# Items of a kind that goes through the engine in larger chunks are less work each: 64 rows of a table, one image.
+_SHARES = 64
 
 
 def load(bundle: Bundle, variant: VariantSpec, device: str) -> Engine:
@@ -49,30 +52,36 @@ def load(bundle: Bundle, variant: VariantSpec, device: str) -> Engine:
         alone = together if (threads, streams) == (for_one, 1) else compile_for(for_one, 1)
     except Exception as error:
         raise BundleError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
-    return OpenVinoEngine(together, alone, variant.outputs)
+    return OpenVinoEngine(together, alone, variant.outputs, max(1, bundle.spec.input.chunk // _SHARES))
 
 
 class OpenVinoEngine:
     """Shares a batch out among streams, which need not wait for each other after every layer.
 
-    What cannot be shared out equally, such as an item that comes alone, goes through all threads together.
+    What cannot be shared out equally, such as an item that comes alone, goes through all threads together. Float64
+    arrays go in as float32 parts (see :mod:`.float_parts`), as OpenVINO computes in float32 on a CPU.
 
     Args:
         together: the arrays of the input -> one output or several; as many streams as parts of a batch run at once.
         alone: the same model with one stream.
         outputs: names of the outputs.
+        least: items of a stream's share that are worth the wait for the other streams.
     """
 
-    def __init__(self, together: ov.CompiledModel, alone: ov.CompiledModel, outputs: Sequence[str]) -> None:
+    def __init__(
+        self, together: ov.CompiledModel, alone: ov.CompiledModel, outputs: Sequence[str], least: int = 1
+    ) -> None:
         self._together, self._alone = together, alone
         self._streams = [together.create_infer_request() for _ in range(int(together.get_property("NUM_STREAMS")))]
         self._rest = alone.create_infer_request()
         self._outputs = outputs
+        self._least = least
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """See :class:`marquee.handlers.core.engines.Engine`."""
-        batch, items = list(inputs.values()), rows(inputs)
+        batch, items = list(in_parts(inputs).values()), rows(inputs)
         share = items // len(self._streams) if items > 1 else 0
+        share = share if share >= self._least else 0
         shared = share * len(self._streams)
         running = self._streams if share else []
         for number, stream in enumerate(running):

@@ -37,6 +37,7 @@ class ImageReader:
     """
 
     codes: Mapping[str, int] = STATUS_BY_CODE
+    max_items = 64
 
     def __init__(self, spec: ImageSpec, threads: int = 1) -> None:
         self._spec = spec
@@ -118,6 +119,9 @@ class ImageOpener:
         raise InputError(
             "bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"'
         )
+
+    def items(self, body: Any) -> None:
+        """None: a body is one image, or the instances of the general JSON form."""
 
     def _open(self, open_image: Callable[[Any, ImageSpec], Image.Image], value: Any) -> Image.Image:
         try:

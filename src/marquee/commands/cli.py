@@ -17,7 +17,7 @@ from marquee.log import log_to_stderr
 from marquee.serving.errors import OperationError
 from marquee.training.core.config import RunConfig, named_config
 from marquee.training.core.errors import TrainingError
-from marquee.training.tasks import DEFAULT_TASK, default_config
+from marquee.training.tasks import DEFAULT_TASK, TASKS, default_config
 
 T = TypeVar("T")
 
@@ -57,6 +57,8 @@ def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, 
     """
     cli: Callable[..., T] = tyro.cli
     options: dict[str, Any] = {"prog": hints.program(verb), "description": with_program_name(description)}
+    if isinstance(run := getattr(default, "run", None), RunConfig):
+        options["args"] = [_without_short_option(word, run.short_options) for word in sys.argv[1:]]
     try:
         return cli(kind, **options) if default is None else cli(kind, default=default, **options)
     except ValueError as error:
@@ -65,8 +67,29 @@ def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, 
         # tyro reports the errors of single parts, such as --loop.epochs, but not those of the whole.
         print(f"error: --{error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == 2 and isinstance(run, RunConfig):
+            _explain_options_of_other_tasks(run)
+        raise
     finally:
         gc.enable()
+
+
+def _explain_options_of_other_tasks(run: RunConfig) -> None:
+    """Names the tasks for options that another task has, such as ``--target``, after the parser has refused them."""
+    given = {word.partition("=")[0].removeprefix("--") for word in sys.argv[1:] if word.startswith("--")}
+    for option in sorted(given - set(run.short_options)):
+        if tasks := [name for name in TASKS if option in default_config(name).short_options]:
+            print(f"--{option} is an option of --task {' and --task '.join(tasks)}", file=sys.stderr)
+
+
+def _without_short_option(word: str, short_options: Mapping[str, str]) -> str:
+    """``--table.target`` for ``--target``, where that is short for it; other words as they are."""
+    name, equals, value = word.partition("=")
+    for option, setting in short_options.items():
+        if name == f"--{option}":
+            return f"--{setting.replace('_', '-')}{equals}{value}"
+    return word
 
 
 def parse_subcommand(verb: str, commands: Mapping[str, Callable[..., T]], description: str) -> T:

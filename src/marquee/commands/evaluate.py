@@ -2,8 +2,9 @@
 
 Example: marquee evaluate runs/photos --data photos
 
-DATA has the layouts of marquee train; if it has a test split, only that is measured, otherwise all of it. Images that
-were used for training, or for choosing the best epoch, are left out, wherever they are; --seen measures them, too.
+DATA has the layouts of marquee train; if it has a test split, only that is measured, otherwise all of it. Images and
+rows that were used for training, or for choosing the best epoch, are left out, wherever they are; --seen measures them,
+too.
 """
 
 import json as jsonlib
@@ -30,14 +31,14 @@ def evaluate(
 
     Args:
         run_folder: A run of marquee train, or a bundle.
-        data: Folder or table of labelled images.
+        data: Folder or table of labelled images, or a table of rows with the column that is predicted.
         json: Print one JSON object, with the confusion matrix.
-        predictions: Write every image's probabilities to this CSV file.
+        predictions: Write every item's answer to this CSV file.
         device: cpu, cuda, cuda:1 or mps.
         tta: Test-time augmentation: average the answers for an image and its mirror image (flip), and for both shifted
             by a few pixels each way (flip-shift). Only to see what it would gain: a server uses the image alone.
         variant: Variant of the bundle to measure; auto: the one that would be served on this machine.
-        seen: Also measure the images that were used for training or for choosing the best epoch: this shows how well
+        seen: Also measure the items that were used for training or for choosing the best epoch: this shows how well
             the model remembers, not how well it generalises.
     """
     with interruptible():

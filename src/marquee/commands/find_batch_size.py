@@ -29,9 +29,10 @@ class Arguments:
     """Arguments of this command."""
 
     data: Path
-    """Folder or table of labelled images."""
+    """Folder or table of labelled images, or a table of rows."""
     task: Optional[str] = None
-    """Task: image-classification (the default) or multi-label-classification."""
+    """Task: image-classification (the default), multi-label-classification, tabular-regression or
+    tabular-classification."""
     config: Optional[Path] = None
     """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); options on the
     command line override it."""

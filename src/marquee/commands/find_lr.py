@@ -33,13 +33,14 @@ class Arguments:
     """Arguments of this command."""
 
     data: Path
-    """Folder or table of labelled images."""
+    """Folder or table of labelled images, or a table of rows."""
     out: Optional[Path] = None
     """Write the curve and the suggestion to this JSON file."""
     plot: Optional[Path] = None
     """Draw the curve into this .svg, .png or .pdf file."""
     task: Optional[str] = None
-    """Task: image-classification (the default) or multi-label-classification."""
+    """Task: image-classification (the default), multi-label-classification, tabular-regression or
+    tabular-classification."""
     config: Optional[Path] = None
     """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); options on the
     command line override it."""

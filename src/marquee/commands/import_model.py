@@ -2,9 +2,15 @@
 
 Example: marquee import --model resnet50.safetensors --arch resnet50 --labels labels.txt
 --images photos --out runs/resnet50
+
+Example: marquee import --model model.skops --data table.csv --target price --out runs/price
+
+The second is a scikit-learn model, which has options of its own: marquee import --model model.skops --help
 """
 
+import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +22,13 @@ from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.importing.config import ImportConfig
+from marquee.training.importing.scikit_config import PICKLES, SUFFIXES, TableImportConfig
+from marquee.training.importing.scikit_file import check_suffix
 
 if TYPE_CHECKING:
     from marquee.handlers.inputs.image.spec import ImageSpec
     from marquee.training.importing.bundle import Imported
+    from marquee.training.importing.scikit import ImportedTable
 
 _MAX_SHOWN = 10
 
@@ -31,6 +40,17 @@ class Arguments:
     out: Path
     """Folder of the run to write; it must be new."""
     config: Annotated[ImportConfig, tyro.conf.arg(name="")]
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableArguments:
+    """Arguments of this command for a scikit-learn model."""
+
+    out: Path
+    """Folder of the run to write; it must be new."""
+    config: Annotated[TableImportConfig, tyro.conf.arg(name="")]
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
 
@@ -92,8 +112,69 @@ def _input(image: "ImageSpec") -> str:
     )
 
 
-def main() -> None:
-    """Entry point."""
+def _table_document(imported: "ImportedTable", out: Path) -> dict[str, Any]:
+    return {
+        "bundle": str(RunFolder(out).bundle),
+        "task": imported.spec.task,
+        "imported": imported.spec.provenance["imported"],
+        "metrics": imported.metrics,
+        "samples": len(imported.spec.samples),
+        "left_out": [{"path": item.path, "reason": item.reason} for item in imported.rejected],
+    }
+
+
+def _print_table(imported: "ImportedTable", out: Path) -> None:
+    for line in _table_lines(imported):
+        print(line)
+    command = hints.command("package", out, "--name", "NAME")
+    print(f"bundle in {RunFolder(out).bundle}; next: {command}")
+
+
+def _table_lines(imported: "ImportedTable") -> Iterator[str]:
+    from marquee.handlers.inputs.table.spec import table_of
+    from marquee.training.core.task import task_for
+
+    spec, facts = imported.spec, imported.spec.provenance["imported"]
+    yield f"{facts['estimator']} from {facts['file']} ({facts['library']})"
+    columns = ", ".join(f"{column.name} ({column.kind})" for column in table_of(spec).features)
+    yield f"{spec.task} from {columns}"
+    yield f"equals scikit-learn on all {facts['rows']} rows (largest difference {facts['largest_difference']:.1g})"
+    yield task_for(spec).summary(imported.metrics)
+    yield from (f"note: {note}" for note in facts["notes"])
+    yield from (f"left out: {item.path}: {item.reason}" for item in imported.rejected[:_MAX_SHOWN])
+    if len(imported.rejected) > _MAX_SHOWN:
+        yield f"... and {len(imported.rejected) - _MAX_SHOWN} more rows are left out"
+
+
+def _model() -> Path:
+    """``--model`` on the command line, whose suffix decides what the other options are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--model", type=Path, default=Path())
+    try:
+        namespace, _ = parser.parse_known_args()
+    except argparse.ArgumentError:
+        return Path()  # its value is missing, which the full parser will report
+    model: Path = namespace.model
+    return model
+
+
+def _import_table() -> None:
+    check_suffix(_model())  # before the options that the file would need
+    missing = TableArguments(
+        out=tyro.MISSING, config=TableImportConfig(model=tyro.MISSING, data=tyro.MISSING, target=tyro.MISSING)
+    )
+    arguments = parse_arguments("import", TableArguments, __doc__, missing)
+    with interruptible():
+        from marquee.training.core.progress import Progress
+        from marquee.training.importing.scikit import import_table
+    imported = import_table(arguments.config, arguments.out, Progress())
+    if arguments.json:
+        print(json.dumps(_table_document(imported, arguments.out), ensure_ascii=False))
+    else:
+        _print_table(imported, arguments.out)
+
+
+def _import_images() -> None:
     missing = Arguments(
         out=tyro.MISSING, config=ImportConfig(model=tyro.MISSING, labels=tyro.MISSING, images=tyro.MISSING)
     )
@@ -106,3 +187,11 @@ def main() -> None:
         print(json.dumps(_document(imported, arguments.out), ensure_ascii=False))
     else:
         _print(imported, arguments.out)
+
+
+def main() -> None:
+    """Entry point."""
+    if _model().suffix.lower() in (*SUFFIXES, *PICKLES):
+        _import_table()
+    else:
+        _import_images()

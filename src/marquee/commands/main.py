@@ -25,17 +25,17 @@ class Verb:
 
 VERBS = {
     "demo": Verb("demo", "the whole workflow below on a small data set, in about a minute"),
-    "select": Verb("select_model", "which architecture? compares candidates by cross-validation"),
+    "select": Verb("select_model", "which model? compares candidates by cross-validation"),
     "find-lr": Verb("find_lr", "which learning rate?"),
     "find-batch-size": Verb("find_batch_size", "which batch size?"),
-    "train": Verb("train", "train an image classifier: a run folder with a bundle and a report"),
+    "train": Verb("train", "train a model of images or a table: a run folder, bundle and report"),
     "import": Verb("import_model", "or: make a bundle from a model that was trained elsewhere"),
-    "evaluate": Verb("evaluate", "evaluate a run on other images"),
+    "evaluate": Verb("evaluate", "evaluate a run on other data"),
     "report": Verb("report", "write the run's report and model card again"),
-    "optimize": Verb("optimize", "add smaller and faster variants, measured on the test images"),
+    "optimize": Verb("optimize", "add smaller and faster variants, measured on the test items"),
     "package": Verb("package", "bundle -> model_store/NAME.mar"),
     "serve": Verb("serve", "start TorchServe and verify its answers; status, stop"),
-    "predict": Verb("predict", "send image files to the server"),
+    "predict": Verb("predict", "send files to the server: images, or rows of a table"),
     "models": Verb("models", "list, register, scale and remove models of the server"),
     "tune": Verb("tune", "find the settings that answer the most requests on this machine"),
     "completion": Verb("completion", "print the completion script for a shell"),
@@ -98,7 +98,7 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> NoReturn:
 def overview() -> str:
     """The overview: every verb, in the order in which users need them."""
     lines = [
-        "From labelled images to a TorchServe endpoint, served exactly as trained.",
+        "From labelled images or a table to a TorchServe endpoint, served exactly as trained.",
         "",
         "  marquee train --data photos --out runs/photos    # photos/cat/1.jpg, photos/dog/2.jpg, ...",
         "  marquee package runs/photos --name photos",

@@ -59,10 +59,9 @@ def main() -> None:
     elif arguments.run_folder is not None:
         result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
         if RunFolder(arguments.run_folder).evaluation.is_file():
-            from marquee.training.tasks.image_classification.report import write_model_card, write_report
+            from marquee.training.core.run import write_report
 
             write_report(arguments.run_folder)
-            write_model_card(arguments.run_folder)
         next_step = f"next: {hints.command('package', arguments.run_folder, '--name', 'NAME')}"
     if arguments.json:
         print(json.dumps(result.to_dict()))

@@ -12,7 +12,9 @@ import shutil
 import sys
 import textwrap
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tyro
@@ -41,20 +43,19 @@ def show_help_if_asked(verb: str, arguments: type, description: str | None) -> N
     if topic == "all" or topic in parts:
         print("\n\n".join(_part(name, parts[name]) for name in (parts if topic == "all" else [topic])))
     else:
-        print(_overview(verb, arguments, description, parts, config.changed_most))
+        print(_overview(verb, arguments, description, parts, config))
     sys.exit(0)
 
 
-def _overview(
-    verb: str, arguments: type, description: str | None, parts: dict[str, type], changed_most: tuple[str, ...]
-) -> str:
+def _overview(verb: str, arguments: type, description: str | None, parts: dict[str, type], config: RunConfig) -> str:
     program = hints.program(verb)
     lines = [f"usage: {program} OPTION ... [--PART.SETTING VALUE ...]", "", with_program_name(description).strip(), ""]
     lines += _settings(arguments, "")
     lines += ["", "Changed most often:"]
-    for setting in changed_most:
+    short = {setting: option for option, setting in config.short_options.items()}
+    for setting in config.changed_most:
         part, name = setting.split(".")
-        lines += _settings(parts[part], f"{part}.", only=name)
+        lines += _settings(parts[part], f"{part}.", only=name, flags=short)
     lines += ["", f"All settings, by part ({program} --help PART explains them, --help all every one):"]
     for part, kind in parts.items():
         names = " ".join(field.name.replace("_", "-") for field in dataclasses.fields(kind))
@@ -67,7 +68,9 @@ def _part(name: str, kind: type) -> str:
     return "\n".join([f"{name}: {summary}", *_settings(kind, f"{name}.")])
 
 
-def _settings(kind: type, prefix: str, only: str | None = None) -> list[str]:
+def _settings(
+    kind: type, prefix: str, only: str | None = None, flags: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     texts, types = field_texts(kind), typing.get_type_hints(kind, include_extras=True)
     lines = []
     for field in dataclasses.fields(kind):
@@ -79,7 +82,7 @@ def _settings(kind: type, prefix: str, only: str | None = None) -> list[str]:
             lines += _settings(plain, prefix)  # type: ignore[arg-type]
             continue
         renamed = next((extra.name for extra in extras if getattr(extra, "name", None)), field.name)
-        flag = f"{prefix}{renamed.replace('_', '-')}"
+        flag = flags.get(f"{prefix}{renamed}", f"{prefix}{renamed.replace('_', '-')}")
         head = f"  {renamed.upper()}" if _POSITIONAL in extras else f"  --{flag}{_values(plain)}"
         default = _default(field, flag)
         lines += _wrap(head, f"{texts.get(field.name, '')}{f' ({default})' if default else ''}")
@@ -89,6 +92,8 @@ def _settings(kind: type, prefix: str, only: str | None = None) -> list[str]:
 def _values(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return f" {'|'.join(map(str, typing.get_args(kind)))}"
+    if typing.get_origin(kind) in (tuple, dict):
+        return " NAME ..." if typing.get_origin(kind) is tuple else " NAME VALUE ..."
     inner = [argument for argument in typing.get_args(kind) if argument is not type(None)]
     kind = inner[0] if inner else kind
     return "" if kind is bool else {Path: " PATH", int: " N", float: " X"}.get(kind, " NAME")
@@ -96,8 +101,8 @@ def _values(kind: Any) -> str:
 
 def _default(field: dataclasses.Field[Any], flag: str) -> str:
     if field.default is dataclasses.MISSING:
-        return "required"
-    if field.default is None or field.default is False:
+        return "required" if field.default_factory is dataclasses.MISSING else ""
+    if field.default is None or field.default is False or field.default in ("", ()):
         return ""
     if field.default is True:
         part, _, name = flag.rpartition(".")

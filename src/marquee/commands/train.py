@@ -1,9 +1,14 @@
-"""Train an image classifier and export it as a bundle.
+"""Train a model of images or of a table, and export it as a bundle.
 
-DATA is a folder of class folders, or of train/, val/, test/ with class folders, or a CSV or Parquet table with the
-columns path,label[,split][,group]; images of one group stay in one split.
+For images, DATA is a folder of class folders, or of train/, val/, test/ with class folders, or a CSV or Parquet table
+with the columns path,label[,split][,group]; images of one group stay in one split.
+
+For --task tabular-regression and tabular-classification, DATA is a CSV or Parquet file, and --target names the column
+to predict; what the columns mean is inferred, shown, and changed with --table.SETTING.
 
 Example: marquee train --data photos --out runs/photos --model.arch resnet18 --loop.epochs 20
+
+Example: marquee train --task tabular-regression --data houses.csv --target price --out runs/houses
 
 On many GPUs: torchrun --nproc-per-node 4 -m marquee train --data photos --out runs/photos
 """
@@ -30,15 +35,15 @@ class Arguments:
     """Arguments of this command."""
 
     data: Optional[Path] = None
-    """Folder or table of labelled images; needed unless --resume."""
+    """Folder or table of labelled images, or a table of rows; needed unless --resume."""
     out: Path
     """Folder of the run; it must be new unless --resume."""
     config: Optional[Path] = None
     """YAML file with any of the fields below, or a recipe (quick, finetune, scratch-small, strong); options on the
     command line override it."""
     task: Optional[str] = None
-    """Task: image-classification (the default) or multi-label-classification, where an image may have
-    several labels, or none."""
+    """Task: image-classification (the default); multi-label-classification, where an image may have several labels, or
+    none; tabular-regression; tabular-classification."""
     resume: bool = False
     """Continue from the last checkpoint of --out, with the run's own configuration."""
     json: bool = False
@@ -65,7 +70,7 @@ def main() -> int:
     show_help_if_asked("train", Arguments, __doc__)
     arguments = parse_arguments("train", Arguments, __doc__, Arguments(out=tyro.MISSING, run=_defaults()))
     if arguments.data is None and not arguments.resume:
-        print("error: --data is required; name a folder or a table of labelled images", file=sys.stderr)
+        print("error: --data is required; name a folder or a table", file=sys.stderr)
         return 2
     with interruptible():
         from marquee.training.core.run import summary, train

@@ -34,6 +34,7 @@ class Numbers:
 
     spec: NumbersSpec
     codes: ClassVar[dict[str, int]] = {}
+    max_items: ClassVar[int] = 64
 
     def opener(self) -> "Numbers":
         return self
@@ -46,6 +47,9 @@ class Numbers:
         if row.shape != (self.spec.columns,):
             raise InputError("bad_request", f'expected {{"row": [...]}} with {self.spec.columns} numbers')
         return row
+
+    def items(self, body: Any) -> None:
+        return None
 
     def collate(self, items: list[Any]) -> Batch:
         good = [item for item in items if not isinstance(item, InputError)]

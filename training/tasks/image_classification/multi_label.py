@@ -8,7 +8,7 @@ from torch import nn
 
 from marquee.handlers.outputs.classification import Classification
 from marquee.handlers.outputs.multi_label_classification import MultiLabelSpec
-from marquee.training.tasks.image_classification.calibration import multi_label_likelihood
+from marquee.training.tasks.classification.calibration import multi_label_likelihood
 from marquee.training.tasks.image_classification.config import ImageRunConfig
 from marquee.training.tasks.image_classification.data.loading import MultiHotEncoder
 from marquee.training.tasks.image_classification.data.manifest import SEPARATOR, Manifest, Record, several_names
@@ -36,7 +36,7 @@ class MultiLabelClassification(ImageClassification):
         return several_names(record)
 
     def likelihood(self, logits: np.ndarray, targets: np.ndarray, doubt: float) -> float:
-        """See :func:`marquee.training.tasks.image_classification.calibration.fit_temperature`."""
+        """See :func:`marquee.training.tasks.classification.calibration.fit_temperature`."""
         return multi_label_likelihood(logits, targets, doubt)
 
     def logits(self, config: ImageRunConfig, labels: Sequence[str]) -> int:

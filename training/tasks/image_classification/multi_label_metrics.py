@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from marquee.training.core.statistics import share_interval
-from marquee.training.tasks.image_classification.metrics import calibration_error, rates, reliability
+from marquee.training.tasks.classification.metrics import calibration_error, rates, reliability
 
 
 def multi_label_metrics(

@@ -39,14 +39,15 @@ from marquee.training.core.sampler import (
 )
 from marquee.training.core.seeding import derive_seed
 from marquee.training.core.task import Feed, Fitted, Network, Program, Task
-from marquee.training.tasks.image_classification.advice import advise
-from marquee.training.tasks.image_classification.calibration import (
+from marquee.training.tasks.classification.calibration import (
     abstain_threshold,
     calibration_facts,
     distance_threshold,
     fit_temperature,
     single_label_likelihood,
 )
+from marquee.training.tasks.classification.metrics import classification_metrics, confidence_metrics
+from marquee.training.tasks.image_classification.advice import advise
 from marquee.training.tasks.image_classification.config import (
     ClassificationExportConfig,
     ImageLoopConfig,
@@ -69,7 +70,6 @@ from marquee.training.tasks.image_classification.data.split import assign_splits
 from marquee.training.tasks.image_classification.evaluation_text import MEANINGS, details
 from marquee.training.tasks.image_classification.losses import create_loss, one_logit
 from marquee.training.tasks.image_classification.low_precision import LowPrecision
-from marquee.training.tasks.image_classification.metrics import classification_metrics, confidence_metrics
 from marquee.training.tasks.image_classification.models import (
     Classifier,
     check_model,
@@ -110,7 +110,7 @@ class ImageClassification(Task[ImageRunConfig]):
         return one_name(record)
 
     def likelihood(self, logits: np.ndarray, targets: np.ndarray, doubt: float) -> float:
-        """See :func:`marquee.training.tasks.image_classification.calibration.fit_temperature`."""
+        """See :func:`marquee.training.tasks.classification.calibration.fit_temperature`."""
         return single_label_likelihood(logits, targets, doubt)
 
     def logits(self, config: ImageRunConfig, labels: Sequence[str]) -> int:
@@ -216,7 +216,7 @@ class ImageClassification(Task[ImageRunConfig]):
         caches = build_caches(config, manifest, image, context) if cache else Caches()
         workers, pin = resolve_workers(loop.workers, len(train)), context.device.type == "cuda"
         augment, encode = Augmentation(config.augment, image, image.mean), self.encoder(manifest.labels)
-        sampler = DistributedBatchSampler(len(train), loop.batch_size, loop.seed, world.rank, world.size)
+        sampler = DistributedBatchSampler(len(train), loop.batch_size, loop.seed, world.rank, world.size, loop.passes)
         train_images = TrainingImages(train, encode, image, augment, loop.seed, caches.train, augment.short_side)
         val_images = EvaluationImages(val[world.rank :: world.size], encode, image, caches.val)
         return Feed(
@@ -364,7 +364,7 @@ class ImageClassification(Task[ImageRunConfig]):
         """The metrics of a bundle's answers.
 
         Returns:
-            :func:`marquee.training.tasks.image_classification.metrics.classification_metrics` of the answers, with
+            :func:`marquee.training.tasks.classification.metrics.classification_metrics` of the answers, with
             each class's ``label``; and ``uncalibrated`` (``nll`` and ``ece`` at temperature 1). If the bundle has
             the threshold: ``abstain`` (``min_probability``, ``accepted``: share of answers above it, ``error``: share
             of wrong ones among those, None when there are none) and ``ood`` (``max_distance``, ``flagged``: share of

@@ -1,12 +1,12 @@
 """Seeded, stratified splits that keep groups whole."""
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
 from dataclasses import replace
 
 from marquee.training.core.config import SplitConfig
 from marquee.training.core.errors import DataError
+from marquee.training.core.grouping import place_groups
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 
 
@@ -81,34 +81,6 @@ def _divide_groups(records: tuple[Record, ...] | list[Record], parts: dict[str, 
     fractions = {"train": 1 - sum(parts.values()), **parts}
     places = place_groups([[record.label for record in group] for group in members], fractions)
     return [replace(record, split=place) for group, place in zip(members, places, strict=True) for record in group]
-
-
-def place_groups(groups: Sequence[Sequence[str]], fractions: Mapping[str, float]) -> list[str]:
-    """Greedy: each group goes to the part that lacks most of the group's labels.
-
-    For a group with ``c`` images of a class of ``n``, that choice lowers the sum over parts and classes of
-    ``((have - target) / n)^2`` the most.
-
-    Args:
-        groups: the labels of each group's images; the large ones should come first.
-        fractions: part -> its share of the images of each class.
-
-    Returns:
-        The part of each group.
-    """
-    sizes = Counter(label for group in groups for label in group)
-    lacking = {part: {label: share * n for label, n in sizes.items()} for part, share in fractions.items()}
-    places = []
-    for group in groups:
-        counts = Counter(group)
-        needs = {
-            part: sum(c * lacking[part][label] / sizes[label] ** 2 for label, c in counts.items()) for part in fractions
-        }
-        place = max(needs, key=lambda part: needs[part])
-        for label, count in counts.items():
-            lacking[place][label] -= count
-        places.append(place)
-    return places
 
 
 def _check_groups(manifest: Manifest) -> None:

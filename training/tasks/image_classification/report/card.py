@@ -1,22 +1,16 @@
-"""``MODEL_CARD.md``: the facts of a run under the headings of "Model Cards for Model Reporting" (Mitchell et al. 2019).
+"""The model card of an image classifier."""
 
-What a run cannot know (intended use, licence, ethics) is left to the owner, whose text is kept when the card is written
-again.
-"""
-
-import re
 from pathlib import Path
 from typing import Any
 
 from marquee.training.core.dataset import SPLITS
-from marquee.training.core.errors import TrainingError
-from marquee.training.core.files import write_atomic
 from marquee.training.core.run_folder import RunFolder
-from marquee.training.tasks.image_classification.report import measures
+from marquee.training.report.card import write_card
+from marquee.training.report.classes import top_confusions
+from marquee.training.report.run_files import known
+from marquee.training.report.text import environment
 from marquee.training.tasks.image_classification.report.facts import RunFacts, read_facts
-from marquee.training.tasks.image_classification.report.text import environment
 
-_OWNED = re.compile(r"<!-- owner: ([\w-]+) -->\n(.*?)\n<!-- end of owner's text -->", re.S)
 _CONFUSIONS = 5
 
 
@@ -31,20 +25,8 @@ def write_model_card(run: Path) -> Path:
     """
     facts = read_facts(run)
     path = RunFolder(facts.folder).model_card
-    owned = _owners_texts(path)
-    card = environment(html=False).get_template("model_card.md").render(_context(facts))
-    kept = _OWNED.sub(lambda block: block[0].replace(block[2], owned.get(block[1], block[2])), card)
-    write_atomic(path, kept)
+    write_card(path, environment(__package__, html=False).get_template("model_card.md"), _context(facts))
     return path
-
-
-def _owners_texts(path: Path) -> dict[str, str]:
-    try:
-        return dict(_OWNED.findall(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: not readable, so what its owner wrote would be lost: {error}") from error
 
 
 def _context(facts: RunFacts) -> dict[str, Any]:
@@ -53,10 +35,10 @@ def _context(facts: RunFacts) -> dict[str, Any]:
         "evaluation": facts.evaluation,
         "interval": facts.evaluation["accuracy_interval"],
         "classes": facts.evaluation["per_class"],
-        "confusions": measures.top_confusions(facts, _CONFUSIONS),
+        "confusions": top_confusions(facts.evaluation, facts.output.labels, _CONFUSIONS),
         "splits": {split: len(facts.manifest.split(split)) for split in SPLITS},
-        "calibration": measures.known(facts.evaluation.get("calibration")),
-        "abstain": measures.known(facts.evaluation.get("abstain")),
-        "ood": measures.known(facts.evaluation.get("ood")),
+        "calibration": known(facts.evaluation.get("calibration")),
+        "abstain": known(facts.evaluation.get("abstain")),
+        "ood": known(facts.evaluation.get("ood")),
         "modes": sorted({record.mode for record in facts.manifest.records}),
     }

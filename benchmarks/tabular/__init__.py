@@ -1,0 +1,1 @@
+"""Regressions and servers of tables, beside scikit-learn."""

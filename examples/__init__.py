@@ -1,0 +1,1 @@
+"""Programs to read and run; nothing depends on them."""

@@ -1,0 +1,1 @@
+"""What tasks share whose answers are labels: metrics, and the calibration of probabilities."""
