@@ -43,6 +43,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 1
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        # Python 3.11 wraps what a signal raises while a class is made, as on an import.
+        print("interrupted", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 
