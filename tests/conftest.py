@@ -1,6 +1,7 @@
 """Shared pieces: real digits, one small trained run, one real TorchServe."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -71,6 +72,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
     # The longest come first: nobody should wait for them in the end.
     items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> None:
+    """What earlier tests, and libraries in them, did to the project's loggers is undone: tests read what is logged."""
+    logging.disable(logging.NOTSET)
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "marquee":
+            logger = logging.getLogger(name)
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.INFO if name == "marquee" else logging.NOTSET)
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
