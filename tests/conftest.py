@@ -1,6 +1,7 @@
 """Shared pieces: real digits, one small trained run, one real TorchServe."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -71,6 +72,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
     # The longest come first: nobody should wait for them in the end.
     items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a test, or a library in it, changes of the project's loggers is undone: others read what is logged."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("marquee")]
+    before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    disabled = logging.root.manager.disable
+    yield
+    for logger, level, propagate, off in before:
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, off
+    logging.disable(disabled)
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
