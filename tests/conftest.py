@@ -75,16 +75,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """What a test, or a library in it, changes of the project's loggers is undone: others read what is logged."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("marquee")]
-    before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
-    disabled = logging.root.manager.disable
-    yield
-    for logger, level, propagate, off in before:
-        logger.setLevel(level)
-        logger.propagate, logger.disabled = propagate, off
-    logging.disable(disabled)
+def logging_as_it_was() -> None:
+    """What earlier tests, and libraries in them, did to the project's loggers is undone: tests read what is logged."""
+    logging.disable(logging.NOTSET)
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "marquee":
+            logger = logging.getLogger(name)
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.INFO if name == "marquee" else logging.NOTSET)
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
