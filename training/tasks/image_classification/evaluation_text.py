@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marquee.training.core.task import row
+from marquee.training.tasks.classification.evaluation_text import accuracy_lines, class_lines
 
 MEANINGS = {
     "images": "number of evaluated images",
@@ -22,25 +23,8 @@ MEANINGS = {
 
 def details(metrics: Mapping[str, Any]) -> list[str]:
     """Metrics of more than one number: the interval, thresholds, classes and confusions."""
-    low, high = metrics["accuracy_interval"]
-    lines = [row("95 % interval", f"{low:.4f} to {high:.4f}", "of the accuracy, for this number of images")]
-    if abstain := metrics.get("abstain"):
-        wrong = "none" if abstain["error"] is None else f"{abstain['error']:.4f}"
-        answered = f"{abstain['accepted']:.4f}, of which wrong {wrong}"
-        lines.append(row("answered", answered, "share of accepted answers; the others are below the threshold"))
+    lines = accuracy_lines(metrics, "images")
     if "ood" in metrics:
         flagged = f"{metrics['ood']['flagged']:.4f}"
         lines.append(row("unfamiliar", flagged, "share of images unlike the training images"))
-    lines.append(f"{'class':>18s} images precision recall     f1")
-    for class_metrics in metrics["per_class"]:
-        shares = " ".join(_share(class_metrics[name]) for name in ("precision", "recall", "f1"))
-        lines.append(f"{class_metrics['label']:>18s} {class_metrics['images']:6d}    {shares}")
-    if "confusion_matrix" in metrics:
-        lines.append("confusion matrix (rows: truth, columns: prediction)")
-        for class_metrics, counts in zip(metrics["per_class"], metrics["confusion_matrix"], strict=True):
-            lines.append(f"  {class_metrics['label']:>16s} " + " ".join(f"{count:5d}" for count in counts))
-    return lines
-
-
-def _share(value: float | None) -> str:
-    return f"{'-':>6s}" if value is None else f"{value:.4f}"
+    return lines + class_lines(metrics, "images")

@@ -24,6 +24,7 @@ from marquee.training.tasks.classification.calibration import (
     fit_temperature,
     single_label_likelihood,
 )
+from marquee.training.tasks.classification.evaluation_text import accuracy_lines, class_lines
 from marquee.training.tasks.classification.metrics import classification_metrics, confidence_metrics
 from marquee.training.tasks.tabular.config import TabularClassificationConfig
 from marquee.training.tasks.tabular.manifest import Record, TableManifest, indices_of
@@ -146,28 +147,12 @@ class TabularClassification(Tabular[TabularClassificationConfig]):
 
     def details(self, metrics: Mapping[str, Any]) -> list[str]:
         """The interval of the accuracy, thresholds, classes and confusions."""
-        low, high = metrics["accuracy_interval"]
-        lines = [row("95 % interval", f"{low:.4f} to {high:.4f}", "of the accuracy, for this number of rows")]
-        if abstain := metrics.get("abstain"):
-            wrong = "none" if abstain["error"] is None else f"{abstain['error']:.4f}"
-            answered = f"{abstain['accepted']:.4f}, of which wrong {wrong}"
-            lines.append(row("answered", answered, "share of accepted answers; the others are below the threshold"))
+        lines = accuracy_lines(metrics, self.unit)
         if "unfamiliar" in metrics:
             share = f"{metrics['unfamiliar']:.4f}"
             lines.append(row("unfamiliar", share, "share of rows with a value outside of what training saw"))
-        lines.append(f"{'class':>18s}   rows precision recall     f1")
-        for values in metrics["per_class"]:
-            shares = " ".join(_share(values[name]) for name in ("precision", "recall", "f1"))
-            lines.append(f"{values['label']:>18s} {values['rows']:6d}    {shares}")
-        lines.append("confusion matrix (rows: truth, columns: prediction)")
-        for values, counts in zip(metrics["per_class"], metrics["confusion_matrix"], strict=True):
-            lines.append(f"  {values['label']:>16s} " + " ".join(f"{count:5d}" for count in counts))
-        return lines
+        return lines + class_lines(metrics, self.unit)
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """The metrics of a bundle in one line."""
         return f"{metrics['split']} accuracy {metrics['accuracy']:.4f} on {metrics['rows']} rows"
-
-
-def _share(value: float | None) -> str:
-    return f"{'-':>6s}" if value is None else f"{value:.4f}"
