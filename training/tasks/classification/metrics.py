@@ -59,6 +59,26 @@ def confidence_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[s
     }
 
 
+def abstention(confidence: np.ndarray, right: np.ndarray, min_probability: float) -> dict[str, float | None]:
+    """What a threshold of the probability does.
+
+    Args:
+        confidence: float (N,), probability of the likeliest label.
+        right: bool (N,).
+        min_probability: answers with less are not accepted.
+
+    Returns:
+        ``min_probability``; ``accepted``, the share of answers that are; ``error``, the share of wrong ones among
+        those, None when there are none.
+    """
+    accepted = confidence >= min_probability
+    return {
+        "min_probability": min_probability,
+        "accepted": float(accepted.mean()),
+        "error": float((~right[accepted]).mean()) if accepted.any() else None,
+    }
+
+
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
     """Confidence against accuracy in 15 equal-width bins (DeGroot and Fienberg, 1983).
 

@@ -46,7 +46,7 @@ from marquee.training.tasks.classification.calibration import (
     fit_temperature,
     single_label_likelihood,
 )
-from marquee.training.tasks.classification.metrics import classification_metrics, confidence_metrics
+from marquee.training.tasks.classification.metrics import abstention, classification_metrics, confidence_metrics
 from marquee.training.tasks.image_classification.advice import advise
 from marquee.training.tasks.image_classification.config import (
     ClassificationExportConfig,
@@ -379,13 +379,8 @@ class ImageClassification(Task[ImageRunConfig]):
         metrics["per_class"] = [{"label": label, **values} for label, values in rows]
         metrics["uncalibrated"] = self.confidence_metrics(output.activation(logits), targets)
         if fitted.min_probability > 0:
-            accepted = probabilities.max(axis=1) >= fitted.min_probability
-            wrong = ~self.right(output, outputs, targets)
-            metrics["abstain"] = {
-                "min_probability": fitted.min_probability,
-                "accepted": float(accepted.mean()),
-                "error": float(wrong[accepted].mean()) if accepted.any() else None,
-            }
+            right = self.right(output, outputs, targets)
+            metrics["abstain"] = abstention(probabilities.max(axis=1), right, fitted.min_probability)
         if fitted.max_distance is not None and DISTANCE in outputs:
             flagged = float((outputs[DISTANCE] > fitted.max_distance).mean())
             metrics["ood"] = {"max_distance": fitted.max_distance, "flagged": flagged}

@@ -25,7 +25,7 @@ from marquee.training.tasks.classification.calibration import (
     single_label_likelihood,
 )
 from marquee.training.tasks.classification.evaluation_text import accuracy_lines, class_lines
-from marquee.training.tasks.classification.metrics import classification_metrics, confidence_metrics
+from marquee.training.tasks.classification.metrics import abstention, classification_metrics, confidence_metrics
 from marquee.training.tasks.tabular.config import TabularClassificationConfig
 from marquee.training.tasks.tabular.manifest import Record, TableManifest, indices_of
 from marquee.training.tasks.tabular.network import TabularNetwork
@@ -113,15 +113,9 @@ class TabularClassification(Tabular[TabularClassificationConfig]):
             for label, values in zip(labels, metrics["per_class"], strict=True)
         ]
         metrics["uncalibrated"] = confidence_metrics(output.activation(outputs[LOGITS]), targets)
-        threshold = output.calibration.min_probability
-        if threshold > 0:
-            accepted = probabilities.max(axis=1) >= threshold
-            wrong = probabilities.argmax(axis=1) != targets
-            metrics["abstain"] = {
-                "min_probability": threshold,
-                "accepted": float(accepted.mean()),
-                "error": float(wrong[accepted].mean()) if accepted.any() else None,
-            }
+        if (threshold := output.calibration.min_probability) > 0:
+            right = self.right(output, outputs, targets)
+            metrics["abstain"] = abstention(probabilities.max(axis=1), right, threshold)
         if OUTSIDE in outputs:
             metrics["unfamiliar"] = float(outputs[OUTSIDE].astype(bool).any(axis=1).mean())
         return metrics

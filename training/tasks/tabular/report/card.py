@@ -5,7 +5,6 @@ from typing import Any
 from marquee.training.core.dataset import SPLITS
 from marquee.training.report.classes import top_confusions
 from marquee.training.report.run_files import known
-from marquee.training.tasks.tabular.report.classification_page import with_wanted_error
 from marquee.training.tasks.tabular.report.columns import columns_of
 from marquee.training.tasks.tabular.report.facts import ClassificationFacts, RegressionFacts
 from marquee.training.tasks.tabular.report.page import split_name
@@ -30,7 +29,7 @@ def card_context(facts: RegressionFacts | ClassificationFacts) -> dict[str, Any]
     }
     if isinstance(facts, RegressionFacts):
         return {**shared, "half_width": facts.calibration.half_width, "level": facts.calibration.level}
-    evaluation = with_wanted_error(facts.evaluation)
+    evaluation = facts.evaluation
     return {
         **shared,
         "interval": evaluation["accuracy_interval"],

@@ -7,7 +7,6 @@ import numpy as np
 
 from marquee.training.core.dataset import SPLITS
 from marquee.training.report.class_sections import class_context, counts_context
-from marquee.training.report.run_files import known
 from marquee.training.report.text import number, percent
 from marquee.training.report.training import Measured, training_context
 from marquee.training.tasks.tabular.report.facts import ClassificationFacts
@@ -24,8 +23,7 @@ _ACCURACY = Measured(
 
 def classification_context(facts: ClassificationFacts) -> dict[str, Any]:
     """The values of ``classification.html``."""
-    evaluation = with_wanted_error(facts.evaluation)
-    predictions = facts.predictions
+    evaluation, predictions = facts.evaluation, facts.predictions
     wrong = np.flatnonzero(~predictions.correct)
     mistakes = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:_MISTAKES]
     unsure = np.argsort(predictions.confidence, kind="stable")[:_UNSURE]
@@ -43,14 +41,6 @@ def classification_context(facts: ClassificationFacts) -> dict[str, Any]:
         **training_context(facts, (LOSS, _ACCURACY), "rows", _best_text),
         **counts_context(labels, by_split),
     }
-
-
-def with_wanted_error(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation with the error rate that a threshold was chosen for under the name that the templates use."""
-    abstain = known(evaluation.get("abstain"))
-    if "wanted_error" in abstain or "max_error" not in abstain:
-        return evaluation
-    return {**evaluation, "abstain": {**abstain, "wanted_error": abstain["max_error"]}}
 
 
 def most_frequent(train: Counter[str], measured: Counter[str]) -> float:
