@@ -22,8 +22,8 @@ from marquee.handlers.core.schema import to_dict
 from marquee.handlers.core.spec import BUNDLE_FOLDER, SPEC_FILE, ModelSpec
 from marquee.handlers.core.worker_config import CONFIG_FILE, SECTION, WorkerConfig
 from marquee.serving.errors import OperationError
+from marquee.serving.store import MANIFEST, check_name, check_version, link, make_room, twins, versioned
 
-MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Timestamp of every entry, the oldest that a zip can hold: equal bundles give identical archives."""
 
@@ -59,22 +59,31 @@ def find_bundle(run: Path) -> Path:
 
 
 def package(bundle: Path, name: str, version: str, store: Path, variant: str = "auto") -> Path:
-    """Writes ``store/NAME.mar``: the bundle, the handlers package, and TorchServe's own files.
+    """Writes ``store/NAME-VERSION.mar``: the bundle, the handlers package, and TorchServe's own files.
+
+    ``store/NAME.mar`` is the same file then; archives of other versions stay beside it.
 
     Args:
         bundle: a bundle folder; every file is checked against its digest.
-        name: the model's name on the server.
+        name: the model's name on the server, with or without ``.mar``.
         version: the model's version on the server, such as ``1.0``.
         store: folder of archives; made when missing.
         variant: the name of the only variant to serve; ``auto``: the fastest that was measured and runs there.
 
     Returns:
-        The path of the archive. Packaging the same bundle again gives the same bytes.
+        The path of ``NAME.mar``. Packaging the same bundle again gives the same bytes.
 
     Raises:
         BundleError: the bundle is damaged.
-        OperationError: the name is not allowed, there is no such variant, or the archive cannot be written.
+        OperationError: the name or the version is not allowed, or another model's archive has this file name; there is
+            no such variant; or the archive cannot be written.
     """
+    name = name.removesuffix(".mar")
+    try:
+        check_name(name)
+        check_version(version)
+    except ValueError as error:
+        raise OperationError(f"--{error}") from error
     source, store = Bundle.read(bundle), Path(store)
     source.verify()
     packed = packed_files(source.spec, variant)
@@ -110,7 +119,9 @@ def package(bundle: Path, name: str, version: str, store: Path, variant: str = "
         target = store / f"{name}.mar"
         try:
             store.mkdir(parents=True, exist_ok=True)
-            _write_archive(work / "out" / name, target)
+            make_room(target, name, version)
+            _write_archive(work / "out" / name, versioned(target, version))
+            link(versioned(target, version), target)
         except OSError as error:
             raise OperationError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
@@ -141,6 +152,8 @@ def packed_files(spec: ModelSpec, variant: str = "auto") -> list[str]:
 def replace_entry(archive: Path, path: str, content: bytes) -> None:
     """Replaces one file of a ``.mar``, or adds it; all other files stay identical byte for byte.
 
+    The archive's other name in the store, of its version or without, goes on to be the same file.
+
     Args:
         archive: the ``.mar``.
         path: of the file inside the archive, such as ``model-config.yaml``.
@@ -149,7 +162,10 @@ def replace_entry(archive: Path, path: str, content: bytes) -> None:
     Raises:
         OperationError: the archive cannot be read or written.
     """
+    same = twins(archive)
     copy_archive(archive, archive, path, content)
+    for other in same:
+        link(archive, other)
 
 
 def copy_archive(archive: Path, target: Path, path: str, content: bytes) -> None:
@@ -192,6 +208,8 @@ def check_archive(archive: Path) -> None:
             damaged = archived.testzip()
             if damaged is None and MANIFEST not in archived.namelist():
                 damaged = MANIFEST
+    except PermissionError as error:
+        raise OperationError(f"{archive}: no permission to read it; make it readable: chmod a+r {archive}") from error
     except FileNotFoundError as error:
         raise OperationError(
             f"{archive}: not found; make it with: "

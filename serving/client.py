@@ -3,42 +3,28 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from marquee import hints
+from marquee.serving.answers import Answer as Answer  # named beside the client, too
+from marquee.serving.answers import grpc_refusal, message_of, rest_answer
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import Keys, Kind, StaticToken
 from marquee.serving.settings import Addresses
+from marquee.serving.trust import Trust, read_certificate
 
 T = TypeVar("T")
 
+SCHEMES = ("http://", "https://")
+MOST_CONNECTIONS = 256
+"""Connections that are kept for threads that share a client."""
 BUSY_WAITS = (0.25, 0.5, 1.0, 2.0)
 """Seconds to wait before each retry of an explanation that was refused as ``busy``."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The server's answer to one request."""
-
-    status: int
-    """HTTP status; over gRPC 200, or the status of the same failure over REST."""
-    body: dict[str, Any]
-    """The JSON body: the result, or ``{"error": {"code", "message"}}``."""
-
-    @property
-    def error(self) -> str | None:
-        """``code: message``; None when the request succeeded."""
-        if self.status == 200 and "error" not in self.body:
-            return None
-        # A list is a failure only where none of its items succeeded; the first says why.
-        first: dict[str, Any] = next(iter(self.body.get("predictions", [])), {})
-        error = self.body.get("error") or first.get("error")
-        return f"{error.get('code')}: {error.get('message')}" if error else f"{self.status}: {self.body}"
 
 
 class Client:
@@ -57,6 +43,7 @@ class Client:
         grpc: ``HOST:PORT`` of the gRPC inference API; None: TorchServe's default, 7070, if the port of ``url`` is 8080,
             else the third port after it, as with ``marquee serve start --port``.
         timeout: of one request, in seconds.
+        certificate: file with the server's own certificate, for ``https``; None: one of a public authority is expected.
     """
 
     def __init__(
@@ -67,23 +54,47 @@ class Client:
         management: str | None = None,
         grpc: str | None = None,
         timeout: float = 120,
+        certificate: str | Path | None = None,
     ) -> None:
-        self._set_up(Addresses.beside(url, management, grpc), StaticToken(token), timeout)
+        trust = Trust() if certificate is None else Trust(certificate=read_certificate(Path(certificate)))
+        self._set_up(Addresses.beside(url, management, grpc), StaticToken(token), timeout, trust)
 
     @classmethod
-    def of(cls, addresses: Addresses, keys: Keys, timeout: float = 120) -> "Client":
-        """A client for a server whose addresses and tokens are known, such as one on this machine."""
+    def of(
+        cls,
+        addresses: Addresses,
+        keys: Keys,
+        timeout: float = 120,
+        trust: Trust | None = None,
+        largest: int | None = None,
+    ) -> "Client":
+        """A client for a server whose addresses, tokens and certificate are known, such as one on this machine.
+
+        Args:
+            addresses: where it listens.
+            keys: its tokens.
+            timeout: of one request, in seconds.
+            trust: its certificate.
+            largest: the bytes that a request may have, for messages; None: not known.
+        """
         client = cls.__new__(cls)
-        client._set_up(addresses, keys, timeout)
+        client._set_up(addresses, keys, timeout, trust or Trust())
+        client._largest = largest
         return client
 
-    def _set_up(self, addresses: Addresses, keys: Keys, timeout: float) -> None:
+    def _set_up(self, addresses: Addresses, keys: Keys, timeout: float, trust: Trust) -> None:
         self.addresses = addresses
+        self._trust = trust
         self._keys = keys
         self._timeout = timeout
+        self._largest: int | None = None
         self._session = requests.Session()
         # A proxy from the environment would receive the tokens, and cannot reach this machine's loopback address.
         self._session.trust_env = False
+        adapter = trust.adapter() or HTTPAdapter()
+        adapter.init_poolmanager(len(SCHEMES), MOST_CONNECTIONS)
+        for scheme in SCHEMES:
+            self._session.mount(scheme, adapter)
         self._channel: Any = None
 
     def predict(
@@ -105,12 +116,12 @@ class Client:
             OperationError: no server answers.
             OSError: the file cannot be read.
         """
-        path = f"/predictions/{quote(name, safe='')}" + (f"/{version}" if version else "")
+        path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         headers = {"Content-Type": content_type}
         response = self._request(
             "POST", self.addresses.inference + path, "inference", data=_content(data), headers=headers
         )
-        return Answer(response.status_code, _json(response))
+        return rest_answer(response, self._largest)
 
     def explain(
         self,
@@ -136,7 +147,7 @@ class Client:
             OperationError: no server answers.
         """
         settings = {"method": method, **({} if label is None else {"label": label})}
-        path = f"/explanations/{quote(name, safe='')}" + (f"/{version}" if version else "")
+        path = f"/explanations/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
 
         def ask() -> Answer:
             if grpc:
@@ -144,7 +155,7 @@ class Client:
                 return self.predict_grpc(name, data, version, inputs)
             files = {"data": ("image", data), **{key: (None, value) for key, value in settings.items()}}
             response = self._request("POST", self.addresses.inference + path, "inference", files=files)
-            return Answer(response.status_code, _json(response))
+            return rest_answer(response, self._largest)
 
         answer = ask()
         for wait in BUSY_WAITS:
@@ -172,11 +183,8 @@ class Client:
 
         stubs = load_stubs()
         if self._channel is None:
-            address, options = self.addresses.grpc_inference, [("grpc.enable_http_proxy", 0)]
-            if self.addresses.inference.startswith("https:"):  # the token must not be sent in clear text
-                self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(), options=options)
-            else:
-                self._channel = grpc.insecure_channel(address, options=options)
+            is_https = self.addresses.inference.lower().startswith("https:")
+            self._channel = self._trust.channel(self.addresses.grpc_inference, is_https)
         stub = stubs.inference_grpc.InferenceAPIsServiceStub(self._channel)
         fields = {**(inputs or {}), "data": _content(data)}
         request = stubs.inference.PredictionsRequest(model_name=name, model_version=version or "", input=fields)
@@ -198,7 +206,7 @@ class Client:
                 raise OperationError(f"the server refuses {self._keys}: {details}") from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
-            return Answer(503, {"error": {"code": code.name.lower(), "message": str(details).partition("\n")[0]}})
+            return grpc_refusal(code.name, str(details), request.ByteSize(), self._largest)
 
     def describe(self, name: str, version: str | None = None, customized: bool = False) -> list[dict[str, Any]]:
         """``GET /models/NAME[/VERSION]``: status, workers and settings of a version; ``all``: of each version.
@@ -208,9 +216,8 @@ class Client:
             version: the model's version; None: the default version on the server.
             customized: whether a worker adds the model's own description, as JSON in ``customizedMetadata``.
         """
-        path = f"/models/{name}" + (f"/{version}" if version else "")
         params = {"customized": "true"} if customized else {}
-        versions: list[dict[str, Any]] = self._manage("GET", path, params=params)
+        versions: list[dict[str, Any]] = self._manage("GET", _model_path(name, version), params=params)
         return versions
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -239,16 +246,16 @@ class Client:
     def scale(self, name: str, workers: int, version: str | None = None) -> str:
         """``PUT /models/NAME[/VERSION]``: sets the number of workers and waits for them."""
         params = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
-        path = f"/models/{name}" + (f"/{version}" if version else "")
+        path = _model_path(name, version)
         return str(self._manage("PUT", path, params=params)["status"])
 
     def set_default(self, name: str, version: str) -> str:
         """``PUT /models/NAME/VERSION/set-default``: sets the version that answers requests that name none."""
-        return str(self._manage("PUT", f"/models/{name}/{version}/set-default")["status"])
+        return str(self._manage("PUT", f"{_model_path(name, version)}/set-default")["status"])
 
     def unregister(self, name: str, version: str | None = None) -> str:
         """``DELETE /models/NAME[/VERSION]``."""
-        path = f"/models/{name}" + (f"/{version}" if version else "")
+        path = _model_path(name, version)
         return str(self._manage("DELETE", path)["status"])
 
     def new_token(self, kind: Kind) -> None:
@@ -257,7 +264,7 @@ class Client:
         headers = self._authorization("API")
         response = self._send("GET", f"{self.addresses.management}/token", params=params, headers=headers)
         if response.status_code != 200:
-            raise OperationError(f"the server refused to renew its {kind} token: {_message(response)}")
+            raise OperationError(f"the server refused to renew its {kind} token: {message_of(response)}")
 
     def _manage(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, self.addresses.management + path, "management", **options)
@@ -267,7 +274,7 @@ class Client:
                 f"start it with: {hints.command('serve', 'start', 'NAME', '--enable-model-api')}"
             )
         if response.status_code >= 400:
-            raise OperationError(f"{method} {path}: {_message(response)}")
+            raise OperationError(f"{method} {path}: {message_of(response)}")
         return response.json()
 
     def _request(self, method: str, url: str, kind: Kind, **options: Any) -> requests.Response:
@@ -276,7 +283,7 @@ class Client:
         def call() -> requests.Response:
             response = self._send(method, url, headers=headers | self._authorization(kind), **options)
             if response.status_code == 400 and "Token" in response.text and "InvalidKeyException" in response.text:
-                raise _TokenRefusedError(_message(response))
+                raise _TokenRefusedError(message_of(response))
             return response
 
         try:
@@ -306,28 +313,14 @@ class Client:
             raise OperationError(f"no answer from {url}: {reason}; is the server running?") from error
 
 
+def _model_path(name: str, version: str | None) -> str:
+    """In the management API."""
+    return f"/models/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+
+
 class _TokenRefusedError(Exception):
     """The server refused the token: it is wrong, or has expired."""
 
 
 def _content(data: bytes | str | Path) -> bytes:
     return Path(data).read_bytes() if isinstance(data, (str, Path)) else data
-
-
-def _json(response: requests.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if isinstance(body, dict) and ("error" in body or "predictions" in body or response.status_code == 200):
-        return body
-    # The front end's own refusals (no such model, no worker, body too large) have another shape than the handler's.
-    return {"error": {"code": f"http_{response.status_code}", "message": _message(response)}}
-
-
-def _message(response: requests.Response) -> str:
-    try:
-        body = response.json()
-        return str(body.get("message") or body.get("status") or body)
-    except (ValueError, AttributeError):
-        return response.text.strip() or response.reason

@@ -32,5 +32,9 @@ def find_store(config: Path, properties: dict[str, str]) -> Path:
     A relative path is resolved from the folder of the settings file, as for a plain ``torchserve --start`` in that
     folder; with the packaged settings, from the current folder.
     """
-    folder = Path.cwd() if Path(config) == PACKAGED_CONFIG else Path(config).absolute().parent
-    return (folder / properties.get("model_store", DEFAULT_STORE)).absolute()
+    return (settings_folder(config) / properties.get("model_store", DEFAULT_STORE)).absolute()
+
+
+def settings_folder(config: Path) -> Path:
+    """The folder from which relative paths in TorchServe settings start."""
+    return Path.cwd() if Path(config) == PACKAGED_CONFIG else Path(config).absolute().parent

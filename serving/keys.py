@@ -68,5 +68,10 @@ class KeyFile:
                 f"{self.path}: no key file; is the server running? Name its folder with --state, or run this "
                 "command in the folder where torchserve was started"
             ) from error
+        except PermissionError as error:
+            raise OperationError(
+                f"{self.path}: no permission to read it: only the user who started the server may, because its tokens "
+                "control the server; ask that user for a token, or start a server of your own"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OperationError(f"{self.path}: not readable as a TorchServe key file: {error!r}") from error

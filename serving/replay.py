@@ -22,13 +22,14 @@ class Replay:
     differences: list[str] = field(default_factory=list)
 
 
-def replay_over_wire(client: Client, name: str, archive: Path) -> Replay:
+def replay_over_wire(client: Client, name: str, archive: Path, version: str | None = None) -> Replay:
     """Sends every golden sample of ``archive`` to the server, over REST and gRPC.
 
     Args:
         client: the running server.
         name: the model's name on the server.
         archive: the ``.mar`` that it should be serving.
+        version: the model's version on the server; None: the default version.
 
     Raises:
         OperationError: the archive cannot be read, or the server does not answer.
@@ -40,15 +41,15 @@ def replay_over_wire(client: Client, name: str, archive: Path) -> Replay:
             for variant in bundle.spec.variants
         }
     first = bundle.spec.variants[0].name
-    result = Replay(name)
+    result = Replay(name if version is None else f"{name}={version}")
     for protocol, ask in (("REST", client.predict), ("gRPC", client.predict_grpc)):
         for number, sample in enumerate(variants[first].samples):
             result.checked += 1
-            answer = ask(name, sample.data)
+            answer = ask(name, sample.data, version=version)
             # Golden answers differ between variants; the server reports which one it has loaded.
             expected = variants.get(answer.body.get("model", {}).get("variant"), variants[first])
             if line := _check(expected, number, bundle.digest, answer):
-                result.differences.append(f"{name} over {protocol}: {line}")
+                result.differences.append(f"{result.name} over {protocol}: {line}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Starts, monitors and stops TorchServe.
+"""Starts, describes and stops TorchServe.
 
 The server runs in a state folder (default ``.torchserve``), which holds all of its files::
 
@@ -7,111 +7,59 @@ The server runs in a state folder (default ``.torchserve``), which holds all of 
       config.properties   the settings in use: config.properties with the changes of this start
       key_file.json       access tokens, written by TorchServe, mode 0600
       logs/               console.log, ts_log.log, model_log.log
+      lock                while a command starts or stops the server: which one
 """
 
-import json
 import logging
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from marquee import hints
+from marquee.locks import LockedError, locked
+from marquee.serving.answers import largest_request
 from marquee.serving.archive import check_archive
 from marquee.serving.client import Client
-from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store
+from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store, settings_folder
 from marquee.serving.errors import OperationError
-from marquee.serving.java import java_environment
 from marquee.serving.keys import KeyFile, StaticToken
-from marquee.serving.processes import CONFIG_NAME, front_end, occupied
-from marquee.serving.readiness import last_line, wait_until_listening, wait_until_ready
-from marquee.serving.settings import Addresses, read_addresses, read_properties
+from marquee.serving.launch import LOG_CONFIG, Launch, launch
+from marquee.serving.processes import (
+    WorkerDeaths,
+    children,
+    describe_processes,
+    end,
+    end_left_over,
+    is_front_end,
+    left_over,
+    occupied,
+    worker_state,
+)
+from marquee.serving.properties import is_true, unknown_settings, with_absolute_paths
+from marquee.serving.readiness import wait_until_listening, wait_until_ready
+from marquee.serving.record import STATE_FILE, Server, find, recorded
+from marquee.serving.settings import read_addresses, read_properties
+from marquee.serving.store import Reference, parse_references
+from marquee.serving.trust import trust_of
+
+__all__ = [
+    "Server",
+    "connect",
+    "describe",
+    "describe_left_over",
+    "exclusive",
+    "find",
+    "start",
+    "stop",
+    "stop_left_over",
+]
 
 logger = logging.getLogger(__name__)
-
-LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
-_STATE_FILE = "server.json"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that :func:`start` started."""
-
-    folder: Path
-    pid: int
-    """Process ID of the Java front end; the workers are its child processes."""
-    create_time: float
-    """Start of that process in seconds since the epoch: the pid alone may have been reused by another process."""
-    addresses: Addresses
-    models: tuple[str, ...]
-    store: Path
-    temporary: Path
-    """TorchServe's folder for unpacked archives and sockets; removed by :func:`stop`."""
-    authorized: bool
-    """False when the configuration disables access tokens."""
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the log files."""
-        return self.folder / "logs"
-
-    def is_running(self) -> bool:
-        """True while the front end's process lives."""
-        process = self._process()
-        return process is not None and process.status() != psutil.STATUS_ZOMBIE
-
-    def client(self, timeout: float = 120) -> Client:
-        """A client with this server's addresses and tokens."""
-        keys = KeyFile(self.folder / "key_file.json") if self.authorized else StaticToken(None)
-        return Client.of(self.addresses, keys, timeout)
-
-    def save(self) -> None:
-        """Writes ``server.json``."""
-        document = {
-            **asdict(self),
-            "folder": str(self.folder),
-            "store": str(self.store),
-            "temporary": str(self.temporary),
-        }
-        (self.folder / _STATE_FILE).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
-
-    def _process(self) -> psutil.Process | None:
-        try:
-            process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.create_time) < 1 else None
-        except psutil.NoSuchProcess:
-            return None
-
-
-def find(folder: Path = DEFAULT_STATE) -> Server | None:
-    """The running server of a state folder, or None."""
-    server = _recorded(folder)
-    return server if server is not None and server.is_running() else None
-
-
-def _recorded(folder: Path) -> Server | None:
-    """The server that ``server.json`` names, which may have died since."""
-    try:
-        document = json.loads((Path(folder) / _STATE_FILE).read_text("utf-8"))
-        return Server(
-            folder=Path(document["folder"]),
-            pid=document["pid"],
-            create_time=document["create_time"],
-            addresses=Addresses(**document["addresses"]),
-            models=tuple(document["models"]),
-            store=Path(document["store"]),
-            temporary=Path(document["temporary"]),
-            authorized=document["authorized"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def start(
@@ -128,7 +76,8 @@ def start(
     """Starts TorchServe with the named models and waits until each has a worker that is READY.
 
     Args:
-        models: names of archives in the store, with or without ``.mar``; none: the server starts empty.
+        models: names of archives in the store, with or without ``.mar``, or ``NAME=VERSION``; none: the server starts
+            empty. Of several versions of a model, the one that is named first is the default.
         config: TorchServe settings.
         store: folder of archives; the configuration's ``model_store`` when None.
         folder: the state folder.
@@ -138,173 +87,157 @@ def start(
         settings: keys of ``config.properties`` that override the configuration's.
 
     Raises:
-        OperationError: the server cannot start, or a model is refused; nothing is left running.
+        OperationError: the server cannot start, a model is refused, or another command works in the state folder;
+            nothing is left running.
     """
     folder = Path(folder).absolute()
-    names = [name.removesuffix(".mar") for name in models]
     config = find_config(config)
     properties = read_properties(config) | dict(settings or {})
+    for line in unknown_settings(properties):
+        logger.warning(f"{config}: {line}")
     store = Path(store).absolute() if store is not None else find_store(config, properties)
-    for name in names:
-        check_archive(store / f"{name}.mar")
-    if running := find(folder):
-        command = hints.command("serve", "stop", "--state", folder)
-        raise OperationError(f"already running with pid {running.pid}; stop it first: {command}")
-    if stale := _recorded(folder):
-        stop(stale)  # it ended without removing its temporary files
+    references = parse_references(models, store)
+    for reference in references:
+        check_archive(reference.find(store))
     addresses = read_addresses(properties)
     addresses = addresses if port is None else addresses.shifted(port)
-    if taken := addresses.taken():
-        raise OperationError(occupied(taken))
-    overrides = {
-        **(settings or {}),
+    properties = {
+        **with_absolute_paths(properties, settings_folder(config)),
         **addresses.as_properties(),
         "model_store": str(store),
         # A URI: TorchServe splits the arguments at spaces, and a path may contain some.
         "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
     }
-    server = _launch(names, config, overrides, addresses, store, folder, python, properties)
-    try:
-        logger.info(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
-        deadline = time.monotonic() + timeout
-        if not names:
-            wait_until_listening(server, deadline)
-        for name in names:
-            wait_until_ready(server, name, deadline)
-            logger.info(f"{name} is READY")
-    except BaseException:
-        stop(server)
-        raise
+    trust_of(properties)  # before anything is written or started
+    with exclusive(folder, "marquee serve start"):
+        _make_way(folder, addresses.taken())
+        server = launch(Launch(folder=folder, properties=properties, models=references, store=store, python=python))
+        try:
+            logger.info(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
+            _wait(server, references, time.monotonic() + timeout)
+        except BaseException:
+            stop(server)
+            raise
     return server
 
 
-def stop_unrecorded(folder: Path, timeout: float = 30) -> int | None:
-    """Stops a server of which its state folder has no record, because the folder or the record was deleted.
+@contextmanager
+def exclusive(folder: Path, doing: str) -> Iterator[None]:
+    """Holds the lock of a state folder.
+
+    Raises:
+        OperationError: another command works in it.
+    """
+    try:
+        with locked(folder, doing) as before:
+            if before is not None:
+                logger.info(f"{folder}: taken over from {before}, which ended without finishing")
+            yield
+    except LockedError as error:
+        raise OperationError(str(error)) from error
+
+
+def _make_way(folder: Path, taken: list[str]) -> None:
+    """Makes sure that no server runs from the folder, and removes what one that has ended has left there.
+
+    Raises:
+        OperationError: one runs, or something listens on the addresses.
+    """
+    stop_command = hints.command("serve", "stop", "--state", folder)
+    if running := find(folder):
+        raise OperationError(f"already running with pid {running.pid}; stop it first: {stop_command}")
+    if taken:
+        raise OperationError(occupied(taken))
+    processes = left_over(folder)
+    if any(map(is_front_end, processes)):
+        raise OperationError(
+            f"{folder}: {describe_processes(processes)} already run from this folder, which has no record of them; end "
+            f"them first: {stop_command}"
+        )
+    if processes:
+        logger.info(f"ending {describe_processes(processes)}, left by a server that has ended")
+    if stale := recorded(folder):
+        stop(stale)
+    end_left_over(folder)
+
+
+def _wait(server: Server, references: Sequence[Reference], deadline: float) -> None:
+    if not references:
+        wait_until_listening(server, deadline)
+    deaths = WorkerDeaths(server.pid)
+    for reference in references:
+        wait_until_ready(server, reference.name, deadline, version=reference.version, deaths=deaths)
+        logger.info(f"{reference} is READY")
+
+
+def describe_left_over(folder: Path) -> str:
+    """The processes that are left of a server whose record, or front end, is gone; empty when there are none."""
+    return describe_processes(left_over(folder))
+
+
+def stop_left_over(folder: Path, timeout: float = 30) -> str | None:
+    """Ends the processes of which a state folder has no record: it was deleted, or the front end was killed.
 
     Returns:
-        Its pid; None when there is no such server.
+        Which they were; None when there are none.
+
+    Raises:
+        OperationError: they belong to another user.
     """
-    process = front_end(folder)
-    if process is None:
-        return None
-    environment = process.environ()
-    _end(process, timeout)
-    # Only Marquee sets this, and it gives the server its own temporary folder.
-    if environment.get("LOG_LOCATION") == str(Path(folder).absolute() / "logs"):
-        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
-        (Path(folder) / "key_file.json").unlink(missing_ok=True)
-    return process.pid
+    processes = left_over(folder)
+    front_ends = [process for process in processes if is_front_end(process)]
+    description = f"pid {front_ends[0].pid}" if front_ends else describe_processes(processes)
+    if stale := recorded(folder):
+        stop(stale, timeout)
+    end_left_over(folder, timeout)
+    return description or None
 
 
 def stop(server: Server, timeout: float = 30) -> None:
-    """Stops the server and its workers, and removes its temporary files and tokens; the logs are kept."""
-    process = server._process()
+    """Stops the server and its workers, and removes its temporary files and tokens; the logs are kept.
+
+    Raises:
+        OperationError: the server belongs to another user.
+    """
+    process = server.process()
     if process is not None:
-        _end(process, timeout)
+        end([process], timeout)
+    end_left_over(server.folder, timeout)
     shutil.rmtree(server.temporary, ignore_errors=True)
-    for name in (_STATE_FILE, "key_file.json"):
+    for name in (STATE_FILE, "key_file.json"):
         (server.folder / name).unlink(missing_ok=True)
 
 
-def _end(process: psutil.Process, timeout: float) -> None:
-    """Terminates a front end and its workers, and kills those that have not ended after ``timeout`` seconds."""
-    family = [process, *_children(process)]
-    process.terminate()
-    _, alive = psutil.wait_procs(family, timeout)
-    for member in alive:
-        member.kill()
-    psutil.wait_procs(alive, 10)
-
-
-def _launch(
-    names: Sequence[str],
-    config: Path,
-    overrides: dict[str, str],
-    addresses: Addresses,
-    store: Path,
-    folder: Path,
-    python: str,
-    properties: dict[str, str],
-) -> Server:
-    environment = java_environment()
-    folder.mkdir(parents=True, exist_ok=True)
-    logs = folder / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir()
-    override_lines = "\n".join(f"{key}={value}" for key, value in overrides.items())
-    effective = folder / CONFIG_NAME
-    effective.write_text(f"{Path(config).read_text('utf-8')}\n# Set by this start:\n{override_lines}\n", "utf-8")
-    # Short on purpose: the workers' sockets are in it, and a socket's path has at most 107 bytes.
-    temporary = Path(tempfile.mkdtemp(prefix="ts-"))
-    environment |= {
-        "TMPDIR": str(temporary),
-        "TEMP": str(temporary),
-        "LOG_LOCATION": str(logs),
-        "METRICS_LOCATION": str(logs),
-    }
-    environment.pop("TS_CONFIG_FILE", None)  # it would override --ts-config
-    command = [python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(effective)]
-    command += ["--models", *(f"{name}={name}.mar" for name in names)] if names else []
-    (folder / "key_file.json").unlink(missing_ok=True)
-    pid_file = temporary / ".model_server.pid"
-    with open(logs / "console.log", "wb") as console:
-        # A new session, so that Ctrl-C in this terminal does not reach the server.
-        launcher = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=console, stderr=console, start_new_session=True
-        )
-        try:
-            launcher.wait()
-        except BaseException:
-            # Interrupted while launching: the launcher may finish, so that its pid file says which server to kill.
-            launcher.wait(timeout=30)
-            if pid_file.is_file():
-                psutil.Process(int(pid_file.read_text())).kill()
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    if launcher.returncode != 0 or not pid_file.is_file():
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise OperationError(f"TorchServe did not start: {last_line(logs / 'console.log')}; see {logs}")
-    pid = int(pid_file.read_text())
-    try:
-        create_time = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise OperationError(f"TorchServe ended at once: {last_line(logs / 'console.log')}; see {logs}") from error
-    server = Server(
-        folder=folder,
-        pid=pid,
-        create_time=create_time,
-        addresses=addresses,
-        models=tuple(names),
-        store=store,
-        temporary=temporary,
-        authorized=properties.get("disable_token_authorization", "false") != "true",
-    )
-    server.save()
-    return server
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 def describe(server: Server) -> dict[str, Any]:
-    """The running server: process, addresses, and each model with its version and the state of its workers."""
+    """The running server: process, addresses, and each model with its version and the state of its workers.
+
+    The state is what the management API reports, unless a worker's process has died or was stopped. ``ready`` is true
+    if each version with workers has one that is READY. Where the API does not answer, ``error`` says so, and the models
+    are those that the server was started with.
+    """
     client = server.client(timeout=10)
-    models = []
-    for entry in client.list_models():
-        for version in client.describe(entry["modelName"], "all"):
-            models.append(
-                {
-                    "name": version["modelName"],
-                    "version": version["modelVersion"],
-                    "workers": [worker["status"] for worker in version["workers"]],
-                }
-            )
-    return {"running": True, "pid": server.pid, "addresses": asdict(server.addresses), "models": models}
+    facts = {"running": True, "pid": server.pid, "addresses": asdict(server.addresses)}
+    models: list[dict[str, Any]] = []
+    try:
+        for entry in client.list_models():
+            models += map(_version, client.describe(entry["modelName"], "all"))
+    except OperationError as error:
+        process = server.process()
+        workers = len(children(process)) if process is not None else 0
+        said = f"pid {server.pid} runs with {workers} child processes, and its management API gives {error}"
+        names = [Reference.parse(text) for text in server.models]
+        models = [{"name": model.name, "version": model.version, "workers": ["UNKNOWN"]} for model in names]
+        return {**facts, "ready": False, "models": models, "error": said}
+    ready = all("READY" in model["workers"] for model in models if model["workers"])
+    return {**facts, "ready": ready, "models": models}
+
+
+def _version(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": described["modelName"],
+        "version": described["modelVersion"],
+        "workers": [worker_state(worker) for worker in described["workers"]],
+    }
 
 
 def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout: float = 120) -> Client:
@@ -319,8 +252,15 @@ def connect(folder: Path = DEFAULT_STATE, config: Path = DEFAULT_CONFIG, timeout
         find_config(config)
     key_file = Path("key_file.json").absolute()
     properties = read_properties(config) if Path(config).is_file() else {}
-    authorized = properties.get("disable_token_authorization", "false") != "true"
+    authorized = not is_true(properties, "disable_token_authorization")
     if not properties or (authorized and not key_file.is_file()):
-        command = hints.command("serve", "start", "NAME")
-        raise OperationError(f"no server is running from {folder}; start one: {command}, or name its --state")
-    return Client.of(read_addresses(properties), KeyFile(key_file) if authorized else StaticToken(None), timeout)
+        command, stop_command = (
+            hints.command("serve", "start", "NAME"),
+            hints.command("serve", "stop", "--state", folder),
+        )
+        nothing = f"no server is running from {folder}; start one: {command}, or name its --state"
+        left = describe_left_over(folder)
+        raise OperationError(f"{nothing}; {left} are left of one; end them: {stop_command}" if left else nothing)
+    trust = trust_of(with_absolute_paths(properties, settings_folder(config)))
+    keys = KeyFile(key_file) if authorized else StaticToken(None)
+    return Client.of(read_addresses(properties), keys, timeout, trust, largest_request(config))

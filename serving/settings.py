@@ -1,12 +1,14 @@
-"""TorchServe's addresses, read from a ``config.properties``."""
+"""TorchServe's addresses, as a ``config.properties`` names them."""
 
 import secrets
 import socket
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from marquee.serving.errors import OperationError
+from marquee.serving.properties import read_properties
+
+__all__ = ["PORT_KEYS", "Addresses", "read_addresses", "read_properties"]
 
 PORT_KEYS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
 
@@ -93,20 +95,6 @@ class Addresses:
     def taken(self) -> list[str]:
         """The addresses on which something already listens."""
         return [address for address in asdict(self).values() if _is_taken(address)]
-
-
-def read_properties(path: Path) -> dict[str, str]:
-    """The keys of a Java properties file; the last of equal keys wins, as it does for TorchServe.
-
-    Raises:
-        OperationError: the file cannot be read.
-    """
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperationError(f"{path}: not readable as a configuration: {error}") from error
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith(("#", "!")))
-    return {key.strip(): value.strip() for key, value in pairs}
 
 
 def read_addresses(properties: dict[str, str]) -> Addresses:

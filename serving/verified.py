@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from marquee.serving.client import Client
+from marquee.serving.defaults import DEFAULT_STATE
 from marquee.serving.errors import OperationError
-from marquee.serving.replay import replay_over_wire
-from marquee.serving.server import Server, start, stop
+from marquee.serving.replay import Replay, replay_over_wire
+from marquee.serving.server import Server, exclusive, start, stop
+from marquee.serving.store import Reference
 
 
 class AnswersDifferError(OperationError):
@@ -66,14 +69,18 @@ def start_verified(models: Sequence[str], **options: Any) -> Service:
         AnswersDifferError: an answer differs; nothing is left running.
         OperationError: the server cannot start, or a model is refused; nothing is left running.
     """
-    server = start(models, **options)
-    try:
-        client = server.client()
-        replays = [replay_over_wire(client, name, server.store / f"{name}.mar") for name in server.models]
-        checked = sum(replay.checked for replay in replays)
-        if differences := [line for replay in replays for line in replay.differences]:
-            raise AnswersDifferError(server, checked, differences)
-    except BaseException:
-        stop(server)
-        raise
+    with exclusive(Path(options.get("folder", DEFAULT_STATE)), "marquee serve start"):
+        server = start(models, **options)
+        try:
+            replays = [_replay(server, Reference.parse(text)) for text in server.models]
+            checked = sum(replay.checked for replay in replays)
+            if differences := [line for replay in replays for line in replay.differences]:
+                raise AnswersDifferError(server, checked, differences)
+        except BaseException:
+            stop(server)
+            raise
     return Service(server, checked)
+
+
+def _replay(server: Server, model: Reference) -> Replay:
+    return replay_over_wire(server.client(), model.name, model.find(server.store), model.version)

@@ -112,11 +112,10 @@ def _write_golden(bundle: Bundle, photographs: list[Path], pixels: np.ndarray) -
         predictor = Predictor(bundle, variant, load_engine(bundle, variant, "cpu"))
         answers[variant.name] = predictor.predict_arrays({PIXELS: pixels})
     task = ImageClassification()
-    golden = write_golden(bundle.folder, task, records, answers[FP32])
+    golden = write_golden(bundle, task, records, answers[FP32])
     names = [name for name in golden.files if name.endswith(".jpg")]
     entries = (
         {"file": name, **task.truth(record), **answer.golden()}
         for name, record, answer in zip(names, records, answers[INT8], strict=True)
     )
-    expected = bundle.spec.variants[1].expected
-    return GoldenSpec(files={**golden.files, expected: write_answers(bundle.folder / expected, entries)})
+    return GoldenSpec(files={**golden.files, **write_answers(bundle, bundle.spec.variants[1], entries)})

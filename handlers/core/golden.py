@@ -2,7 +2,9 @@
 
 They travel in the bundle and are replayed wherever it is loaded: an endpoint counts as ready only when it gives the
 same answers. Every variant has its own, for a quantized one does not answer as the original does: the file
-``VariantSpec.expected`` holds a list of ``{"file", ...}``, with what the output's predictions store of themselves.
+``VariantSpec.expected`` holds ``{"seal": ..., "answers": [{"file", ...}, ...]}``, where an answer is what the output's
+predictions store of themselves, and the seal what decided them (:mod:`.sealed`). In bundles of earlier versions it is
+the list of answers alone.
 """
 
 import json
@@ -14,6 +16,7 @@ from .bundle import Bundle
 from .errors import BundleError, InputError
 from .output import Output
 from .predictor import Predictor
+from .sealed import check_seal
 from .spec import VariantSpec
 
 
@@ -33,12 +36,17 @@ def read_golden(bundle: Bundle, variant: VariantSpec) -> list[GoldenSample]:
     """The golden samples of a bundle with the answers of one variant, at least one.
 
     Raises:
-        BundleError: there are none, the file of answers is damaged, or it and the spec name different files.
+        BundleError: there are none, the file of answers is damaged, it and the spec name different files, or what
+            decides an answer was changed in the spec since.
     """
     path = bundle.folder / variant.expected
     output = bundle.spec.output.create(variant, None)
     try:
-        entries = [dict(entry) for entry in json.loads(path.read_text("utf-8"))]
+        document = json.loads(path.read_text("utf-8"))
+        if isinstance(document, dict):
+            check_seal(document["seal"], bundle, variant)
+            document = document["answers"]
+        entries = [dict(entry) for entry in document]
         files = [str(entry.pop("file")) for entry in entries]
         samples = [
             GoldenSample(file, (bundle.folder / file).read_bytes(), entry)

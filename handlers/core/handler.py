@@ -23,15 +23,19 @@ from .errors import BundleError, InputError
 from .golden import read_golden, verify_golden
 from .host import usable_cores
 from .output import Prediction
-from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse
+from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse, unpack_fields
 from .predictor import Predictor
+from .repeated_parts import keep_repeated_parts
 from .schema import SchemaError, to_dict
-from .service_metrics import ServiceMetrics
+from .service_metrics import REST, ServiceMetrics, protocol
 from .spec import BUNDLE_FOLDER, VariantSpec
 from .threads import set_threads
 from .worker_config import WorkerConfig, read_worker_config
 
 logger = logging.getLogger(__name__)
+
+STREAM_NEXT = "ts_stream_next"
+"""Header of an answer by which TorchServe's front end knows whether more of it follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class Handler:
             RuntimeError: the bundle is damaged, or an answer differs from evaluation's.
         """
         _silence_request_log()
+        keep_repeated_parts()
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
         config = _worker_config(context.model_yaml_config or {})
@@ -182,7 +187,12 @@ class Handler:
             context.set_response_status(status, HTTPStatus(status).phrase, index)
             context.set_response_content_type(index, JSON_CONTENT_TYPE)
             bodies.append(body)
-            self._metrics.count_request(context.get_all_request_header(index), status, answers)
+            headers = context.get_all_request_header(index)
+            self._metrics.count_request(headers, status, answers)
+            if protocol(headers) != REST:
+                # One answer is all. In a call of StreamPredictions, the front end fails where this is absent, and loses
+                # the worker with all requests that wait; in one of Predictions it is not looked at.
+                context.set_response_header(index, STREAM_NEXT, "false")
             if call.explanation is not None and status == HTTPStatus.OK:
                 place = places[done]
                 inputs = take(batch.inputs, slice(place, place + 1))
@@ -194,6 +204,7 @@ class Handler:
         """One request, whatever it asks for."""
         nothing = Request((), is_list=True)
         try:
+            fields = unpack_fields(fields)  # there may be settings of an explanation in it
             explanation, fields = self.explanations.parse(fields, context.get_request_header(index, "explain"))
             if explanation is None and _is_describe(fields, context.get_request_header(index, "describe")):
                 return Call(request=nothing, answer=(200, json.dumps(self._describe(), ensure_ascii=False).encode()))

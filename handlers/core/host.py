@@ -1,9 +1,12 @@
 """What decides how fast and how exactly a variant runs on a machine."""
 
+import math
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+
+from .cgroup import cpu_quota
 
 ISA = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
 """Instruction sets that engines choose their kernels by, named as in ``/proc/cpuinfo``."""
@@ -29,8 +32,11 @@ class Host:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those of its affinity, or the CPU quota of its container where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    # Rounded up, as Java does it: with 1.5 a second thread has half a core.
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def this_host(device: str = "cpu") -> Host:

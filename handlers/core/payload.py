@@ -6,7 +6,8 @@ A request is one item, or a list of instances:
 * multipart form data with a part named ``data`` or ``body``;
 * JSON ``{"instances": [...]}``, each an item as its kind of input spells it in JSON (:meth:`Opener.instance`);
 * JSON of one item;
-* what the kind of input has of its own (:meth:`marquee.handlers.core.input.Opener.items`), such as CSV for rows.
+* what the kind of input has of its own (:meth:`marquee.handlers.core.input.Opener.items`), such as CSV for rows;
+* any of these packed with gzip or zlib.
 
 Over gRPC the same, as the value of the key ``data`` or ``body`` of ``PredictionsRequest.input``.
 """
@@ -20,6 +21,8 @@ from .errors import InputError
 from .input import Input, Opener, attempt
 from .json_text import dump_long
 from .output import Prediction
+from .packing import unpack
+from .quoting import quote, quote_names, shorten
 
 MANY_ITEMS = 64
 """A list of more is written by a faster library, and is one error where all of its items failed: TorchServe cuts an
@@ -30,6 +33,8 @@ MAX_ANSWER_BYTES = 8_000_000
 which is 8 MiB in ``config.properties`` (seen with 0.12.0)."""
 JSON_CONTENT_TYPE = "application/json"
 _BODY_FIELDS = ("data", "body")
+_NO_FORM = "curl -d and --data-binary send a form: use curl -T FILE, or name the Content-Type"
+_SEVERAL = 'several as {"instances": [...]}'
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,39 @@ class Request:
     """True for ``{"instances": ...}``: the answer is a list too, even of one."""
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Stands in the fields of a request for parts of a form that have the same name (see :mod:`.repeated_parts`)."""
+
+    count: int
+    """How many they are."""
+
+
+def unpack_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request, with the content of a body that is packed in its place.
+
+    What cannot be unpacked stays as it is: :func:`parse` says why.
+    """
+    named = [name for name in _BODY_FIELDS if name in fields] or (list(fields) if len(fields) == 1 else [])
+    try:
+        content = {name: unpack(fields[name]) for name in named if isinstance(fields[name], (bytes, bytearray))}
+    except InputError:
+        return fields
+    return {**fields, **content} if content else fields
+
+
 def parse(fields: Mapping[str, Any], source: Input) -> Request:
     """Reads one request as TorchServe hands it over; never raises InputError, an error is an item.
 
     Args:
-        fields: ``{"body": bytes}`` for a raw body, ``{field: bytes}`` for multipart and gRPC; TorchServe has already
-            parsed ``application/json`` and decoded ``text/*``.
+        fields: ``{"body": bytes}`` for a raw body, ``{field: bytes}`` for multipart and gRPC, with :class:`Repeated`
+            for parts of the same name; TorchServe has already parsed ``application/json`` and decoded ``text/*``.
         source: opens the items.
     """
     try:
         body, opener = find_body(fields), source.opener()
+        if isinstance(body, (bytes, bytearray)):
+            body = unpack(body)
         if (whole := opener.items(body)) is not None:
             items, is_list = whole
             return Request(tuple(items), is_list)
@@ -112,7 +140,7 @@ def _error(error: InputError) -> dict[str, Any]:
 
 
 def _error_of(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message}}
+    return {"error": {"code": code, "message": shorten(message)}}
 
 
 def _dump(document: dict[str, Any]) -> bytes:
@@ -125,21 +153,34 @@ def find_body(fields: Mapping[str, Any]) -> Any:
     Raises:
         InputError: there is none, or it is not clear which it is.
     """
-    for name in _BODY_FIELDS:
-        if name in fields:
-            body = fields[name]
-            break
-    else:
-        if not fields:
-            # `curl --data-binary @FILE` calls the file a form, and TorchServe then finds no field in it.
-            raise InputError("empty", "no body arrived; send the file with curl -T FILE, or name its Content-Type")
-        if len(fields) != 1:
-            raise InputError("bad_request", f"expected a field named 'data' or 'body', got {sorted(fields)}")
-        # A form or gRPC client that named its only part differently means that part.
-        body = next(iter(fields.values()))
+    name = _name_of_body(fields)
+    body = fields[name]
+    if isinstance(body, Repeated):
+        raise InputError("bad_request", f"{body.count} parts are named {quote(name)}; send one, or {_SEVERAL}")
     if isinstance(body, str):  # sent as text/*
         return body.encode("utf-8", "replace")
     return body
+
+
+def _name_of_body(fields: Mapping[str, Any]) -> str:
+    named = [name for name in _BODY_FIELDS if name in fields]
+    if len(named) > 1:
+        # A form of a web page sends its empty fields, too.
+        filled = [name for name in named if fields[name] not in (b"", "")]
+        if len(filled) > 1:
+            raise InputError("bad_request", f"both 'data' and 'body' arrived; send one of them, or {_SEVERAL}")
+        return (filled or named)[0]
+    if named:
+        return named[0]
+    if not fields:
+        # A form in which TorchServe finds no field: JSON, or base64, that curl calls a form. Of nearly all image files
+        # that are sent so its form decoder makes a 500, and they do not get here.
+        raise InputError("empty", f"no body arrived; {_NO_FORM}")
+    if len(fields) != 1:
+        names = quote_names(fields, len(fields))
+        raise InputError("bad_request", f"expected a field named 'data' or 'body', got {names}")
+    # A form or gRPC client that named its only part differently means that part.
+    return next(iter(fields))
 
 
 def _looks_like_json(body: bytes | bytearray) -> bool:

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 STAGES = ("decode", "inference", "encode", "explain", "batch")
 EXPLANATION_OUTCOMES = ("ok", "busy", "too_slow", "internal_error")
-PROTOCOLS = ("rest", "grpc")
+REST, GRPC = "rest", "grpc"
+PROTOCOLS = (REST, GRPC)
 
 SECONDS = Family(
     name="marquee_stage_seconds",
@@ -142,10 +143,12 @@ def _describe(predictor: Predictor) -> dict[str, str]:
 
 
 def protocol(headers: Mapping[str, Any] | None) -> str:
-    """``rest`` or ``grpc``: HTTP/1.1 demands the header Host, and TorchServe passes no metadata of gRPC on.
+    """``rest`` or ``grpc``: TorchServe passes no metadata of gRPC on, and marks what comes over HTTP.
+
+    The mark is the header ``explain``; requests of the management API have none, but the header Host of HTTP/1.1.
 
     Args:
         headers: of one request; TorchServe keeps the content type of each body part among them, as a mapping.
     """
     named = {name.lower() for name, value in (headers or {}).items() if isinstance(value, str)}
-    return "rest" if "host" in named else "grpc"
+    return REST if named & {"host", "explain"} else GRPC

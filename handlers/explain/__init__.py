@@ -16,6 +16,7 @@ what each column contributes.
     cells.py      what the row's cells were
 
     explainer.py  image, prediction, ExplanationRequest -> Explanation, with the method that this model allows
+    evidence.py   what is explained of the logits
     program.py    the exported fp32 program, opened where its floats begin and at its last feature map
     methods.py    Captum's Grad-CAM, integrated gradients and occlusion; imported when first asked for
     picture.py    the map as pictures

@@ -17,6 +17,7 @@ from ..core.spec import VariantSpec
 from ..inputs.image.spec import PIXELS, image_of
 from ..outputs.classification import LOGITS, Prediction, classification_of
 from .budget import Budget
+from .evidence import evidence_of
 from .picture import grey_map, overlay, png, smoothed
 from .program import OpenProgram
 from .request import AUTO, ExplanationRequest, no_names, one_input
@@ -85,7 +86,8 @@ class ImageExplainer:
 
     def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
         self._predictor = predictor
-        self._image, self._labels = image_of(predictor.spec), classification_of(predictor.spec).labels
+        output = classification_of(predictor.spec)
+        self._image, self._labels, self._evidence = image_of(predictor.spec), output.labels, evidence_of(output)
         self._device = device
         self._program: OpenProgram | None = None
         self._no_gradients: str | None = None
@@ -118,7 +120,7 @@ class ImageExplainer:
         budget = Budget(seconds)
         colour = 255 * np.array(self._image.mean)
         if method == "occlusion":
-            heat, settings = methods.occlusion(self._logits, pixels, index, request, colour, budget)
+            heat, settings = methods.occlusion(self._evidence_in, pixels, index, request, colour, budget)
         elif method == "gradcam":
             heat, settings = methods.gradcam(self._program, pixels, index, budget)
         else:
@@ -130,9 +132,10 @@ class ImageExplainer:
         looked_into = self._predictor.variant if method == "occlusion" else self._predictor.spec.variants[0]
         return Explanation(method, label, index, looked_into.name, settings, note, pixels, heat)
 
-    def _logits(self, pixels: np.ndarray) -> np.ndarray:
+    def _evidence_in(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (N, crop, crop, channels) -> float64 (N, labels), by the engine that answers."""
-        return self._predictor.outputs({PIXELS: pixels})[LOGITS]
+        evidence: np.ndarray = self._evidence(self._predictor.outputs({PIXELS: pixels})[LOGITS])
+        return evidence
 
     def index_of(self, label: str) -> int:
         """The label's place among the logits.
@@ -167,7 +170,7 @@ class ImageExplainer:
         try:
             bundle.verify(first.files)
             module = load_module(bundle, first, self._device)
-            self._program = OpenProgram(module, self._image.crop, self._image.channels)
+            self._program = OpenProgram(module, self._image.crop, self._image.channels, self._evidence)
         except (BundleError, ValueError):
             logger.exception("the fp32 program cannot be opened; explanations use occlusion")
             self._no_gradients = "the fp32 program cannot be opened"

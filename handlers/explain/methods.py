@@ -1,7 +1,7 @@
 """Captum's methods, each held to the time that it is given. The only module that needs Captum.
 
-All of them explain a label's logit. A map is float64 (crop, crop), in logits: positive where the image speaks for the
-label, negative where it speaks against it.
+All of them explain the evidence for a label (:mod:`.evidence`). A map is float64 (crop, crop), in logits: positive
+where the image speaks for the label, negative where it speaks against it.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def integrated_gradients(
         budget: what it may take.
 
     Returns:
-        The map, summed over the channels. ``delta``, of its settings, is the part of the logit's difference to the
+        The map, summed over the channels. ``delta``, of its settings, is the part of the evidence's difference to the
         baseline's that the steps did not catch, in logits: near 0 when there are enough.
 
     Raises:
@@ -99,17 +99,17 @@ def integrated_gradients(
 
 
 def occlusion(
-    logits_of: Callable[[np.ndarray], np.ndarray],
+    evidence_in: Callable[[np.ndarray], np.ndarray],
     pixels: np.ndarray,
     index: int,
     request: ExplanationRequest,
     colour: np.ndarray,
     budget: Budget,
 ) -> Map:
-    """Occlusion (Zeiler and Fergus, 2014): how much the logit falls when a square is covered. Needs no gradient.
+    """Occlusion (Zeiler and Fergus, 2014): how much the evidence falls when a square is covered. Needs no gradient.
 
     Args:
-        logits_of: uint8 (N, crop, crop, channels) -> logits (N, labels), by whatever engine.
+        evidence_in: uint8 (N, crop, crop, channels) -> (N, labels), by whatever engine.
         pixels: uint8 (crop, crop, channels).
         index: of the label.
         request: for ``window`` and ``stride``.
@@ -120,13 +120,13 @@ def occlusion(
         InputError: ``too_slow``; ``bad_request``, the window or stride does not fit the image.
     """
     crop, channels = pixels.shape[0], pixels.shape[2]
-    each = budget.measure(lambda: logits_of(pixels[None]))
+    each = budget.measure(lambda: evidence_in(pixels[None]))
     window, stride = _squares(crop, request, lambda least: budget.passes(each, least))
 
-    def logits(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(logits_of(images.round().to(torch.uint8).numpy())).float()
+    def evidence(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(evidence_in(images.round().to(torch.uint8).numpy())).float()
 
-    values = Occlusion(_checked(logits, budget)).attribute(
+    values = Occlusion(_checked(evidence, budget)).attribute(
         torch.from_numpy(pixels[None].astype(np.float32)),
         sliding_window_shapes=(window, window, channels),
         strides=(stride, stride, channels),

@@ -11,20 +11,23 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from .evidence import Evidence
+
 
 class OpenProgram(nn.Module):
-    """Floats of the program's first float node -> float32 (N, columns), the program's first output.
+    """Floats of the program's first float node -> float32 (N, labels), the evidence for each label.
 
     Args:
         module: the exported program, uint8 (N, crop, crop, channels) -> float (N, columns), alone or first of a tuple.
         crop: side of the images.
         channels: of the images.
+        evidence: what is explained of the program's first output.
 
     Raises:
         ValueError: it is no graph, or no float node depends on the pixels.
     """
 
-    def __init__(self, module: nn.Module, crop: int, channels: int) -> None:
+    def __init__(self, module: nn.Module, crop: int, channels: int, evidence: Evidence) -> None:
         super().__init__()
         if not isinstance(module, fx.GraphModule):
             raise ValueError(f"expected the graph of an exported program, got {type(module).__name__}")
@@ -33,7 +36,7 @@ class OpenProgram(nn.Module):
         self.feature_map = nn.Identity()
         """Called with the last activation that has a place, where the graph gives it: a layer for hooks."""
         self._entry, self._map = _find_entry(module), _find_feature_map(module)
-        self._pixels_shape = (crop, crop, channels)
+        self._pixels_shape, self._evidence = (crop, crop, channels), evidence
 
     @property
     def map_side(self) -> int | None:
@@ -55,7 +58,8 @@ class OpenProgram(nn.Module):
         calls = {} if self._map is None else {self._map: self.feature_map}
         result = _Walk(self.module, calls).run(blank, initial_env={self._entry: floats.clone()})
         logits: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
-        return logits.float()
+        evidence: torch.Tensor = self._evidence(logits.float())
+        return evidence
 
 
 class _Walk(fx.Interpreter):

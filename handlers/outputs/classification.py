@@ -12,6 +12,7 @@ from ..core.counters import Family, Increment, Observation, zeros
 from ..core.errors import BundleError
 from ..core.output import CalibrationSpec, OutputSpec
 from .distance import distance_of
+from .label_answers import check_golden, difference
 from .outside import OUTSIDE, names_outside, read_outside
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ LOGITS_AND_DISTANCE = "logits_and_distance"
 """(N, labels + 1), only in bundles of earlier versions, whose programs computed the distance."""
 
 MAX_CLASSES = 100
-"""Classes that are counted one by one; the rest, by their index in the bundle, are counted as ``other``."""
-DISTANCE_SLACK = 10
-"""Tolerances by which a feature distance may differ, relative to its size: it sums up hundreds of features."""
+"""Classes that are counted one by one; the rest, by their index in the bundle, are counted as :data:`REST`."""
+REST = "other"
+"""The name under which the rest is counted; with underscores where a class has it."""
 
 PREDICTIONS = Family(name="marquee_predictions_total", labels=("class",))
 ABSTAINED = Family(name="marquee_abstained_total", labels=("reason",))
@@ -109,6 +110,8 @@ class Prediction:
     """(index, label, probability) of the ``top_k`` likeliest labels, the likeliest first."""
     probabilities: np.ndarray
     """float64, shape (labels,), sums to 1 unless each label is a decision of its own."""
+    names: tuple[str, ...] = ()
+    """The label of each probability."""
     labels: tuple[str, ...] | None = None
     """The item's labels, the likeliest first, where it may have several; otherwise None."""
     distance: float | None = None
@@ -120,6 +123,8 @@ class Prediction:
     """Why the answer should not be used: ``unfamiliar`` or ``low_confidence``; None when it may."""
     counted: frozenset[str] | None = None
     """Labels that metrics count by name; None: all."""
+    rest: str = REST
+    """The name under which metrics count the others."""
 
     @property
     def index(self) -> int:
@@ -150,8 +155,11 @@ class Prediction:
         }
 
     def golden(self) -> dict[str, Any]:
-        """All probabilities, and the distance; the unfamiliar columns where the model says them."""
-        answer = {"probabilities": [float(p) for p in self.probabilities], "distance": self.distance}
+        """All probabilities by label, and the distance; the unfamiliar columns where the model says them."""
+        answer: dict[str, Any] = {
+            "probabilities": dict(zip(self.names, map(float, self.probabilities), strict=True)),
+            "distance": self.distance,
+        }
         return answer if self.outside is None else {**answer, "unfamiliar": list(self.outside)}
 
     def observations(self) -> Iterator[Observation]:
@@ -163,7 +171,7 @@ class Prediction:
             yield Observation(ABSTAINED, labels=(self.abstained,))
         known = self.counted
         for label in (self.label,) if self.labels is None else self.labels:
-            yield Observation(PREDICTIONS, labels=(label if known is None or label in known else "other",))
+            yield Observation(PREDICTIONS, labels=(label if known is None or label in known else self.rest,))
 
 
 class Classification:
@@ -183,6 +191,9 @@ class Classification:
         """The tables that distances are computed from; None where the engine gives no features."""
         self.measures_distance = measures_distance(variant)
         self._counted = frozenset(spec.labels[:MAX_CLASSES])
+        self._rest = REST
+        while self._rest in spec.labels:
+            self._rest += "_"
 
     def read(self, arrays: Arrays) -> Arrays:
         """``logits``, float64 (N, labels).
@@ -262,11 +273,13 @@ class Classification:
         return Prediction(
             ranking=ranking,
             probabilities=probabilities,
+            names=names,
             labels=self.names(probabilities, order),
             distance=distance,
             outside=outside,
             abstained=abstained,
             counted=self._counted,
+            rest=self._rest,
         )
 
     def differences(self, arrays: Arrays, others: Arrays, by: "Classification | None" = None) -> np.ndarray:
@@ -284,32 +297,11 @@ class Classification:
 
     def check_golden(self, expected: Mapping[str, Any]) -> None:
         """Raises ValueError where there is not a probability for each label."""
-        if np.asarray(expected["probabilities"], dtype=np.float64).shape != (len(self.spec.labels),):
-            raise ValueError(f"has no probability for each of {len(self.spec.labels)} labels")
+        check_golden(expected, self.spec.labels)
 
     def difference(self, expected: Mapping[str, Any], answer: Mapping[str, Any], tolerance: float) -> str | None:
         """See :meth:`marquee.handlers.core.output.Output.difference`; the distance has a tolerance of its own."""
-        golden = dict(zip(self.spec.labels, map(float, expected["probabilities"]), strict=True))
-        got = self._by_label(answer)
-        best, first = max(golden, key=golden.__getitem__), next(iter(got))
-        apart = max(abs(probability - golden.get(label, np.inf)) for label, probability in got.items())
-        # Two labels within the tolerance of each other may change places without any answer being wrong.
-        same_label = golden.get(first, -1.0) >= golden[best] - tolerance
-        if expected.get("unfamiliar") != answer.get("unfamiliar"):
-            return f"expected unfamiliar {expected.get('unfamiliar')}, got {answer.get('unfamiliar')}"
-        if same_label and apart <= tolerance:
-            return _distance_difference(expected.get("distance"), answer.get("distance"), tolerance)
-        return (
-            f"expected {best!r} with probability {golden[best]:.6f}, got {first!r} with {got[first]:.6f} "
-            f"(largest difference {apart:.2g}, tolerance {tolerance:.2g})"
-        )
-
-    def _by_label(self, answer: Mapping[str, Any]) -> dict[str, float]:
-        """Label -> probability, the likeliest first: of all labels, or of those that a client got."""
-        if "probabilities" not in answer:
-            return {entry["label"]: entry["probability"] for entry in answer["ranking"]}
-        order = np.argsort(-np.asarray(answer["probabilities"]), kind="stable")
-        return {self.spec.labels[i]: float(answer["probabilities"][i]) for i in order}
+        return difference(expected, answer, self.spec.labels, tolerance)
 
     def zeros(self) -> list[Increment]:
         """See :meth:`marquee.handlers.core.output.Output.zeros`."""
@@ -318,19 +310,10 @@ class Classification:
             series += zeros(DISTANCES)
         for reason in REASONS:
             series += zeros(ABSTAINED, reason)
-        others = ("other",) if len(self.spec.labels) > MAX_CLASSES else ()
+        others = (self._rest,) if len(self.spec.labels) > MAX_CLASSES else ()
         for label in (*self.spec.labels[:MAX_CLASSES], *others):
             series += zeros(PREDICTIONS, label)
         return series
-
-
-def _distance_difference(expected: float | None, distance: float | None, tolerance: float) -> str | None:
-    if expected is None:
-        return None
-    allowed = DISTANCE_SLACK * tolerance * max(1.0, abs(expected))
-    if distance is not None and abs(distance - expected) <= allowed:
-        return None
-    return f"expected the distance {expected:.6f}, got {distance} (tolerance {allowed:.2g})"
 
 
 def classification_of(spec: "ModelSpec") -> ClassificationSpec:

@@ -66,6 +66,8 @@ def read_distance(path: Path) -> Distance:
     """
     try:
         with np.load(path, allow_pickle=False) as tables:
+            if any(entry.file_size > entry.compress_size for entry in tables.zip.infolist()):
+                raise ValueError("it is compressed, so it could be much larger than its file")
             return Distance(tables["whitening"], tables["means"])
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{path}: not a table of distances: {error}") from error

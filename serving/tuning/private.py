@@ -15,6 +15,7 @@ from marquee.serving.client import Client
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import KeyFile
 from marquee.serving.model_config import changed_config
+from marquee.serving.processes import WorkerDeaths, worker_pids
 from marquee.serving.readiness import wait_until_ready
 from marquee.serving.settings import Addresses
 from marquee.serving.tuning.load import Endpoint, closed_loop
@@ -23,6 +24,8 @@ from marquee.serving.tuning.space import Value
 logger = logging.getLogger(__name__)
 
 _FIRST_PORT = 24_100
+_PLAIN = Addresses()
+"""Loopback, without TLS: what is measured is the server, whatever its addresses will be."""
 MAX_WARM_SECONDS = 30.0
 _WARM_SECONDS = 2.0
 _RISE = 1.03
@@ -70,9 +73,11 @@ class PrivateServer:
             # A queue that a closed loop cannot fill, so that no request is refused.
             text = changed_config(self._archive, {"jobQueueSize": max(100, 2 * self._clients), **config})
             copy_archive(self._archive, copy, CONFIG_FILE, text.encode("utf-8"))
+            deaths = WorkerDeaths(self._server.pid, worker_pids(self._server.pid))
             client.register(copy.name, workers, name, wait=False)
             try:
-                wait_until_ready(self._server, name, time.monotonic() + _LOAD_SECONDS, workers, log_start)
+                deadline = time.monotonic() + _LOAD_SECONDS
+                wait_until_ready(self._server, name, deadline, workers=workers, log_start=log_start, deaths=deaths)
             except OperationError as error:
                 raise OperationError(str(error).removeprefix(f"{name} is not served: ")) from error
             endpoint = self._endpoint(client, name)
@@ -134,6 +139,8 @@ def private_server(
     if leftover := servers.find(folder):
         logger.info(f"stopping pid {leftover.pid}, which an earlier call left behind")
         servers.stop(leftover)
+    elif left := servers.stop_left_over(folder):
+        logger.info(f"stopped {left}, which an earlier call left behind")
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
     try:
@@ -144,7 +151,12 @@ def private_server(
             store=store,
             folder=folder,
             port=Addresses.free(_FIRST_PORT).base_port,
-            settings={"load_models": "", "enable_model_api": "true"},
+            settings={
+                **_PLAIN.as_properties(),
+                "load_models": "",
+                "enable_model_api": "true",
+                "enable_grpc_ssl": "false",
+            },
         )
         try:
             yield PrivateServer(server, archive, store, bodies, clients)

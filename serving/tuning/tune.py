@@ -1,6 +1,5 @@
 """The steps of tuning: workload, search space, search on a private server, in-process limit, writing the settings."""
 
-import fcntl
 import logging
 import shutil
 import statistics
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marquee.handlers.core.host import this_host
+from marquee.locks import LockedError, locked
 from marquee.serving.archive import check_archive
 from marquee.serving.errors import OperationError
 from marquee.serving.model_config import read_model_config, update_model_config, worker_config
@@ -174,12 +174,10 @@ def _clock(started: float, config: TuneConfig) -> Callable[[bool], bool]:
 @contextmanager
 def _locked(state: Path) -> Iterator[None]:
     """Holds a lock, because two calls at once would disturb each other's measurements; a killed process releases it."""
-    state.mkdir(exist_ok=True)
-    path = state / "lock"
-    with open(path, "ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OperationError(f"{path}: another marquee tune is running on this archive; wait for it") from error
-        yield
-        shutil.rmtree(state, ignore_errors=True)  # after an error the logs are kept
+    try:
+        with locked(state, "marquee tune"):
+            yield
+            shutil.rmtree(state, ignore_errors=True)  # after an error the logs are kept
+    except LockedError as error:
+        who = f": {error.owner}" if error.owner is not None else ""
+        raise OperationError(f"{state}: another marquee tune is running on this archive{who}; wait for it") from error

@@ -12,7 +12,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from marquee.openmp import limit_spinning
+from marquee.openmp import limit_spinning, limit_threads
 
 if TYPE_CHECKING:
     from marquee.api import evaluate, load, package, serve, train
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from marquee.training.tasks.image_classification.config import ImageRunConfig as RunConfig
 
 limit_spinning()
+limit_threads()
 
 _HOMES = {
     "marquee.api": ("evaluate", "load", "package", "serve", "train"),

@@ -67,10 +67,10 @@ def test_methods_and_labels(served, rows, method):
     ("options", "code"),
     [
         ({"data": b"text"}, "not_an_image"),
-        ({"json": {"instances": [{"image_data": [[1]]}]}}, "bad_request"),
-        ({"json": {"image_data": [[1]], "method": "lime"}}, "bad_request"),
-        ({"json": {"image_data": [[1]], "label": "cat"}}, "bad_request"),
-        ({"json": {"image_data": [[1]], "method": "occlusion", "window": 2, "stride": 4}}, "bad_request"),
+        ({"json": {"instances": [{"image_data": [[2]]}]}}, "bad_request"),
+        ({"json": {"image_data": [[2]], "method": "lime"}}, "bad_request"),
+        ({"json": {"image_data": [[2]], "label": "cat"}}, "bad_request"),
+        ({"json": {"image_data": [[2]], "method": "occlusion", "window": 2, "stride": 4}}, "bad_request"),
     ],
 )
 def test_bad_requests(served, options, code):

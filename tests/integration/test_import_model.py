@@ -431,7 +431,7 @@ def test_images_that_are_refused_or_left_out(net, photos, labels, tmp_path):
     imported = bring(model, labels[5], tmp_path / "images", tmp_path / "run")
     assert [Path(item.path).name for item in imported.rejected] == ["notes.txt"]
     assert "notes.txt" in (tmp_path / "run" / "rejected.csv").read_text()
-    assert json.loads((tmp_path / "run/bundle/golden/expected.json").read_text())[0]["label"] == ""
+    assert json.loads((tmp_path / "run/bundle/golden/expected.json").read_text())["answers"][0]["label"] == ""
     (tmp_path / "images" / "cat").mkdir()
     (tmp_path / "images" / "cat" / "chelsea.png").write_bytes((photos / "chelsea.png").read_bytes())
     with pytest.raises(TrainingError, match="the folder 'cat' is not one of the labels"):

@@ -538,9 +538,9 @@ class TestPredictCommand:
         ("arguments", "message"),
         [
             (["a.csv", "b.csv", "--out", "x.csv"], "for one file of rows"),
-            (["a.json", "--out", "x.csv"], "for one file of rows"),
-            (["a.csv", "--out", "x.csv", "--json"], "leave out --json"),
-            (["a.csv", "--out", "x.csv", "--explain", "y.json"], "leave out --explain"),
+            (["a.json", "--out", "x.txt"], "expected a file for the answers to images"),
+            (["a.csv", "--csv", "--json"], "expected one of them"),
+            (["a.csv", "--out", "x.csv", "--explain", "y.json"], "an explanation is written to --explain y.json"),
             (["a.csv", "--explain", "y.txt"], "or with .json for a row"),
             ([], "no files named"),
         ],

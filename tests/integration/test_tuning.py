@@ -1,6 +1,7 @@
 """tune.py and overload on a real TorchServe."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from marquee.locks import locked
 from marquee.serving.archive import check_archive
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import KeyFile
@@ -124,14 +126,10 @@ def test_usage(arguments, script):
 
 
 def test_two_at_once_are_one_too_many(archive, script):
-    import fcntl
-
-    (archive.parent / ".digits.tuning").mkdir()
-    with open(archive.parent / ".digits.tuning" / "lock", "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(archive.parent / ".digits.tuning", "marquee tune"):
         result = script("tune", "digits", "--store", archive.parent, check=False)
     assert result.returncode == 1
-    assert "another marquee tune is running on this archive" in result.stderr
+    assert f"another marquee tune is running on this archive: pid {os.getpid()} (marquee tune)" in result.stderr
 
 
 def test_overload_is_answered_or_refused_and_then_over(served, digits):

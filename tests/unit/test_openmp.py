@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marquee.openmp import SPINS, limit_spinning
+from marquee.openmp import SPINS, limit_spinning, limit_threads
 
 BIN = Path(sys.executable).parent
 WAYS = {
@@ -50,3 +50,17 @@ def test_the_environment_decides_where_it_says_something(name, monkeypatch):
     assert {key: os.environ.get(key) for key in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if key in os.environ} == {
         name: "7"
     }
+
+
+@pytest.mark.parametrize(
+    ("quota", "given", "threads"), [(None, None, None), (1.5, None, "2"), (1.5, "5", "5"), (64.0, None, None)]
+)
+def test_the_quota_of_a_container_counts_as_its_cores(quota, given, threads, monkeypatch):
+    monkeypatch.setattr("marquee.openmp.cpu_quota", lambda: quota)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    limit_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from marquee.handlers.core.errors import InputError
-from marquee.handlers.core.payload import Request, encode_answer, encode_error, parse
+from marquee.handlers.core.payload import Repeated, Request, encode_answer, encode_error, parse
 from marquee.handlers.inputs.image.decode import load
 from marquee.handlers.inputs.image.errors import ImageError
 from marquee.handlers.inputs.image.reader import ImageReader
@@ -100,7 +100,7 @@ def test_nonsense_is_one_error(fields, code, status):
 def test_the_images_of_one_request_share_a_budget_of_pixels():
     """64 small files that each decode to the limit would hold a worker for minutes."""
     spec = ImageSpec(channels=1, resize=8, crop=8, max_pixels=150)
-    request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[1]]}]}}, ImageReader(spec))
+    request = parse({"body": {"instances": [{"b64": b64(png())}] * 3 + [{"image_data": [[2]]}]}}, ImageReader(spec))
     kinds = [item.code if isinstance(item, InputError) else "image" for item in pixels(request, spec)]
     assert kinds == ["image", "image", "too_many_pixels", "image"]
     assert "together" in request.items[2].message
@@ -189,3 +189,59 @@ def test_a_long_list_that_failed_as_a_whole_is_one_error():
     status, body = encode_answer(bad[:64], True, MODEL)
     assert status == 400
     assert len(json.loads(body)["predictions"]) == 64
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": png(), "body": png()},
+        {"data": {"image_data": [[9]]}, "body": png()},
+        {"data": Repeated(2)},
+        {"photo": Repeated(3)},
+        {"body": {"b64": b64(png()), "image_data": [[9]]}},
+        {"body": {"data": b64(png()), "body": b64(png())}},
+        {"body": {"b64": b64(png()), "data": b64(png(8) * 2)}},
+        {"body": {"first": {"b64": b64(png())}, "second": {"b64": b64(png())}}},
+    ],
+)
+def test_two_images_in_the_place_of_one_are_refused(fields):
+    """Each of them used to be answered for the one image, and the other was dropped without a word."""
+    (item,) = pixels(parse(fields, ImageReader(SPEC)))
+    assert (item.code, item.status) == ("bad_request", 400)
+    assert "instances" in item.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": png(), "body": b""},
+        {"data": b"", "body": png()},
+        {"data": png(), "caption": Repeated(2)},
+        {"body": {"b64": b64(png()), "image": "cat.png", "data": 7}},
+    ],
+)
+def test_what_is_no_second_image_is_not_looked_at(fields):
+    assert np.array_equal(pixels(parse(fields, ImageReader(SPEC)))[0], load(png(), SPEC))
+
+
+def test_a_form_with_long_names_is_not_repeated():
+    """9 MB of names made an answer that is longer than the server's largest, which ended the worker."""
+    names = [f"{i}{'n' * 900}" for i in range(10_000)]
+    request = parse(dict.fromkeys(names, b"1"), ImageReader(SPEC))
+    _, body = encode_answer(request.items, request.is_list, MODEL)
+    assert len(body) < 1_000
+    assert '"0nnn' in json.loads(body)["error"]["message"]
+    assert "and 9995 more" in json.loads(body)["error"]["message"]
+
+
+def test_no_message_is_long():
+    status, body = encode_error(InputError("bad_request", "x" * 10_000_000))
+    assert status == 400
+    assert len(body) < 2_000
+
+
+def test_a_form_without_fields_says_how_to_send_a_file():
+    """JSON that is sent by ``curl -d`` alone gets here; TorchServe finds no field in what it takes for a form."""
+    (item,) = pixels(parse({}, ImageReader(SPEC)))
+    assert "curl -T FILE" in item.message
+    assert "Content-Type" in item.message

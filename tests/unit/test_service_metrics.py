@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,29 @@ def test_classes_are_bounded(reported):
     classes = {key: value for key, value in sums.items() if key.startswith("marquee_predictions_total")}
     assert len(classes) == MAX_CLASSES + 1
     assert {key.split("=")[1][:-1]: value for key, value in classes.items() if value} == {"c0": 1, "c99": 1, "other": 2}
+
+
+@pytest.mark.parametrize(("position", "expected"), [(3, {"other": 1, "other_": 1}), (120, {"other_": 2})])
+def test_a_class_that_is_called_other_is_not_the_rest(position, expected):
+    """Whether it is counted by name or belongs to the rest: the rest has another name."""
+    labels = [f"c{i}" for i in range(150)]
+    labels[position] = "other"
+    spec = ClassificationSpec(labels=tuple(labels))
+    variant = VariantSpec(name="fp32", engine="exported", precision="fp32", files={"model.pt2": "0" * 64})
+    output = spec.create(variant, None)
+    logits = np.zeros((2, 150))
+    logits[[0, 1], [position, 149]] = 9.0
+    counted = Counter(
+        observation.labels[0]
+        for answer in output.predictions({"logits": logits})
+        for observation in answer.observations()
+        if observation.family is classification.PREDICTIONS
+    )
+    assert counted == expected
+    name = classification.PREDICTIONS.name
+    series = [increment.labels for increment in output.zeros() if increment.name == name]
+    assert len(series) == MAX_CLASSES + 1
+    assert series[-1] == (("class", "other_"),)
 
 
 def test_every_label_of_an_image_is_counted(reported):

@@ -87,6 +87,8 @@ class CheckpointStore:
         """
         try:
             return self._save(model, optimizer, scaler, state, best, average)
+        except PermissionError as error:
+            raise _no_permission(self.folder, error, "write") from error
         except (OSError, safetensors.SafetensorError) as error:
             # safetensors reports a full disk with an error type of its own.
             raise CheckpointError(
@@ -140,15 +142,20 @@ class CheckpointStore:
         If that one is damaged, the newest intact one, with a warning that names both.
 
         Raises:
-            CheckpointError: it is damaged and there is no other.
+            CheckpointError: it is damaged and there is no other, or this user may not read it.
         """
         pointer = self.folder / which
-        if not pointer.is_file():
-            return None
-        checkpoint = self.folder / pointer.read_text("utf-8", "replace").strip()
+        try:
+            if not pointer.is_file():
+                return None
+            checkpoint = self.folder / pointer.read_text("utf-8", "replace").strip()
+        except PermissionError as error:
+            raise _no_permission(pointer, error, "read") from error
         try:
             _read_state(checkpoint)
             return checkpoint
+        except _PermissionMissingError:
+            raise  # an older one that may be read would be the loss of this one's epochs
         except CheckpointError as error:
             damage = error
         for candidate in sorted(self.folder.glob("epoch-*"), reverse=True):
@@ -274,6 +281,22 @@ def _match_layout(optimizer: torch.optim.Optimizer) -> None:
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+class _PermissionMissingError(CheckpointError):
+    """A checkpoint is intact as far as this user can tell."""
+
+
+def _no_permission(path: Path, error: PermissionError, verb: str) -> _PermissionMissingError:
+    file = Path(error.filename or path)
+    try:
+        owner = f"; it belongs to {file.owner()}"
+    except (OSError, KeyError):
+        owner = ""
+    return _PermissionMissingError(
+        f"{file}: no permission to {verb} it{owner}; ask that user for it (chmod -R a+rX {path}), or train into a "
+        "folder of your own"
+    )
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
@@ -283,6 +306,8 @@ def _read_state(path: Path) -> dict[str, Any]:
         for file, expected in digests.items():
             if sha256_file(path / file) != expected:
                 raise CheckpointError(f"{path / file}: damaged, its sha256 is not the one in state.json")
+    except PermissionError as error:
+        raise _no_permission(path, error, "read") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: not a complete checkpoint: {error!r}") from error
     return document

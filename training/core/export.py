@@ -97,7 +97,7 @@ def export_bundle(
         numbers = {name: value for name, value in metrics.items() if name not in task.tables}
         spec = replace(
             calibrated.spec,
-            golden=write_golden(staging, task, golden, answers_for(predictor, golden)),
+            golden=write_golden(calibrated, task, golden, answers_for(predictor, golden)),
             provenance={**provenance, "metrics": numbers},
         )
         written = calibrated.with_spec(spec).write()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,14 +18,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _named(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp creates files that only their owner can read; results get the default permissions.
-        Path(temporary).chmod(0o666 & ~_umask())
+        _follow_umask(Path(temporary))  # mkstemp creates files that only their owner can read
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -45,11 +46,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _named(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        _follow_umask(temporary)
         for file in temporary.rglob("*"):
+            _follow_umask(file)  # safetensors, too, creates files that only their owner can read
             if file.is_file():
                 with open(file, "rb") as stream:
                     os.fsync(stream.fileno())
@@ -70,6 +73,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors name the file that was to be written, not the temporary one: a permission is missing, the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+
+
+def _follow_umask(path: Path) -> None:
+    """Gives a file or folder the permissions that it would have if it had been created without any of its own."""
+    if path.is_symlink():
+        return
+    wanted = 0o777 if path.is_dir() else 0o666 | stat.S_IMODE(path.stat().st_mode)
+    path.chmod(wanted & ~_umask())
 
 
 def _umask() -> int:

@@ -6,20 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.core.bundle import Bundle, sha256_file
 from marquee.handlers.core.output import Prediction
-from marquee.handlers.core.spec import EXPECTED_FILE, GoldenSpec
+from marquee.handlers.core.sealed import seal
+from marquee.handlers.core.spec import GoldenSpec, VariantSpec
 from marquee.training.core.errors import ExportError
 from marquee.training.core.task import Task
 
 MAX_GOLDEN = 128
 
 
-def write_golden(folder: Path, task: Task[Any], records: Sequence[Any], answers: Sequence[Prediction]) -> GoldenSpec:
-    """Copies the raw inputs into the bundle ``folder`` and writes what its predictor answered for them.
+def write_golden(bundle: Bundle, task: Task[Any], records: Sequence[Any], answers: Sequence[Prediction]) -> GoldenSpec:
+    """Copies the raw inputs into the bundle and writes what the predictor of its first variant answered for them.
 
     Args:
-        folder: the folder of the bundle that is being written.
+        bundle: the bundle that is being written; but for its golden files, its spec is as it will stay.
         task: provides what a client would send.
         records: the items.
         answers: one answer per record.
@@ -27,18 +28,29 @@ def write_golden(folder: Path, task: Task[Any], records: Sequence[Any], answers:
     Raises:
         ExportError: an item has changed since its record was made.
     """
-    copied = write_requests(folder, "golden", task, records)
+    copied = write_requests(bundle.folder, "golden", task, records)
     entries = (
         {"file": name, **task.truth(record), **answer.golden()}
         for (name, _), record, answer in zip(copied, records, answers, strict=True)
     )
-    return GoldenSpec(files={**dict(copied), EXPECTED_FILE: write_answers(folder / EXPECTED_FILE, entries)})
+    return GoldenSpec(files={**dict(copied), **write_answers(bundle, bundle.spec.variants[0], entries)})
 
 
-def write_answers(path: Path, entries: Iterable[Mapping[str, Any]]) -> str:
-    """Writes one variant's golden answers (see :mod:`marquee.handlers.core.golden`); returns the file's sha256."""
-    path.write_text(json.dumps(list(entries), indent=1), "utf-8")
-    return sha256_file(path)
+def write_answers(bundle: Bundle, variant: VariantSpec, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Writes one variant's golden answers, sealed (see :mod:`marquee.handlers.core.golden`).
+
+    Args:
+        bundle: whose spec says what decides an answer.
+        variant: as the bundle's spec will have it, with its own calibration.
+        entries: one a sample.
+
+    Returns:
+        Path inside the bundle -> sha256 of the file.
+    """
+    path = bundle.folder / variant.expected
+    document = {"seal": seal(bundle.spec, variant), "answers": list(entries)}
+    path.write_text(json.dumps(document, indent=1), "utf-8")
+    return {variant.expected: sha256_file(path)}
 
 
 def write_requests(folder: Path, name: str, task: Task[Any], records: Sequence[Any]) -> list[tuple[str, str]]:

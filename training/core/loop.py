@@ -342,7 +342,10 @@ class Signals:
 
 @contextmanager
 def deferred_signals() -> Iterator[Signals]:
-    """Turns the first SIGINT or SIGTERM into a flag, so that no update is interrupted; the second takes effect at once.
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag, so that no update is interrupted.
+
+    A second SIGINT or SIGTERM takes effect at once; a second SIGHUP does not, because the shell and the system may each
+    send one when a terminal is closed. Under ``nohup``, which ignores SIGHUP, it stays ignored.
 
     Only the main thread of a process receives signals; in other threads nothing is changed.
     """
@@ -352,12 +355,16 @@ def deferred_signals() -> Iterator[Signals]:
         return
 
     def remember(number: int, _: FrameType | None) -> None:
+        if state.received and number == signal.SIGHUP:
+            return
         if state.received:
             signal.signal(number, previous[number])
             raise KeyboardInterrupt
         state.received = True
 
-    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    previous: dict[int, Any] = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield state
     finally:

@@ -115,6 +115,9 @@ def init_worker(_: int) -> None:
     """Initialises a loader process."""
     # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM may go to a whole process group, too; if a loader died at once, the unsaved steps would be lost.
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_SAVE))
+    # SIGTERM may go to a whole process group, too, as SIGHUP does when the terminal is closed; if a loader died at
+    # once, the unsaved steps would be lost.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.alarm(_SECONDS_TO_SAVE))
     torch.set_num_threads(1)

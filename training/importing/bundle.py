@@ -126,7 +126,7 @@ def _write_bundle(
     answers = predictor.predict_arrays({PIXELS: pixels})
     spec = replace(
         draft.spec,
-        golden=write_golden(folder, task, golden, answers),
+        golden=write_golden(draft, task, golden, answers),
         samples=dict(write_requests(folder, "samples", task, records)),
         provenance=origin,
     )

@@ -7,6 +7,7 @@ from typing import Literal, Optional
 
 from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.core.errors import TrainingError
+from marquee.training.tasks.image_classification.config import window_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,12 @@ class ImportConfig:
     size: Optional[int] = None
     """Side length of the model's square input in pixels; None: that of the architecture or the file, else 224."""
     resize: Optional[int] = None
-    """Length of the image's short side before the centre crop, in pixels; None: as for the architecture's pretrained
-    weights, else size / 0.875."""
+    """Side of the resized image before the centre crop, in pixels; None: with fit crop as for the architecture's
+    pretrained weights, else size / 0.875; with squash and pad the size."""
+    fit: Optional[Literal["crop", "squash", "pad"]] = None
+    """How an image becomes a square: crop: its short side is resized and the centre is taken; squash: both sides are
+    resized, as Keras does by default; pad: its long side is resized and the rest filled with background. None: squash
+    for a Keras file, else crop."""
     mean: Optional[tuple[float, ...]] = None
     """Mean to subtract from each channel, in the units of --input-range; None: that of the architecture, else 0."""
     std: Optional[tuple[float, ...]] = None
@@ -46,7 +51,12 @@ class ImportConfig:
     top_k: int = 5
     """Number of top-ranked labels in each served answer."""
     background: int = 255
-    """Grey level of the background that transparent pixels are composited over, 0 to 255."""
+    """Grey level, 0 to 255, that transparent pixels are composited over, and that pad adds."""
+    window: str = "none"
+    """LOW,HIGH: what is black and white in files of more than 8 bits a sample, in their own values; none: the range of
+    their depth."""
+    profile: Literal["ignore", "srgb"] = "ignore"
+    """srgb: colours are converted to sRGB by the ICC profile of a file; ignore: they are taken as they are."""
     decode: Literal["scaled", "full"] = "scaled"
     """scaled: large JPEG files are decoded at reduced size, but at least at twice what the resize needs; full: every
     pixel is decoded."""
@@ -68,6 +78,8 @@ class ImportConfig:
             raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
         if not 0 <= self.background <= 255:
             raise ValueError(f"background: expected 0 to 255, got {self.background}")
+        if self.window != "none":
+            window_of(self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +110,9 @@ def image_spec(config: ImportConfig, defaults: InputDefaults) -> ImageSpec:
         TrainingError: ``--resize`` is smaller than the model's input.
     """
     size = config.size or defaults.size
-    resize = config.resize or max(size, round(size / defaults.crop_pct))
+    fit = config.fit or "crop"
+    # The whole image is to be seen when it is squashed or padded.
+    resize = config.resize or (max(size, round(size / defaults.crop_pct)) if fit == "crop" else size)
     if resize < size:
         raise TrainingError(f"--resize {resize}: {config.model} takes {size} pixels; use at least that")
     # The mean and standard deviation of an architecture are for white = 1.
@@ -116,4 +130,8 @@ def image_spec(config: ImportConfig, defaults: InputDefaults) -> ImageSpec:
         std=tuple(value / config.input_range for value in std),
         background=config.background,
         decode=config.decode,
+        reading="file",
+        window=None if config.window == "none" else window_of(config.window),
+        fit=fit,
+        profile=config.profile,
     )

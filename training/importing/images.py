@@ -41,8 +41,8 @@ def find_images(
             "--labels, or put the files in --images itself"
         )
     # Decoded at full size, since a record stores the size of the image.
-    records, unreadable = inspect_images(sample, replace(image, decode="full"), progress)
-    rejected += unreadable
+    inspection = inspect_images(sample, replace(image, decode="full"), progress)
+    records, rejected = inspection.records, rejected + inspection.rejected
     if not records:
         first = f"; first: {rejected[0].path} ({rejected[0].reason})" if rejected else ""
         raise DataError(f"--images {folder}: no readable image; at least 1 is needed to verify the served model{first}")

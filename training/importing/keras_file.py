@@ -28,7 +28,8 @@ def prepared(config: ImportConfig, labels: tuple[str, ...]) -> Iterator[ReadyMod
     with tempfile.TemporaryDirectory(prefix="marquee-") as temporary:
         exported, version = _export(config.model, Path(temporary))
         try:
-            ready = prepare(replace(config, model=exported), labels)
+            # Keras's own readers of images resize both sides, whatever the shape.
+            ready = prepare(replace(config, model=exported, fit=config.fit or "squash"), labels)
         except TrainingError as error:
             raise TrainingError(str(error).replace(str(exported), str(config.model))) from error
         facts = {"format": "Keras", "library": f"keras {version}, {ready.facts['library']}"}

@@ -13,6 +13,7 @@ from torch import nn
 
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.bundle import sha256_file
+from marquee.handlers.core.engines.exported import load_program
 from marquee.handlers.core.spec import TOLERANCES, Precision, VariantSpec
 from marquee.handlers.outputs.classification import FEATURES, LOGITS, LOGITS_AND_DISTANCE
 from marquee.handlers.outputs.distance import DISTANCE_FILE, Distance, write_distance
@@ -136,7 +137,7 @@ class Builder:
         if any(values.dtype == np.float64 for values in self._spec.input.example(1).values()):
             raise OptimizeError("the bundle has only a program in float64, and OpenVINO computes in float32")
         path = self._folder / next(iter(first.files))
-        return read(path) if first.engine == "openvino" else convert(torch.export.load(path), source)
+        return read(path) if first.engine == "openvino" else convert(load_program(path), source)
 
     def _judge(self) -> Judge | None:
         """Measures the accuracy loss of int8 on the validation items; None if there are no labelled ones."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from marquee.handlers.core.arrays import Arrays, concatenate, rows
 from marquee.handlers.core.bundle import Bundle
+from marquee.handlers.core.engines.exported import load_program
 from marquee.handlers.core.input import attempt
 from marquee.handlers.core.spec import ModelSpec
 from marquee.handlers.outputs.classification import LOGITS_AND_DISTANCE
@@ -183,7 +183,7 @@ def read_tables(bundle: Bundle) -> Distance | None:
     if LOGITS_AND_DISTANCE not in first.outputs:
         return distance_of(first, bundle.folder)
     # In a bundle of an earlier version, the tables are part of the program.
-    program = torch.export.load(bundle.program(first))
+    program = load_program(bundle.program(first))
     tables = {
         name.rpartition(".")[2]: value for name, value in program.state_dict.items() if ".distance." in f".{name}"
     }

@@ -267,12 +267,13 @@ def write_golden_answers(bundle: Bundle, measured: Mapping[str, Measured]) -> Go
         if variant is first or variant.name not in measured:
             continue
         result = measured[variant.name]
+        sealed = replace(variant, calibration=result.calibration, expected=result.expected)
         answers = _output(bundle, variant, result.calibration).predictions(result.golden)
         entries = (
             {"file": sample.file, **sample.expected, **answer.golden()}
             for sample, answer in zip(samples, answers, strict=True)
         )
-        files[result.expected] = write_answers(bundle.folder / result.expected, entries)
+        files |= write_answers(bundle, sealed, entries)
     return GoldenSpec(files=files)
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from marquee.handlers.core.engines.exported import load_program
 from marquee.handlers.core.predictor import Predictor
 from marquee.training.core.export import MODEL_FILE
 from marquee.training.core.task import task_for
@@ -37,7 +36,7 @@ def measure_footprint(bundle: Path, record: Any) -> Footprint:
         started = time.perf_counter()
         predictor.predict_arrays(inputs)
         seconds.append(time.perf_counter() - started)
-    program = torch.export.load(bundle / MODEL_FILE)
+    program = load_program(bundle / MODEL_FILE)
     tensors = program.state_dict.values()
     return Footprint(
         latency_ms=1000 * statistics.median(seconds[WARM_UP:]),

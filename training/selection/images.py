@@ -17,6 +17,7 @@ from marquee.training.tasks.image_classification.config import ImageRunConfig
 from marquee.training.tasks.image_classification.data.manifest import Manifest
 from marquee.training.tasks.image_classification.data.scan import scan
 from marquee.training.tasks.image_classification.data.split import assign_splits
+from marquee.training.tasks.image_classification.data.windowing import reading_of
 from marquee.training.tasks.image_classification.task import ImageClassification
 
 
@@ -38,12 +39,12 @@ class ImageSelection(Selectable[ImageRunConfig]):
 
     def read(self, base: ImageRunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
         """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return scan(data, base.image.max_pixels, progress)
+        return scan(data, base.image.max_pixels, progress, reading_of(base.image))
 
     def final(self, base: ImageRunConfig, manifest: Manifest) -> tuple[Manifest, list[str]]:
         """The splits that the data set names, and ``train`` for all other images."""
         final = Manifest(tuple(replace(record, split=record.split or "train") for record in manifest.records))
-        return final, assign_splits(final, base.split, base.loop.seed)[1]
+        return final, [*manifest.warnings, *assign_splits(final, base.split, base.loop.seed)[1]]
 
     def folds(self, base: ImageRunConfig, manifest: Manifest, count: int) -> Folds:
         """See :func:`marquee.training.selection.folds.make_folds`."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..input import InputSpec
 from ..precision import NAMES, widened
 from ..spec import VariantSpec
 from . import Engine
+from .pt2_archive import check_pt2
 
 _HEAVY = ("conv1d", "conv2d", "conv3d", "convolution", "linear", "matmul", "addmm", "mm", "bmm", "baddbmm")
 
@@ -28,14 +30,9 @@ def load_module(bundle: Bundle, variant: VariantSpec, device: str) -> torch.nn.M
     """The program of ``variant`` on ``device``.
 
     Raises:
-        BundleError: torch cannot load it.
+        BundleError: torch cannot load it, or it holds more than a program.
     """
-    path = bundle.program(variant)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        # The archive reader raises whatever its zip, JSON and schema layers raise.
-        raise BundleError(f"{path}: torch.export cannot load it: {error}") from error
+    program = load_program(bundle.program(variant))
     if device != "cpu":
         # The program was traced on the CPU; its weights and constants move, its code stays as it is.
         program = move_to_device_pass(program, device)
@@ -47,6 +44,20 @@ def load_module(bundle: Bundle, variant: VariantSpec, device: str) -> torch.nn.M
     # Its hook checks each call against the example's shapes, which Input.check has done: 0.1 ms of Python a call.
     module._forward_pre_hooks.clear()
     return module
+
+
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """Reads a ``.pt2``, after a look into it: torch would run what is pickled there.
+
+    Raises:
+        BundleError: torch cannot load it, or it holds more than a program.
+    """
+    check_pt2(path)
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        # The archive reader raises whatever its zip, JSON and schema layers raise.
+        raise BundleError(f"{path}: torch.export cannot load it: {error}") from error
 
 
 class ExportedEngine:
@@ -69,6 +80,7 @@ class ExportedEngine:
         compiled: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
         self._module = module
+        # Not `compiled or module`: the truth value of a compiled module is that of its length, and it may have none.
         self._call = module if compiled is None else compiled
         self._example = example
         self._device = device

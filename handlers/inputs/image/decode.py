@@ -1,54 +1,66 @@
 """bytes -> uint8 pixels of the model's input size. The only implementation in the project.
 
 The server, the golden samples, training's evaluation and (for decoding) training's augmentation all call it, so
-what is served is what was measured.
+what is served is what was measured. Its parts: :mod:`.opening` (which files are opened), :mod:`.meaning` (what their
+samples mean), :mod:`.geometry` (the square that the model sees).
 """
 
-import io
-import itertools
+import hashlib
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from ...core.errors import InputError
+from . import jpeg
+from .channels import to_channels
 from .errors import ImageError
+from .geometry import framed, hidden_share, prepare, shrink
+from .limits import check_pixels
+from .meaning import Stored, picture_of, samples_of
+from .nested import from_nested_list
+from .opening import FORMATS, open_header
+from .samples import DeepSamples
 from .spec import ImageSpec
+from .tiff import TiffFile
 
-# Imported by name: Pillow opens only formats whose plugin is loaded, and loading all of them costs every worker.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,  # with MPO, what many phones write under the name of JPEG
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        BmpImagePlugin.BmpImageFile,
-        GifImagePlugin.GifImageFile,
-        TiffImagePlugin.TiffImageFile,
-    )
-)
-"""Formats that are opened, by Pillow's names. Others stay closed: each decoder is attack surface."""
+__all__ = [
+    "FORMATS",
+    "SCALED_MARGIN",
+    "Examined",
+    "decode",
+    "decode_opened",
+    "examine",
+    "framed",
+    "from_nested_list",
+    "hidden_share",
+    "load",
+    "open_image",
+    "prepare",
+    "shrink",
+    "stored_mode",
+    "stored_samples",
+]
 
-_NO_LIMITS = ImageSpec(channels=1, resize=1, crop=1, max_pixels=sys.maxsize, max_bytes=sys.maxsize)
+_NO_LIMITS = ImageSpec(channels=1, resize=1, crop=1, max_pixels=sys.maxsize, max_bytes=sys.maxsize, reading="file")
+
+T = TypeVar("T")
+
+_NEARLY_ALL = (0.001, 0.999)
+"""Quantiles between which the samples of an image lie, but for a few."""
+
+_SEEN = 1_000_000
+"""Samples of an image that its quantiles are computed of."""
 
 SCALED_MARGIN = 2
 """Scaled decoding keeps at least so many times the pixels that the resize asks for, in each direction: at 1 the
 libjpeg's own filter would do all of the resizing (benchmarks/serving has the differences). Part of what ``scaled``
 means: another margin gives other pixels, and needs another name in ``ImageSpec.decode``."""
-
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # `decode` has a limit of its own, per model and checked before any pixel is read. Pillow's process-wide limit would
 # warn below it or refuse a model that asks for more.
@@ -60,14 +72,15 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 def decode(data: bytes | bytearray | memoryview, spec: ImageSpec, short_side: int | None = None) -> Image.Image:
     """Decodes one encoded image to its first frame, upright, in mode ``L`` or ``RGB``.
 
-    Transparent pixels are composed over ``spec.background``; 16-bit grey is scaled to 8 bits; CMYK and palettes are
-    converted; the EXIF orientation is applied. With ``spec.decode`` ``scaled``, a JPEG comes out at a half, a quarter
+    Transparent pixels are composed over ``spec.background``; deeper samples are scaled to 8 bits; CMYK and palettes
+    are converted; the EXIF orientation is applied. ``spec.reading`` says whose word counts for what is transparent,
+    how deep the samples are and what is white. With ``spec.decode`` ``scaled``, a JPEG comes out at a half, a quarter
     or an eighth of its size, whichever is the smallest with a short side of at least ``SCALED_MARGIN * short_side``:
     libjpeg then computes only that many coefficients of each block of 8 x 8 pixels.
 
     Args:
         data: the content of an image file.
-        spec: limits, channels, background, and whether JPEG files are decoded at a smaller size.
+        spec: limits, channels, background, and what decides pixels.
         short_side: what the image's short side is going to be resized to; None: ``spec.resize``, as :func:`prepare`
             does.
 
@@ -88,19 +101,14 @@ def open_image(data: bytes | bytearray | memoryview, spec: ImageSpec) -> ImageFi
         A Pillow image whose ``size`` is that of the file.
 
     Raises:
-        InputError: ``empty``, ``too_large``, ``not_an_image`` or ``too_many_pixels``.
+        InputError: ``empty``, ``too_large``, ``not_an_image``, ``too_many_pixels`` or ``unsupported_image``.
     """
     if len(data) == 0:
         raise InputError("empty", "the body is empty; send the content of an image file")
     if len(data) > spec.max_bytes:
         raise InputError("too_large", f"the image has {len(data)} bytes; at most {spec.max_bytes} are accepted")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ImageError("not_an_image", f"not an image of a known format ({', '.join(FORMATS)})") from error
-    _check_pixels(*image.size, spec)
+    image = open_header(data, spec)
+    check_pixels(*image.size, spec)
     return image
 
 
@@ -110,54 +118,7 @@ def decode_opened(image: Image.Image, spec: ImageSpec, short_side: int | None = 
     Raises:
         InputError: ``unsupported_image`` or ``corrupt_image``.
     """
-    try:
-        if spec.decode == "scaled":
-            least = SCALED_MARGIN * (short_side or spec.resize)
-            image.draft(None, (least, least))  # only JPEG files (with MPO) take it
-        image.load()
-        _apply_orientation(image)
-        return _to_channels(image, spec)
-    except InputError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError, ... for damaged data: to the caller
-        # they are all the same fact.
-        raise ImageError("corrupt_image", f"the {image.format} data is damaged or truncated: {error}") from error
-
-
-def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    """Resizes the short side to ``spec.resize`` and takes the centre crop, in one resampling step.
-
-    Only the part of the source that the crop shows is resampled, so a 1 x 10,000 strip costs no more than a square.
-
-    Args:
-        image: mode ``L`` or ``RGB``, from :func:`decode`.
-        spec: sizes and filter.
-
-    Returns:
-        uint8 array of shape (crop, crop, channels).
-    """
-    width, height = image.size
-    side = min(width, height) * spec.crop / spec.resize  # of the crop, in source pixels
-    left, top = (width - side) / 2, (height - side) / 2
-    # Rounding may put the far edge a hair outside of the image, which Pillow refuses.
-    box = (left, top, min(left + side, width), min(top + side, height))
-    resized = image.resize((spec.crop, spec.crop), _RESAMPLING[spec.interpolation], box=box)
-    return np.asarray(resized, dtype=np.uint8).reshape(spec.crop, spec.crop, spec.channels)
-
-
-def shrink(image: Image.Image, short_side: int, spec: ImageSpec) -> Image.Image:
-    """``image`` with a short side of at most ``short_side`` pixels: what training crops from."""
-    factor = short_side / min(image.size)
-    if factor >= 1:
-        return image
-    width, height = image.size
-    return image.resize(
-        (max(short_side, round(width * factor)), max(short_side, round(height * factor))),
-        _RESAMPLING[spec.interpolation],
-    )
+    return _guarded(image, partial(_decode, spec=spec, short_side=short_side))
 
 
 def load(data: bytes | bytearray | memoryview, spec: ImageSpec) -> np.ndarray:
@@ -172,65 +133,144 @@ def stored_mode(data: bytes) -> str:
         InputError: as :func:`decode` does for a file that cannot be opened.
     """
     with open_image(data, _NO_LIMITS) as image:
-        return image.mode
+        return _mode(image)
 
 
-def from_nested_list(values: Any, spec: ImageSpec) -> Image.Image:
-    """An image sent as JSON numbers: nested lists HxW or HxWx3 (or HxWx1), integers 0..255 or floats 0..1.
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What is to be known of a file before a model is trained on it."""
 
-    One float makes all values floats: ``[[0, 1]]`` is nearly black, ``[[0.0, 1.0]]`` is black and white.
+    width: int
+    height: int
+    """Upright, in full size."""
+    mode: str
+    """See :func:`stored_mode`."""
+    is_flattened: bool
+    """Nothing but one flat colour is left where its transparent parts are composed over the background."""
+    levels: tuple[float, float] | None
+    """Of samples of more than 8 bits: nearly the smallest and the largest, as shares of white; None for others, and
+    where the file does not say what is white."""
 
-    Returns:
-        A Pillow image of mode ``L`` or ``RGB``, as :func:`decode` gives.
+
+def examine(data: bytes | bytearray | memoryview, spec: ImageSpec) -> Examined:
+    """Decodes a file in full, and looks at it.
 
     Raises:
-        InputError: ``bad_image_data`` (ragged, not numbers, out of range, wrong shape), ``too_many_pixels``.
+        InputError: as :func:`decode`.
     """
-    _check_numbers(values)
+    image = open_image(data, spec)
+    mode, is_deep = _mode(image), Stored.of(image).is_deep
+    picture = decode_opened(image, spec)
+    flattened = False
+    if _is_flat(picture):
+        over_another = decode(data, replace(spec, background=255 - spec.background))
+        flattened = over_another.getextrema() != picture.getextrema()
+    deep = stored_samples(data, spec) if is_deep else None
+    levels = None
+    if deep is not None and deep.white is not None:
+        some = deep.values.reshape(-1)[:: max(1, deep.values.size // _SEEN)]
+        low, high = np.quantile(some, _NEARLY_ALL) / deep.white
+        levels = (float(low), float(high))
+    return Examined(width=picture.width, height=picture.height, mode=mode, is_flattened=flattened, levels=levels)
+
+
+def stored_samples(data: bytes | bytearray | memoryview, spec: ImageSpec) -> DeepSamples | None:
+    """The samples of a file of more than 8 bits a sample, upright, in the file's own values; None for any other.
+
+    Raises:
+        InputError: as :func:`decode`.
+    """
+    if spec.reading == "pillow":
+        return None
+    with open_image(data, spec) as image:
+        stored = Stored.of(image)
+        return _guarded(image, partial(_samples, stored=stored, spec=spec)) if stored.is_deep else None
+
+
+def _samples(image: Image.Image, stored: Stored, spec: ImageSpec) -> DeepSamples | None:
+    image.load()
+    _turn_upright(image)
+    return samples_of(image, stored, partial(_again, stored, spec), colour=True)
+
+
+def _guarded(image: Image.Image, read: Callable[[Image.Image], T]) -> T:
     try:
-        array = np.array(values)
-    except (ValueError, OverflowError) as error:
-        raise ImageError("bad_image_data", "image_data: the rows have different lengths") from error
-    if array.dtype.kind not in "iuf":
-        raise ImageError("bad_image_data", "image_data: integers must lie in 0..255")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        shape = "x".join(map(str, array.shape))
-        raise ImageError("bad_image_data", f"image_data: expected HxW or HxWx3 numbers, got shape {shape}")
-    _check_pixels(array.shape[1], array.shape[0], spec)
-    if array.dtype.kind == "f":
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise ImageError(
-                "bad_image_data", "image_data: floats must lie in 0..1; send integers for values in 0..255"
-            )
-        array = np.rint(array * 255)
-    elif array.min() < 0 or array.max() > 255:
-        raise ImageError("bad_image_data", "image_data: integers must lie in 0..255")
-    return _to_channels(Image.fromarray(array.astype(np.uint8)), spec)
+        return read(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError, ... for damaged data: to the caller
+        # they are all the same fact.
+        raise ImageError("corrupt_image", f"the {image.format} data is damaged or truncated: {error}") from error
 
 
-def _check_numbers(values: Any) -> None:
-    """Refuses anything but lists of numbers before numpy sees it: one long string would set the size of all items."""
-    level = [values]
-    for _ in range(4):  # the list itself, rows, columns, channels
-        kinds = set(map(type, level))
-        if kinds <= {int, float}:
-            return
-        if kinds != {list}:
-            break
-        level = list(itertools.chain.from_iterable(level))
-    raise ImageError("bad_image_data", "image_data: expected a nested list of numbers, HxW or HxWx3")
+def _decode(image: Image.Image, spec: ImageSpec, short_side: int | None) -> Image.Image:
+    stored = Stored.of(image)
+    image = _loaded(image, stored, spec, SCALED_MARGIN * (short_side or spec.resize))
+    _turn_upright(image)
+    if spec.reading == "pillow":
+        return to_channels(image, spec)
+    picture = picture_of(image, stored, partial(_again, stored, spec), spec)
+    target = "L" if spec.channels == 1 else "RGB"
+    return picture if picture.mode == target else picture.convert(target)
 
 
-def _check_pixels(width: int, height: int, spec: ImageSpec) -> None:
-    if width * height > spec.max_pixels:
-        raise ImageError(
-            "too_many_pixels", f"the image has {width} x {height} pixels; at most {spec.max_pixels} are accepted"
-        )
+def _loaded(image: Image.Image, stored: Stored, spec: ImageSpec, least: int) -> Image.Image:
+    """``image`` with its pixels; a JPEG that lacks its end marker and nothing else is decoded all the same."""
+    _draft(image, spec, least)
+    try:
+        image.load()
+    except OSError:
+        whole = _without_end(stored.data, spec, least) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+        if whole is None:
+            raise
+        return whole
+    return image
 
 
-def _apply_orientation(image: Image.Image) -> None:
+def _draft(image: Image.Image, spec: ImageSpec, least: int) -> None:
+    # Other formats have a draft that is another picture: the thumbnail in a HEIC file.
+    if spec.decode == "scaled" and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft(None, (least, least))
+
+
+def _without_end(data: bytes, spec: ImageSpec, least: int) -> Image.Image | None:
+    """The image of a JPEG file without an end marker; None if pixels are missing, too.
+
+    Whether some are missing is found in full size: scaled decoding leaves out what a truncated file may lack.
+    """
+    if not jpeg.has_every_scan(data):
+        return None
+    whole = jpeg.with_ends(data)
+    try:
+        if len({_digest(open_header(content, spec)) for content in whole}) > 1:
+            return None
+        image = open_header(whole[0], spec)
+        _draft(image, spec, least)
+        image.load()
+    except OSError:
+        return None
+    return image
+
+
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _again(stored: Stored, spec: ImageSpec, renamed: Callable[[str], str]) -> Image.Image:
+    """Decodes a file once more, upright, with other raw modes."""
+    image = open_header(stored.data, spec)
+    image.tile = [tile._replace(args=_renamed(tile.args, renamed)) for tile in image.tile]
+    image.load()
+    _turn_upright(image)
+    return image
+
+
+def _renamed(args: Any, renamed: Callable[[str], str]) -> Any:
+    return (renamed(args[0]), *args[1:]) if isinstance(args, tuple) else renamed(args)
+
+
+def _turn_upright(image: Image.Image) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
@@ -239,18 +279,13 @@ def _apply_orientation(image: Image.Image) -> None:
         pass
 
 
-def _to_channels(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # 16-bit grey. Pillow's own conversion to 8 bits clips everything above 255 to white.
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ImageError(
-            "unsupported_image", "32-bit grey pixels have no defined white; convert the image to 8 or 16 bits"
-        )
-    target = "L" if spec.channels == 1 else "RGB"
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))
-        canvas.alpha_composite(rgba)
-        image = canvas.convert("RGB")
-    return image if image.mode == target else image.convert(target)
+def _mode(image: ImageFile.ImageFile) -> str:
+    """What Pillow fetches of deep grey with alpha has another mode."""
+    if isinstance(image, TiffFile) and image.samples.is_grey and image.samples.count == 2:
+        return "LA"
+    return image.mode
+
+
+def _is_flat(picture: Image.Image) -> bool:
+    extrema: Any = picture.getextrema()
+    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))

@@ -3,12 +3,11 @@
 Pillow decodes and resizes outside of Python's lock, so threads are enough.
 """
 
-import base64
-import binascii
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,10 @@ from PIL import Image
 from ...core.arrays import Arrays
 from ...core.batch import Batch
 from ...core.errors import InputError
+from .base64_text import decode_base64, file_of_text
 from .decode import decode_opened, from_nested_list, open_image, prepare
 from .errors import STATUS_BY_CODE, ImageError
+from .json_forms import find_image
 from .spec import PIXELS, ImageSpec
 
 logger = logging.getLogger(__name__)
@@ -107,18 +108,16 @@ class ImageOpener:
         self._left = spec.max_pixels
 
     def file(self, data: bytes | bytearray) -> Image.Image:
-        """An image file's content -> the image, not decoded yet."""
-        return self._open(open_image, data)
+        """An image file's content, or its base64 as text -> the image, not decoded yet."""
+        content = file_of_text(data)
+        return self._open(open_image, data if content is None else content)
 
     def instance(self, value: Any) -> Image.Image:
-        """``{"b64": "<base64 of a file>"}`` or ``{"image_data": [[...]]}`` -> the image."""
-        if isinstance(value, dict) and "b64" in value:
-            return self.file(_decode_base64(value["b64"]))
-        if isinstance(value, dict) and "image_data" in value:
-            return self._open(from_nested_list, value["image_data"])
-        raise InputError(
-            "bad_request", 'expected {"b64": "..."} or {"image_data": [[...]]}, alone or within "instances"'
-        )
+        """``{"b64": "<base64 of a file>"}``, ``{"image_data": [[...]]}``, ... -> the image."""
+        image = find_image(value)
+        if image.is_numbers:
+            return self._open(partial(from_nested_list, value_range=image.value_range), image.value)
+        return self._open(open_image, decode_base64(image.value, image.name))
 
     def items(self, body: Any) -> None:
         """None: a body is one image, or the instances of the general JSON form."""
@@ -133,10 +132,3 @@ class ImageOpener:
             raise
         self._left -= image.width * image.height
         return image
-
-
-def _decode_base64(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise InputError("bad_request", f"b64: not valid base64: {error}") from error

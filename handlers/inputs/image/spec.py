@@ -21,7 +21,7 @@ class ImageSpec(InputSpec):
     channels: int
     """1 (grey) or 3 (RGB)."""
     resize: int
-    """Length in pixels of the image's short side after resizing, before the centre crop."""
+    """Side in pixels of the resized image, before the centre crop: which side, ``fit`` says."""
     crop: int
     """Side in pixels of the square centre crop, which is the engine's input; at most ``resize``."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -40,6 +40,18 @@ class ImageSpec(InputSpec):
     """How JPEG files are decoded: full: every pixel; scaled: at a half, a quarter or an eighth of their size, as long
     as both sides keep twice what the resize needs (see :func:`marquee.handlers.inputs.image.decode.decode`), which
     costs a fraction for photographs. Bundles that do not say it were measured with full."""
+    reading: Literal["pillow", "file"] = "pillow"
+    """Whose word counts for alpha, depth and photometric interpretation: file: the file's own; pillow: Pillow's mode,
+    which is wrong for some files (see :mod:`marquee.handlers.inputs.image.meaning`). Bundles that do not say it were
+    measured with pillow; training and imports write file."""
+    window: tuple[float, ...] | None = None
+    """Low and high, in the file's own sample values: what becomes black and white in files of more than 8 bits a
+    sample. None: the range of the file's depth."""
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    """How an image becomes a square: crop: the short side is resized to ``resize``; squash: both sides are; pad: the
+    long side is, and the rest is filled with ``background``. The centre of ``crop`` pixels is then taken of it."""
+    profile: Literal["ignore", "srgb"] = "ignore"
+    """What an embedded ICC profile does: ignore: nothing; srgb: its colours are converted to sRGB."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -53,11 +65,27 @@ class ImageSpec(InputSpec):
                 raise ValueError(f"{name}: expected {self.channels} values, got {len(getattr(self, name))}")
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive values, got {list(self.std)}")
-        if not 0 <= self.background <= 255:
-            raise ValueError(f"background: expected 0..255, got {self.background}")
         for name in ("max_pixels", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        if not 0 <= self.background <= 255:
+            raise ValueError(f"background: expected 0..255, got {self.background}")
+        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise ValueError(f"window: expected low < high, got {list(self.window)}")
+        if self.reading == "pillow" and (self.window is not None or self.profile != "ignore"):
+            raise ValueError(f"{'profile' if self.window is None else 'window'}: needs reading 'file'")
+
+    @property
+    def resizing(self) -> str:
+        """What happens to an image before its centre is taken, for people."""
+        if self.fit == "squash":
+            return f"both sides to {self.resize} ({self.interpolation})"
+        if self.fit == "pad":
+            return f"long side to {self.resize} ({self.interpolation}), padded with grey level {self.background}"
+        return f"short side to {self.resize} ({self.interpolation})"
 
     def create(self, threads: int = 1) -> Input:
         """See :class:`marquee.handlers.core.input.InputSpec`."""

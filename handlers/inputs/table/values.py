@@ -3,18 +3,16 @@
 The one definition for training, for the inference of a schema and for requests. Numbers in text are in ``notation.py``.
 """
 
-import json
 import math
 import re
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
+from ...core.quoting import quote as quote  # for the other files of this package, too
 from .cells import Notation
 
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """Texts that mean a missing value where all cells are text (CSV), in any case and without blanks around them."""
-LONGEST_QUOTE = 40
-"""Characters of a client's text that a message repeats."""
 
 _TRUE = frozenset({"true", "yes", "1", "1.0"})
 _FALSE = frozenset({"false", "no", "0", "0.0"})
@@ -195,24 +193,3 @@ def _number_text(number: int) -> str:
         return repr(float(number))
     except OverflowError:
         raise ValueError(f"expected a text, got {quote(number)}") from None
-
-
-def quote(value: Any) -> str:
-    """A client's value for a message: one short line that can be written as UTF-8, whatever it is."""
-    if isinstance(value, str):
-        cut = value[:LONGEST_QUOTE] + "..." if len(value) > LONGEST_QUOTE else value
-        return json.dumps(cut.encode("utf-8", "replace").decode(), ensure_ascii=False)
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    if isinstance(value, int) and value.bit_length() > 1024:
-        return "an integer beyond the range of numbers"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    text = str(value)
-    return text[:LONGEST_QUOTE] + "..." if len(text) > LONGEST_QUOTE else text

@@ -2,10 +2,12 @@
 
 import argparse
 import gc
+import io
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
@@ -13,6 +15,7 @@ import tyro
 
 from marquee import hints
 from marquee.handlers.core.errors import ServingError
+from marquee.locks import LockedError
 from marquee.log import log_to_stderr
 from marquee.serving.errors import OperationError
 from marquee.training.core.config import RunConfig, named_config
@@ -24,13 +27,13 @@ T = TypeVar("T")
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs ``main`` and ends the process with its exit code (None is 0)."""
-    # SIGTERM ends a command as Ctrl-C does, so that it stops what it has started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_by_signals()
+    _show_whatever_the_encoding()
     log_to_stderr()
     try:
         code = main() or 0
-    except (TrainingError, ServingError, OperationError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (TrainingError, ServingError, OperationError, LockedError) as error:
+        _say(f"error: {' '.join(str(error).split())}")
         code = 1
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe.
@@ -38,18 +41,46 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = 1
     except OSError as error:
         # A full disk, a folder without permission: a stack trace would not explain it better.
-        print(f"error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        _say(f"error: {error.filename or 'input/output'}: {error.strerror or error}")
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         code = 1
     except RuntimeError as error:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         # Python 3.11 wraps what a signal raises while a class is made, as on an import.
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         code = 1
     sys.exit(code)
+
+
+def _end_by_signals() -> None:
+    """SIGTERM, and SIGHUP of a closed terminal, end a command as Ctrl-C does, so that it stops what it has started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, frame: object) -> NoReturn:
+    # The shell and the system may each send one, and the second must not interrupt the clearing up.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _show_whatever_the_encoding() -> None:
+    """Characters that the terminal's encoding does not have are written as escapes, and raise nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not (
+            stream.errors in ("backslashreplace", "replace", "xmlcharrefreplace", "namereplace")
+            or (stream.errors == "surrogateescape" and stream.encoding.lower() == "utf-8")
+        ):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError):  # the terminal is closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def parse_arguments(verb: str, kind: Callable[..., T], description: str | None, default: T | None = None) -> T:

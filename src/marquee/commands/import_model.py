@@ -106,10 +106,7 @@ def _short(path: str) -> str:
 
 def _input(image: "ImageSpec") -> str:
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (image.mean, image.std))
-    return (
-        f"short side to {image.resize} ({image.interpolation}), centre {image.crop} x {image.crop} x {image.channels}, "
-        f"white 1, mean {mean}, std {std}"
-    )
+    return f"{image.resizing}, centre {image.crop} x {image.crop} x {image.channels}, white 1, mean {mean}, std {std}"
 
 
 def _table_document(imported: "ImportedTable", out: Path) -> dict[str, Any]:

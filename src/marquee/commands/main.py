@@ -134,7 +134,10 @@ def interruptible() -> "Iterator[None]":
         os._exit(1)
 
     gc.enable()
-    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup it stays ignored.
+    numbers += [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    previous = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:

@@ -50,16 +50,27 @@ def register(
     json: Json = False,
     state: State = DEFAULT_STATE,
     config: Config = DEFAULT_CONFIG,
-) -> None:
+) -> int:
     """Register NAME.mar of the model store and start workers; needs marquee serve start --enable-model-api.
 
     Example: marquee models register photos
 
     Args:
-        name: Archive in the store, with or without .mar.
+        name: Archive in the store, with or without .mar; NAME=VERSION for NAME-VERSION.mar.
         workers: Workers to start.
     """
-    _print_status(_connect(state, config).register(f"{name.removesuffix('.mar')}.mar", workers), json)
+    if workers < 1:
+        # TorchServe registers such a model without a word, and then refuses every request.
+        print(
+            f"error: --workers {workers}: expected 1 or more; a model without workers answers nothing", file=sys.stderr
+        )
+        return 2
+    with interruptible():
+        from marquee.serving.store import Reference
+    reference = Reference.parse(name)
+    file = f"{reference.name}.mar" if reference.version is None else f"{reference.name}-{reference.version}.mar"
+    _print_status(_connect(state, config).register(file, workers), json)
+    return 0
 
 
 def scale(

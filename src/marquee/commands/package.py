@@ -24,7 +24,7 @@ def package_run(
     variant: str = "auto",
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Writes STORE/NAME.mar.
+    """Writes STORE/NAME-VERSION.mar, and makes STORE/NAME.mar the same; other versions stay beside them.
 
     Args:
         run_folder: A run of marquee train, or a bundle.
@@ -37,15 +37,23 @@ def package_run(
     with interruptible():
         from marquee.handlers.core.bundle import bundle_digest, sha256_file
         from marquee.serving.archive import find_bundle, package
+        from marquee.serving.store import versioned
+    name = name.removesuffix(".mar")
     bundle = find_bundle(run_folder)
     archive = package(bundle, name, version, store, variant)
     size, digest = archive.stat().st_size, sha256_file(archive)
     if json:
-        document = {"archive": str(archive), "bytes": size, "sha256": digest, "bundle": bundle_digest(bundle)}
+        document = {
+            "archive": str(archive),
+            "version": version,
+            "bytes": size,
+            "sha256": digest,
+            "bundle": bundle_digest(bundle),
+        }
         print(jsonlib.dumps(document))
         return
     store_option = () if store == DEFAULT_STORE else ("--store", store)
-    print(f"{archive} ({size / 1e6:.1f} MB, sha256:{digest[:12]})")
+    print(f"{archive} ({size / 1e6:.1f} MB, sha256:{digest[:12]}), also as {versioned(archive, version).name}")
     print(f"bundle {bundle_digest(bundle)}; next: {hints.command('serve', 'start', name, *store_option)}")
 
 

@@ -1,30 +1,36 @@
 """Send images or rows of a table to the running server, or ask for an explanation of one answer.
 
 Example: marquee predict photos cat.jpg dog.png --grpc
+Example: marquee predict photos holidays/ 'scans/*.tif' --out answers.csv
+Example: find . -name '*.jpg' -newer last | marquee predict photos - --json
 Example: marquee predict houses new.csv --out prices.csv
 Example: marquee predict photos cat.jpg --explain reason.png --method occlusion
 Example: marquee predict houses one.json --explain reason.json
 """
 
-import base64
-import json as jsonlib
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
 from marquee import hints
 from marquee.commands.cli import parse_arguments
 from marquee.commands.main import interruptible
+from marquee.commands.predict_explanation import Method, explain_usage_error, show_explanation
+from marquee.commands.predict_lines import CSV_SUFFIXES, JSON_SUFFIXES, CsvLines, JsonLines, TextLines
+from marquee.commands.predict_sources import Source, Sources, find_sources
 from marquee.commands.predict_table import Limits, predict_table
 from marquee.commands.table_file import SUFFIXES, is_table
 from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE
 from marquee.serving.errors import OperationError
-from marquee.training.core.files import write_atomic, write_json
 
 if TYPE_CHECKING:
+    from marquee.commands.predict_many import Ask
     from marquee.serving.client import Answer, Client
 
 Files = Annotated[
@@ -39,7 +45,8 @@ Files = Annotated[
         str_from_instance=lambda files: [str(file) for file in files],
     ),
 ]
-Method = Literal["auto", "gradcam", "integrated_gradients", "occlusion", "shapley"]
+MOST_IN_FLIGHT = 256
+_BYTES = "application/octet-stream"
 
 
 def predict(
@@ -48,7 +55,9 @@ def predict(
     version: Optional[str] = None,
     grpc: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    csv: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     out: Optional[Path] = None,
+    in_flight: int = 8,
     explain: Optional[Path] = None,
     method: Method = "auto",
     label: Optional[str] = None,
@@ -59,12 +68,15 @@ def predict(
 
     Args:
         name: The model's name on the server.
-        files: Image files, or rows of a table (.csv, .tsv, .parquet, .jsonl), which are answered as CSV; a .json file
-            is sent as a JSON body.
+        files: Image files, folders with images, quoted patterns ('*.jpg', with ** for subfolders), @FILE for a list of
+            files, or - for an image or such a list on standard input; or rows of a table (.csv, .tsv, .parquet,
+            .jsonl), which are answered as CSV; a .json file is sent as a JSON body.
         version: The model's version; the default version when omitted.
         grpc: Use gRPC instead of REST.
         json: Print one JSON object per file, with the complete answer.
-        out: File for the CSV of answers to one file of rows; printed when omitted.
+        csv: Print CSV, with a line per image.
+        out: File to write, of images .csv or .jsonl (as --csv and --json print them), of one file of rows its CSV.
+        in_flight: How many images are under way at once.
         explain: File to write: of an image a .png, a heat map of the evidence for and against the label; of a row a
             .json, the contribution of each column. For one file only.
         method: Method of the explanation; auto: for images Grad-CAM where the model has a last feature map, else
@@ -76,32 +88,31 @@ def predict(
     if not files:
         print(f"error: no files named; example: {hints.command('predict', name, 'cat.jpg')}", file=sys.stderr)
         return 2
-    if usage_error := _explain_usage_error(files, explain, method, label) or _out_usage_error(
-        files, out, json, explain
-    ):
+    usage_error = explain_usage_error(explain, method, label) or _output_usage_error(json, csv, in_flight)
+    if out is not None and explain is not None:
+        usage_error = f"--out {out}: an explanation is written to --explain {explain}; leave out --out"
+    if usage_error:
         print(f"error: {usage_error}", file=sys.stderr)
         return 2
     with interruptible():
         from marquee.serving.server import connect
+
+        sources = find_sources(files)
+    if usage_error := _source_usage_error(sources.all, explain, json, out):
+        print(f"error: {usage_error}", file=sys.stderr)
+        return 2
     client = connect(state, config)
     if explain is not None:
-        data = _read(files[0])
-        answer = client.explain(name, data, method, label, version, grpc) if isinstance(data, bytes) else data
-        return _show_explanation(answer, files[0], explain, json)
-    failed, limits = 0, None
-    for file in files:
-        if is_table(file) and not json:
-            limits = limits or _limits(client, name, version)
-            failed += predict_table(file, partial(_ask, client, name, version=version, grpc=grpc), out, limits)
-            continue
-        answer = _send(client, name, file, version, grpc)
-        failed += answer.error is not None
-        if json:
-            print(jsonlib.dumps({"file": str(file), "status": answer.status, **answer.body}, ensure_ascii=False))
-        elif answer.error:
-            print(f"{file}: {answer.error}", file=sys.stderr)
-        else:
-            print(f"{file}: {_summary(answer)}")
+        return show_explanation(
+            sources.all[0], partial(_explanation, client, name, version, grpc, method, label), explain, json
+        )
+    ask = partial(_ask, client, name, version, grpc)
+    failed = 0
+    if tables := [source for source in sources.all if is_table(source.path) and not json]:
+        limits = _limits(client, name, version)
+        failed = sum(predict_table(source.path, ask, out, limits) for source in tables)
+    if images := [source for source in sources.all if not is_table(source.path) or json]:
+        failed += _send(replace(sources, all=images), ask, _form(json, csv, out), out, in_flight)
     return 1 if failed else 0
 
 
@@ -114,107 +125,67 @@ def _limits(client: "Client", name: str, version: str | None) -> Limits:
         return Limits()
 
 
-def _explain_usage_error(files: list[Path], explain: Path | None, method: Method, label: str | None) -> str | None:
-    """What is wrong with the arguments of an explanation, or None."""
-    if explain is None:
-        return (
-            "--method and --label need --explain OUT.png, or OUT.json for a row"
-            if method != "auto" or label is not None
-            else None
-        )
-    if len(files) != 1:
-        return f"--explain explains the answer to one file, and {len(files)} are named; run it once per file"
-    if explain.suffix.lower() not in (".png", ".json"):
-        return f"--explain {explain}: expected a file that ends with .png, or with .json for a row"
-    return None
+def _output_usage_error(json: bool, csv: bool, in_flight: int) -> str | None:
+    """What is wrong with the arguments about answers, or None."""
+    if json and csv:
+        return "--json and --csv: expected one of them"
+    return None if 1 <= in_flight <= MOST_IN_FLIGHT else f"--in-flight {in_flight}: expected 1 to {MOST_IN_FLIGHT}"
 
 
-def _out_usage_error(files: list[Path], out: Path | None, json: bool, explain: Path | None) -> str | None:
-    """What is wrong with the arguments of a file of answers, or None."""
+def _source_usage_error(sources: Sequence[Source], explain: Path | None, json: bool, out: Path | None) -> str | None:
+    """What is wrong with what is to be sent, or with the file for its answers; or None."""
+    if explain is not None and len(sources) != 1:
+        return f"--explain explains the answer to one file, and {len(sources)} are named; run it once per file"
     if out is None:
         return None
-    if json or explain is not None:
-        return f"--out {out}: the answers are written as CSV; leave out {'--json' if json else '--explain'}"
-    if len(files) != 1 or not is_table(files[0]):
-        return f"--out {out}: for one file of rows ({', '.join(SUFFIXES)})"
+    if any(is_table(source.path) for source in sources) and not json:
+        tables = f"for one file of rows ({', '.join(SUFFIXES)})"
+        return None if len(sources) == 1 else f"--out {out}: {tables}, or for images"
+    if _form(json, False, out) is None:
+        expected = ", ".join((*CSV_SUFFIXES, *JSON_SUFFIXES))
+        return f"--out {out}: expected a file for the answers to images that ends with one of {expected}"
     return None
 
 
-def _show_explanation(answer: "Answer", file: Path, out: Path, json: bool) -> int:
-    body = dict(answer.body)
-    if answer.error is None:
-        body["explanation"] = {**_write_explanation(dict(body.get("explanation", {})), out), "file": str(out)}
-    if json:
-        print(jsonlib.dumps({"file": str(file), "status": answer.status, **body}, ensure_ascii=False))
-    elif answer.error:
-        print(f"{file}: {answer.error}", file=sys.stderr)
-    else:
-        explanation = body["explanation"]
-        note = f" ({explanation['note']})" if "note" in explanation else ""
-        what = f" for {explanation['label']}" if "label" in explanation else ""
-        print(f"{file}: {_summary(answer)}\n{out}: {explanation['method']}{what}{note}")
-        for part in explanation.get("contributions", []):
-            value = part["value"] if isinstance(part["value"], str) else jsonlib.dumps(part["value"])
-            print(f"  {part['contribution']:+12.5g}  {part['column']} = {value}")
-    return 0 if answer.error is None else 1
+def _form(json: bool, csv: bool, out: Path | None) -> "type[CsvLines] | type[JsonLines] | None":
+    """How answers are written; None: as text, or of a file that its name does not say."""
+    suffix = "" if out is None else out.suffix.lower()
+    if csv or suffix in CSV_SUFFIXES:
+        return CsvLines
+    return JsonLines if json or suffix in JSON_SUFFIXES else None
 
 
-def _write_explanation(explanation: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Writes the heat map of an image, or the contributions of a row's columns; returns what there is to show."""
-    is_picture = "heatmap" in explanation
-    if is_picture != (out.suffix.lower() == ".png"):
-        expected = ".png" if is_picture else ".json"
-        raise OperationError(f"--explain {out}: this model's explanations need a file that ends with {expected}")
-    if is_picture:
-        write_atomic(out, base64.b64decode(explanation.pop("heatmap")))
-        explanation.pop("map", None)
-    else:
-        write_json(out, explanation)
-    return explanation
+def _send(
+    sources: Sources, ask: "Ask", form: "type[CsvLines] | type[JsonLines] | None", out: Path | None, in_flight: int
+) -> int:
+    """Sends images and writes their answers; returns how many failed."""
+    from marquee.commands.predict_many import predict_many, written
 
-
-def _read(file: Path) -> "bytes | Answer":
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        from marquee.serving.client import Answer
-
-        return Answer(0, {"error": {"code": "unreadable", "message": error.strerror or str(error)}})
-
-
-def _send(client: "Client", name: str, file: Path, version: str | None, grpc: bool) -> "Answer":
-    data = _read(file)
-    if not isinstance(data, bytes):
-        return data
-    content_type = "application/json" if file.suffix.lower() == ".json" else "application/octet-stream"
-    return _ask(client, name, data, version, grpc, content_type)
+    # On a terminal, the lines themselves show how far it is.
+    is_shown = out is not None or not sys.stdout.isatty()
+    with nullcontext(sys.stdout) if out is None else written(out) as stream:
+        failures = predict_many(sources.all, ask, TextLines() if form is None else form(stream), in_flight, is_shown)
+    if sources.left_out:
+        print(f"left out, since they are not named as images: {sources.left_out} files", file=sys.stderr)
+    if failures.total and (len(sources.all) > 1 or out is not None):
+        print(failures.summary(len(sources.all)), file=sys.stderr)
+    if out is not None:
+        print(f"{out}: {len(sources.all) - failures.total} answers")
+    return failures.total
 
 
 def _ask(
-    client: "Client",
-    name: str,
-    data: bytes,
-    version: str | None,
-    grpc: bool,
-    content_type: str = "application/octet-stream",
+    client: "Client", name: str, version: str | None, grpc: bool, data: bytes, content_type: str = _BYTES
 ) -> "Answer":
     if grpc:
         return client.predict_grpc(name, data, version)
     return client.predict(name, data, content_type, version)
 
 
-def _summary(answer: "Answer") -> str:
-    if "ranking" in answer.body:
-        ranking = ", ".join(f"{entry['label']} {entry['probability']:.4f}" for entry in answer.body["ranking"])
-        if "labels" in answer.body:
-            ranking = f"[{', '.join(answer.body['labels'])}] {ranking}"
-        return f"{ranking} (abstained: {answer.body['reason']})" if answer.body.get("abstained") else ranking
-    if "value" in answer.body:
-        interval = answer.body.get("interval")
-        within = f" ({interval['low']:.6g} to {interval['high']:.6g})" if interval else ""
-        unfamiliar = answer.body.get("unfamiliar")
-        return f"{answer.body['value']:.6g}{within}{f'; unfamiliar: {chr(44).join(unfamiliar)}' if unfamiliar else ''}"
-    return jsonlib.dumps(answer.body.get("predictions", answer.body), ensure_ascii=False)
+def _explanation(
+    client: "Client", name: str, version: str | None, grpc: bool, method: Method, label: str | None, data: bytes
+) -> "Answer":
+    return client.explain(name, data, method, label, version, grpc)
 
 
 def main() -> int:

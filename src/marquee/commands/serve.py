@@ -37,7 +37,8 @@ def start(
     Exits with 1, and stops the server, if a model is refused or an answer differs.
 
     Args:
-        names: Archives of the store, such as "photos" for photos.mar.
+        names: Archives of the store: "photos" for photos.mar, the version packaged last; "photos=1.0" for another.
+            Of several versions of a model, the first is the default.
         config: TorchServe settings.
         store: Folder of archives (default: model_store of --config).
         state: Folder for the process record, tokens and logs.
@@ -51,6 +52,9 @@ def start(
         return 2
     if port is not None and not 1 <= port <= 65_531:
         print(f"error: --port {port}: expected 1 to 65531, the first of five ports", file=sys.stderr)
+        return 2
+    if not timeout > 0:
+        print(f"error: --timeout {timeout}: expected seconds above 0", file=sys.stderr)
         return 2
     with interruptible():
         from marquee.serving.verified import AnswersDifferError, start_verified
@@ -80,7 +84,7 @@ def start(
 
 
 def stop(state: Path = DEFAULT_STATE) -> int:
-    """Stop the server that start started.
+    """Stop the server that start started, and what is left of one that was killed or whose state folder was deleted.
 
     Example: marquee serve stop
 
@@ -89,20 +93,21 @@ def stop(state: Path = DEFAULT_STATE) -> int:
     """
     with interruptible():
         from marquee.serving import server as servers
-    server = servers.find(state)
-    if server is None:
-        if pid := servers.stop_unrecorded(state):
-            print(f"stopped pid {pid}, of which {state} had no record")
+    with servers.exclusive(state, "marquee serve stop"):
+        server = servers.find(state)
+        if server is not None:
+            servers.stop(server)
+            print(f"stopped pid {server.pid}")
             return 0
-        print(f"error: no server is running from {state}", file=sys.stderr)
-        return 1
-    servers.stop(server)
-    print(f"stopped pid {server.pid}")
-    return 0
+        if left := servers.stop_left_over(state):
+            print(f"stopped {left}, of which {state} had no record")
+            return 0
+    print(f"error: no server is running from {state}", file=sys.stderr)
+    return 1
 
 
 def status(state: Path = DEFAULT_STATE, json: Json = False) -> int:
-    """Show the server, its models and their workers; exit with 1 if none is running.
+    """Show the server, its models and their workers; exit with 1 if none is running, or if it does not answer.
 
     Example: marquee serve status --json
 
@@ -114,16 +119,25 @@ def status(state: Path = DEFAULT_STATE, json: Json = False) -> int:
         from marquee.serving import server as servers
     server = servers.find(state)
     if server is None:
-        print(jsonlib.dumps({"running": False}) if json else f"no server is running from {state}")
+        left = servers.describe_left_over(state)
+        print(jsonlib.dumps({"running": False, "left_over": left}) if json else _nothing(state, left))
         return 1
     description = servers.describe(server)
+    failed = "error" in description
     if json:
         print(jsonlib.dumps(description))
-        return 0
+        return int(failed)
     print(f"pid {server.pid}, inference {server.addresses.inference}, management {server.addresses.management}")
     for model in description["models"]:
         print(f"{model['name']} {model['version']}: workers {', '.join(model['workers']) or 'none'}")
-    return 0
+    if failed:
+        print(f"error: {description['error']}", file=sys.stderr)
+    return int(failed)
+
+
+def _nothing(state: Path, left: str) -> str:
+    nothing, stop_command = f"no server is running from {state}", hints.command("serve", "stop", "--state", state)
+    return f"{nothing}; {left} are left of one; end them: {stop_command}" if left else nothing
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ class Arguments:
     """Arguments of this command."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """An archive of the store, such as "photos" for photos.mar."""
+    """An archive of the store: "photos" for photos.mar, "photos=1.0" for photos-1.0.mar."""
     tune: Annotated[TuneConfig, tyro.conf.arg(name="")] = field(default_factory=TuneConfig)
     images: Optional[Path] = None
     """Folder of image files to send, like those that clients will send; without it, the images in the archive."""
@@ -47,15 +47,16 @@ def main() -> int:
     arguments = parse_arguments("tune", Arguments, __doc__)
     with interruptible():
         from marquee.serving.model_config import places
+        from marquee.serving.store import Reference
         from marquee.serving.tuning.table import refusal, summary, table, to_document
         from marquee.serving.tuning.tune import tune
         from marquee.training.core.device import resolve_device
-    name = arguments.name.removesuffix(".mar")
+    reference = Reference.parse(arguments.name)
     config = find_config(arguments.config)
     store = arguments.store or find_store(config, read_properties(config))
     device = "cuda:0" if resolve_device(arguments.device).type == "cuda" else "cpu"
     tuned = tune(
-        store / f"{name}.mar",
+        reference.find(store),
         arguments.tune,
         server_config=config,
         images=arguments.images,
@@ -73,5 +74,5 @@ def main() -> int:
         if tuned.written:
             options = [] if arguments.store is None else ["--store", arguments.store]
             options += [] if arguments.config == DEFAULT_CONFIG else ["--config", arguments.config]
-            print(f"next: {hints.command('serve', 'start', name, *options)}")
+            print(f"next: {hints.command('serve', 'start', reference, *options)}")
     return 0

@@ -1,21 +1,28 @@
 """Hints and warnings about a data set before a run."""
 
+import statistics
 from collections import Counter
 
+from marquee.handlers.inputs.image.decode import hidden_share
+from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.tasks.image_classification.config import ImageRunConfig
 from marquee.training.tasks.image_classification.data.manifest import Manifest
 from marquee.training.tasks.image_classification.hub import WITHOUT_NETWORK
+from marquee.training.tasks.image_classification.models import pretrained_crop
+from marquee.training.tasks.image_classification.network import resize_of
 
 FEW_TO_LEARN_FROM = 3000
 """Number of training images below which pretrained weights are usually better than random ones."""
 PHOTOGRAPH = 96
 """Side of the input in pixels from which weights pretrained on photographs are useful."""
 FEW_OF_A_CLASS, FEW_TO_MEASURE = 10, 20
+MUCH_HIDDEN = 1 / 3
+"""Share of the median image outside of the centre crop above which a warning says so."""
 
 
 def advise(config: ImageRunConfig, manifest: Manifest) -> list[str]:
     """One line per hint; usually none."""
-    return [line for line in (_weights(config, manifest), _smallest(manifest)) if line]
+    return [line for line in (_weights(config, manifest), _smallest(manifest), _hidden(config, manifest)) if line]
 
 
 def _weights(config: ImageRunConfig, manifest: Manifest) -> str:
@@ -39,4 +46,23 @@ def _smallest(manifest: Manifest) -> str:
     return (
         f"warning: very few images: class {label!r}, the smallest, has {count}; accuracy is measured on {images} "
         f"{measured} images, each of which is {100 / images:.2g} points of it, so it is only a rough estimate"
+    )
+
+
+def _hidden(config: ImageRunConfig, manifest: Manifest) -> str:
+    """A warning if much of most images lies outside of what the model sees."""
+    image = config.image
+    resize = resize_of(image, pretrained_crop(config.model))
+    seen = ImageSpec(channels=1, resize=resize, crop=image.size, fit=image.fit)
+    sizes = [(record.width, record.height) for record in manifest.records if record.width and record.height]
+    if not sizes:
+        return ""
+    share = statistics.median(hidden_share(*size, seen) for size in sizes)
+    if share <= MUCH_HIDDEN + 1e-9:
+        return ""
+    ways = [] if image.fit != "crop" else ["--image.fit pad or --image.fit squash, which show all of it"]
+    ways += [f"--image.resize {image.size}, which crops less"] if resize > image.size else []
+    return (
+        f"warning: {100 * share:.0f} % of the median image lies outside of the centre crop, where the model does not "
+        f"see it; try {', or '.join(ways)}"
     )

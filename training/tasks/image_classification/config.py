@@ -18,22 +18,56 @@ class ImageConfig:
     size: int = 224
     """Side of the square input in pixels."""
     resize: int = 0
-    """Short side after resizing, before the centre crop of ``size``; 0: as the pretrained weights expect, else
+    """Side after resizing, before the centre crop of ``size``; 0: with fit crop as the pretrained weights expect, else
     ``size``."""
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    """How an image becomes a square: crop: its short side is resized and the centre is taken; squash: both sides are
+    resized, whatever its shape; pad: its long side is resized and the rest filled with background."""
+    background: int = 255
+    """Grey level, 0 (black) to 255 (white), behind transparent parts and in what pad adds."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     """auto: as the pretrained weights expect, else grey if every image is grey."""
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     """Filter of the resize; auto: as the pretrained weights expect, else bilinear."""
     max_pixels: int = 50_000_000
     """Images with more pixels are left out of training and rejected when served."""
+    window: str = "none"
+    """What is black and white in files of more than 8 bits a sample: none: the range of their depth; auto: the range of
+    the training images; or LOW,HIGH in the values of the files, such as 0,4095."""
+    profile: Literal["ignore", "srgb"] = "ignore"
+    """srgb: colours are converted to sRGB by the ICC profile of the file, in training and serving; ignore: they are
+    taken as they are."""
     decode: Literal["scaled", "full"] = "scaled"
     """scaled: large JPEG files are decoded at a half, a quarter or an eighth of their size, but at least at twice what
     the resize needs, in training and serving; full: every pixel is decoded, which takes up to three times as long."""
+    reading: Literal["file", "pillow"] = "file"
+    """Whose word counts for alpha, depth and photometric interpretation: that of the file, or Pillow's mode, as in runs
+    from before this setting."""
 
     def __post_init__(self) -> None:
         at_least(self, size=8, resize=0, max_pixels=64)
+        within(self, 0, 255, "background")
+        if self.window not in ("none", "auto"):
+            window_of(self.window)
+        if self.reading == "pillow" and (self.window != "none" or self.profile != "ignore"):
+            raise ValueError("reading: window and profile need reading file")
         if 0 < self.resize < self.size:
             raise ValueError(f"resize: expected 0 or at least size ({self.size}), got {self.resize}")
+
+
+def window_of(text: str) -> tuple[float, float]:
+    """``LOW,HIGH`` as numbers.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"window: expected LOW,HIGH such as 0,4095, or a word of its help, got {text!r}")
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +235,10 @@ class ImageRunConfig(RunConfig):
 
     @classmethod
     def with_older_defaults(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Runs from before scaled decoding decode every pixel."""
+        """Runs from before scaled decoding decode every pixel; those from before ``reading`` believe Pillow's mode."""
         if not isinstance(data.get("image"), dict):
             return data
-        return {**data, "image": {"decode": "full", **data["image"]}}
+        return {**data, "image": {"decode": "full", "reading": "pillow", **data["image"]}}
 
 
 def multi_label_config() -> ImageRunConfig:

@@ -235,6 +235,17 @@ def pretrained_input(model: ModelConfig, backbone: nn.Module, channels: int) -> 
     )
 
 
+def pretrained_crop(model: ModelConfig) -> float | None:
+    """The side of the centre crop that the weights expect, as a share of the resized image; None without weights."""
+    if model.pretrained == "none":
+        return None
+    if run := find_run(model.pretrained):
+        image = image_of(read_spec(RunFolder(run).bundle))
+        return image.crop / image.resize
+    default = architectures().get_pretrained_cfg(model.arch)
+    return None if default is None else float(default.crop_pct)
+
+
 def pretrained_channels(model: ModelConfig) -> int | None:
     """Channels that the weights were trained with; None when there are no weights."""
     if model.pretrained == "none":

@@ -67,6 +67,7 @@ from marquee.training.tasks.image_classification.data.mixing import Mixing
 from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
 from marquee.training.tasks.image_classification.data.scan import scan
 from marquee.training.tasks.image_classification.data.split import assign_splits
+from marquee.training.tasks.image_classification.data.windowing import reading_of, resolve_window
 from marquee.training.tasks.image_classification.evaluation_text import MEANINGS, details
 from marquee.training.tasks.image_classification.losses import create_loss, one_logit
 from marquee.training.tasks.image_classification.low_precision import LowPrecision
@@ -159,14 +160,14 @@ class ImageClassification(Task[ImageRunConfig]):
 
     def read(self, config: ImageRunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
         """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return self._scan(data, config.image.max_pixels, progress)
+        return self._scan(data, reading_of(config.image), progress)
 
     def read_for(self, spec: ModelSpec, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
         """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return self._scan(data, image_of(spec).max_pixels, progress)
+        return self._scan(data, image_of(spec), progress)
 
-    def _scan(self, data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, list[Rejected]]:
-        manifest, rejected = scan(data, max_pixels, progress)
+    def _scan(self, data: Path, image: ImageSpec, progress: Progress) -> tuple[Manifest, list[Rejected]]:
+        manifest, rejected = scan(data, image.max_pixels, progress, image)
         manifest = replace(manifest, names_of=self.names_of)
         if len(manifest.labels) < 2:
             raise DataError(f"{data}: its images have {len(manifest.labels)} labels, but at least 2 are needed")
@@ -177,7 +178,8 @@ class ImageClassification(Task[ImageRunConfig]):
         manifest = replace(manifest, names_of=self.names_of)
         if len(manifest.labels) < 2:
             raise DataError(f"the images have {len(manifest.labels)} labels, but at least 2 are needed")
-        return assign_splits(manifest, config.split, config.loop.seed)
+        divided, warnings = assign_splits(manifest, config.split, config.loop.seed)
+        return divided, [*manifest.warnings, *warnings]
 
     def read_manifest(self, path: Path) -> Manifest:
         """Reads what :meth:`write_manifest` wrote."""
@@ -190,6 +192,10 @@ class ImageClassification(Task[ImageRunConfig]):
     def describe(self, manifest: Manifest) -> str:
         """The data set in one line."""
         return f"{len(manifest.records)} images of {len(manifest.labels)} classes"
+
+    def resolve(self, config: ImageRunConfig, manifest: Manifest) -> ImageRunConfig:
+        """See :func:`marquee.training.tasks.image_classification.data.windowing.resolve_window`."""
+        return resolve_window(config, manifest)
 
     def advise(self, config: ImageRunConfig, manifest: Manifest) -> list[str]:
         """See :mod:`marquee.training.tasks.image_classification.advice`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from marquee.handlers.inputs.image.decode import prepare
+from marquee.handlers.inputs.image.decode import framed, prepare
 from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.tasks.image_classification.config import AugmentConfig
 
@@ -35,9 +35,12 @@ class Augmentation:
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """A Pillow image, as the served decoder gives it -> uint8 (crop, crop, channels)."""
         # A random crop works on the Pillow image: its filter is the one that serving resizes with.
-        pixels = self._to_tensor(self._crop(image)) if self._crop else self._as_served(image)
+        pixels = self._to_tensor(self._crop(self._framed(image))) if self._crop else self._as_served(image)
         varied: torch.Tensor = self._vary(pixels)
         return varied.permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        return image if self.short_side is None else framed(image, self.short_side, self._spec)
 
     def _as_served(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(prepare(image, self._spec).copy()).permute(2, 0, 1)

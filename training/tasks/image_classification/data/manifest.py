@@ -49,6 +49,8 @@ class Manifest:
     records: tuple[Record, ...]
     names_of: Callable[[Record], tuple[str, ...]] = one_name
     """The class names in a record's label."""
+    warnings: tuple[str, ...] = ()
+    """What the images themselves gave rise to, one line each; not written."""
 
     @property
     def labels(self) -> tuple[str, ...]:

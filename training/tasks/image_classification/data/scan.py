@@ -6,20 +6,21 @@ table (CSV, or Parquet with the ``parquet`` extra) with the columns ``path,label
 
 import csv
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from marquee.handlers.core.errors import InputError
-from marquee.handlers.inputs.image.decode import decode, stored_mode
+from marquee.handlers.core.host import usable_cores
+from marquee.handlers.inputs.image.decode import Examined, examine
 from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.core.dataset import SPLITS
 from marquee.training.core.errors import DataError
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected
+from marquee.training.tasks.image_classification.data.findings import warnings_of
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 
 _SPLIT_ALIASES = {
@@ -35,16 +36,21 @@ _NOT_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
 _TABLE_SUFFIXES = (".csv", ".parquet")
 
 
-def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, list[Rejected]]:
+_ANY = ImageSpec(channels=3, resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3, reading="file")
+
+
+def scan(data: Path, max_pixels: int, progress: Progress, image: ImageSpec = _ANY) -> tuple[Manifest, list[Rejected]]:
     """Lists and decodes every image of ``data``.
 
     Args:
         data: a folder or a table, see above.
         max_pixels: larger images are left out.
         progress: where progress is reported.
+        image: how the files are read; the model's own size does not matter.
 
     Returns:
-        The manifest of the readable images, in a fixed order, and the files that are left out with the reason.
+        The manifest of the readable images, in a fixed order, with warnings; and the files that are left out with the
+        reason.
 
     Raises:
         DataError: ``data`` has none of the layouts, no readable image, or fewer than two classes.
@@ -55,11 +61,12 @@ def scan(data: Path, max_pixels: int, progress: Progress) -> tuple[Manifest, lis
     candidates = [item for item in listed if isinstance(item, Record)]
     if not candidates:
         raise DataError(f"{data}: no files in class folders; expected {data}/CLASS/image.png, or a table path,label")
-    # Decoding limits only; the model's own size does not matter here.
-    limits = ImageSpec(channels=3, resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3, max_pixels=max_pixels)
-    records, unreadable = inspect_images(candidates, limits, progress)
-    rejected = [item for item in listed if isinstance(item, Rejected)] + unreadable
-    manifest = Manifest(tuple(records))
+    # In full size, which a record stores.
+    image = replace(image, decode="full", max_pixels=max_pixels)
+    inspection = inspect_images(candidates, image, progress)
+    rejected = [item for item in listed if isinstance(item, Rejected)] + inspection.rejected
+    records = inspection.records
+    manifest = Manifest(tuple(records), warnings=tuple(warnings_of(records, inspection.examined, image)))
     if len(manifest.labels) < 2:
         raise DataError(
             f"{data}: {len(records)} readable images in {len(manifest.labels)} classes, but at least 2 classes "
@@ -80,36 +87,49 @@ def list_images(folder: Path) -> list[Record | Rejected]:
     return [Record(str(path), "", "") for path in sorted(folder.iterdir()) if _is_listed(path, folder)]
 
 
-def inspect_images(
-    candidates: Sequence[Record], limits: ImageSpec, progress: Progress
-) -> tuple[list[Record], list[Rejected]]:
+@dataclass(frozen=True)
+class Inspection:
+    """What came of decoding the images of a data set."""
+
+    records: list[Record] = field(default_factory=list)
+    """The readable ones, with digest, size and mode."""
+    examined: list[Examined] = field(default_factory=list)
+    """What was seen of each of them."""
+    rejected: list[Rejected] = field(default_factory=list)
+    """The others, with the reason."""
+
+
+def inspect_images(candidates: Sequence[Record], limits: ImageSpec, progress: Progress) -> Inspection:
     """Decodes every image once.
 
     Args:
         candidates: the images that :func:`scan` listed, in a fixed order.
-        limits: the limits of decoding.
+        limits: how they are decoded, and what is too large.
         progress: where progress is reported.
 
     Returns:
-        The readable ones, with digest, size and mode, in the order of ``candidates``; and the others with the reason.
+        All of them, in the order of ``candidates``.
     """
-    records: list[Record] = []
-    rejected: list[Rejected] = []
-    threads, total = min(8, os.cpu_count() or 1), len(candidates)
+    inspection = Inspection()
+    threads, total = min(8, usable_cores()), len(candidates)
     with ThreadPoolExecutor(threads) as pool, progress.task("reading images", total) as task:
         for result in pool.map(lambda record: _inspect(record, limits), candidates):
-            (records if isinstance(result, Record) else rejected).append(result)  # type: ignore[arg-type]
+            if isinstance(result, Rejected):
+                inspection.rejected.append(result)
+            else:
+                inspection.records.append(result[0])
+                inspection.examined.append(result[1])
             task.advance()
-    return records, rejected
+    return inspection
 
 
-def _inspect(record: Record, limits: ImageSpec) -> Record | Rejected:
+def _inspect(record: Record, limits: ImageSpec) -> tuple[Record, Examined] | Rejected:
     try:
         record.path.encode()
         content = Path(record.path).read_bytes()
-        image = decode(content, limits)
+        seen = examine(content, limits)
         digest = hashlib.sha256(content).hexdigest()
-        return replace(record, sha256=digest, width=image.width, height=image.height, mode=stored_mode(content))
+        return replace(record, sha256=digest, width=seen.width, height=seen.height, mode=seen.mode), seen
     except InputError as error:
         return Rejected(record.path, f"{error.code}: {error.message}")
     except OSError as error:
