@@ -55,6 +55,13 @@ COLUMNS = (
     Column("epochs", "epochs", number(0)),
     Column("train_minutes", "minutes in training steps", number(1)),
     Column("wall_minutes", "minutes in all", number(1)),
+    Column("sent", "sent", number(0)),
+    Column("right", "right", number(0)),
+    Column("refused", "refused", number(0)),
+    Column("wrong", "wrong", number(0)),
+    Column("lost", "lost", number(0)),
+    Column("slowest_answer", "slowest answer (s)", number(1)),
+    Column("slowest_refusal", "slowest refusal (s)", number(2)),
 )
 """In the order of a table; a column that no contender has is left out."""
 

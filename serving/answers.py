@@ -5,6 +5,7 @@ they say how large a request may be.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,21 @@ DEFAULT_LARGEST = 6_553_500
 """Bytes of a request that TorchServe takes where ``max_request_size`` is not set."""
 
 _ABSENT = re.compile(r"Model not found: |Model version: .* does not exist for model: ")
+_EXCEEDS = re.compile("gRPC message exceeds maximum size|message larger than max")  # of Java, of Python
 _NOT_FOUND, _TOO_LARGE, _UNAVAILABLE = 404, 413, 503
+_OF_GATEWAY = {
+    "rate_limited": 429,
+    "bad_request": 400,
+    "not_found": _NOT_FOUND,
+    "too_large": _TOO_LARGE,
+    "request_too_slow": 408,
+    "not_supported": 501,
+    "busy": _UNAVAILABLE,
+    "not_ready": _UNAVAILABLE,
+    "no_answer": 504,
+    "internal_error": 500,
+}
+"""A gateway's refusals by their code, with their status over REST."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ def message_of(response: requests.Response) -> str:
     """What the front end says about a request that it refuses."""
     try:
         body = response.json()
-        return str(body.get("message") or body.get("status") or body)
+        return str(body.get("message") or body.get("detail") or body.get("status") or body)
     except (ValueError, AttributeError):
         return response.text.strip() or response.reason
 
@@ -90,9 +105,20 @@ def grpc_refusal(code: str, details: str, sent: int, largest: int | None) -> Ans
         return _refusal(_NOT_FOUND, f"http_{_NOT_FOUND}", details)
     # The server resets the stream of a request that is too large, and does not say why.
     is_reset = code == "CANCELLED" and "RST_STREAM" in details
-    if (is_reset and sent > (largest or DEFAULT_LARGEST)) or "gRPC message exceeds maximum size" in details:
+    if (is_reset and sent > (largest or DEFAULT_LARGEST)) or _EXCEEDS.search(details):
         return _too_large(sent, largest)
     return _refusal(_UNAVAILABLE, code.lower(), details)
+
+
+def gateway_refusal(trailing: Iterable[tuple[str, Any]] | None, details: str) -> Answer | None:
+    """What a gateway refused over gRPC, as it would be over REST; None where it was not a gateway.
+
+    Args:
+        trailing: the call's trailing metadata.
+        details: its message.
+    """
+    code = next((str(value) for name, value in trailing or () if name == "error-code"), None)
+    return None if code not in _OF_GATEWAY else _refusal(_OF_GATEWAY[code], code, details)
 
 
 def _too_large(sent: int, largest: int | None) -> Answer:

@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 
 from marquee import hints
 from marquee.serving.answers import Answer as Answer  # named beside the client, too
-from marquee.serving.answers import grpc_refusal, message_of, rest_answer
+from marquee.serving.answers import gateway_refusal, grpc_refusal, message_of, rest_answer
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import Keys, Kind, StaticToken
 from marquee.serving.settings import Addresses
@@ -25,6 +25,7 @@ MOST_CONNECTIONS = 256
 """Connections that are kept for threads that share a client."""
 BUSY_WAITS = (0.25, 0.5, 1.0, 2.0)
 """Seconds to wait before each retry of an explanation that was refused as ``busy``."""
+_REFUSED = (requests.codes.unauthorized, requests.codes.forbidden)
 
 
 class Client:
@@ -58,6 +59,35 @@ class Client:
     ) -> None:
         trust = Trust() if certificate is None else Trust(certificate=read_certificate(Path(certificate)))
         self._set_up(Addresses.beside(url, management, grpc), StaticToken(token), timeout, trust)
+
+    @classmethod
+    def gateway(
+        cls,
+        url: str,
+        key: str | None = None,
+        *,
+        grpc: str | None = None,
+        timeout: float = 120,
+        certificate: str | Path | None = None,
+    ) -> "Client":
+        """A client for a gateway, which answers predictions, management and metrics at one port.
+
+        >>> client = Client.gateway("http://127.0.0.1:8090", "marquee_0f3c…")
+        >>> client.addresses.management, client.addresses.grpc_inference
+        ('http://127.0.0.1:8090', '127.0.0.1:8091')
+
+        Args:
+            url: URL of the gateway.
+            key: as ``marquee keys add`` showed it; None for a gateway that asks for none.
+            grpc: ``HOST:PORT`` of its gRPC; None: the port after that of ``url``.
+            timeout: of one request, in seconds.
+            certificate: see :class:`Client`.
+
+        Raises:
+            OperationError: ``url`` is not a URL, or the certificate cannot be read.
+        """
+        trust = Trust() if certificate is None else Trust(certificate=read_certificate(Path(certificate)))
+        return cls.of(Addresses.of_gateway(url, grpc), StaticToken(key), timeout, trust)
 
     @classmethod
     def of(
@@ -202,8 +232,10 @@ class Client:
             )
         except grpc.RpcError as error:
             code, details = error.code(), error.details()
-            if code == grpc.StatusCode.PERMISSION_DENIED:
+            if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
                 raise OperationError(f"the server refuses {self._keys}: {details}") from error
+            if (answer := gateway_refusal(error.trailing_metadata(), str(details))) is not None:
+                return answer
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise OperationError(f"no answer from {self.addresses.grpc_inference}: {details}") from error
             return grpc_refusal(code.name, str(details), request.ByteSize(), self._largest)
@@ -243,9 +275,9 @@ class Client:
         params |= {"model_name": name} if name else {}
         return str(self._manage("POST", "/models", params=params)["status"])
 
-    def scale(self, name: str, workers: int, version: str | None = None) -> str:
-        """``PUT /models/NAME[/VERSION]``: sets the number of workers and waits for them."""
-        params = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+    def scale(self, name: str, workers: int, version: str | None = None, wait: bool = True) -> str:
+        """``PUT /models/NAME[/VERSION]``: sets the number of workers, and waits for them unless told otherwise."""
+        params = {"min_worker": workers, "max_worker": workers, "synchronous": str(wait).lower()}
         path = _model_path(name, version)
         return str(self._manage("PUT", path, params=params)["status"])
 
@@ -283,6 +315,8 @@ class Client:
         def call() -> requests.Response:
             response = self._send(method, url, headers=headers | self._authorization(kind), **options)
             if response.status_code == 400 and "Token" in response.text and "InvalidKeyException" in response.text:
+                raise _TokenRefusedError(message_of(response))
+            if response.status_code in _REFUSED:  # by a gateway
                 raise _TokenRefusedError(message_of(response))
             return response
 

@@ -15,7 +15,7 @@ import psutil
 from marquee.serving.errors import OperationError
 from marquee.serving.java import java_environment
 from marquee.serving.java_properties import render
-from marquee.serving.logs import last_line
+from marquee.serving.logs import GATEWAY_LOG, LAST_LOGS, last_line
 from marquee.serving.processes import CONFIG_NAME, end_left_over
 from marquee.serving.properties import is_true
 from marquee.serving.record import Server
@@ -83,8 +83,10 @@ def launch(wanted: Launch) -> Server:
 def _prepare(wanted: Launch) -> None:
     folder, logs = wanted.folder, wanted.folder / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir()
+    logs.mkdir(exist_ok=True)
+    for path in logs.iterdir():
+        if path.name not in (GATEWAY_LOG, LAST_LOGS):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     text = render({**wanted.properties, "enable_envvars_config": "false"})  # which were read already
     config = folder / CONFIG_NAME
     config.unlink(missing_ok=True)
@@ -103,7 +105,8 @@ def _run_launcher(wanted: Launch, temporary: Path, console: IO[bytes]) -> int:
         "LOG_LOCATION": str(logs),
         "METRICS_LOCATION": str(logs),
     }
-    environment.pop("TS_CONFIG_FILE", None)  # it would override --ts-config
+    for name in ("TS_CONFIG_FILE", "TS_OPEN_INFERENCE_PROTOCOL"):
+        environment.pop(name, None)  # they would override --ts-config, and what it says
     command = [wanted.python, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(folder / CONFIG_NAME)]
     command += ["--model-store", str(wanted.store)]
     if wanted.models:

@@ -3,10 +3,20 @@
 import re
 from pathlib import Path
 
+GATEWAY_LOG = "gateway.log"
+"""Of a gateway in the background. A start, which clears TorchServe's own logs away, leaves it alone."""
+LAST_LOGS = "last"
+"""Folder with the logs of the front end before this one, where one died and was brought back."""
+_JAVA_SAYS_ANYWAY = (
+    "Error: Could not create the Java Virtual Machine.",
+    "Error: A fatal exception has occurred. Program will exit.",
+)
+"""Its last words, whatever it died of."""
+
 
 def last_line(path: Path) -> str:
-    """The last non-empty line of a log."""
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    """The last non-empty line of a log, but for those that Java writes whatever it died of."""
+    lines = [line for line in map(str.strip, _text(path).splitlines()) if line and line not in _JAVA_SAYS_ANYWAY]
     return lines[-1] if lines else "no output"
 
 

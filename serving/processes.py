@@ -92,13 +92,14 @@ def end(processes: list[psutil.Process], timeout: float = 30) -> None:
             raise OperationError(
                 f"pid {process.pid} belongs to {process.username()}; only that user, or root, can end it"
             ) from error
-    _end_at_once(_still_running(processes, timeout))
+    end_at_once(_still_running(processes, timeout))
     # A front end ends its workers; one that had to be killed, or was starting one just then, leaves them.
-    _end_at_once(_still_running(started, _SECONDS_TO_FOLLOW))
+    end_at_once(_still_running(started, _SECONDS_TO_FOLLOW))
     psutil.wait_procs([*processes, *started], _SECONDS_TO_VANISH)
 
 
-def _end_at_once(processes: list[psutil.Process]) -> None:
+def end_at_once(processes: list[psutil.Process]) -> None:
+    """Kills processes, and waits until they have ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -79,6 +79,23 @@ def unknown_settings(properties: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def refuse_open_inference_protocol(path: Path, properties: Mapping[str, str]) -> None:
+    """Raises OperationError where TorchServe's own Open Inference Protocol is switched on, and says why it may not be.
+
+    Args:
+        path: of the settings, for the message.
+        properties: the settings.
+    """
+    is_in_environment = os.environ.get("TS_OPEN_INFERENCE_PROTOCOL") == "oip"  # which takes precedence
+    if is_in_environment or is_true(properties, "ts_open_inference_protocol"):
+        where = "the environment's TS_OPEN_INFERENCE_PROTOCOL=oip" if is_in_environment else str(path)
+        raise OperationError(
+            f"{where}: ts_open_inference_protocol=true: TorchServe's own Open Inference Protocol answers no standard "
+            "client, always says that it is ready, and one ModelInfer ends the worker; leave the setting out: "
+            "--gateway PORT speaks the protocol"
+        )
+
+
 def with_absolute_paths(properties: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The settings with relative paths resolved from ``folder``."""
     return {

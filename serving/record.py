@@ -46,7 +46,10 @@ class Server:
     def is_running(self) -> bool:
         """True while the front end's process lives."""
         process = self.process()
-        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+        try:
+            return process is not None and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     def process(self) -> psutil.Process | None:
         """The front end's process; None when it has ended."""

@@ -23,12 +23,12 @@ from typing import Any
 from marquee import hints
 from marquee.locks import LockedError, locked
 from marquee.serving.answers import largest_request
-from marquee.serving.archive import check_archive
 from marquee.serving.client import Client
-from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store, settings_folder
+from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, settings_folder
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import KeyFile, StaticToken
-from marquee.serving.launch import LOG_CONFIG, Launch, launch
+from marquee.serving.launch import Launch, launch
+from marquee.serving.prepare import prepare
 from marquee.serving.processes import (
     WorkerDeaths,
     children,
@@ -40,11 +40,11 @@ from marquee.serving.processes import (
     occupied,
     worker_state,
 )
-from marquee.serving.properties import is_true, unknown_settings, with_absolute_paths
+from marquee.serving.properties import is_true, with_absolute_paths
 from marquee.serving.readiness import wait_until_listening, wait_until_ready
 from marquee.serving.record import STATE_FILE, Server, find, recorded
 from marquee.serving.settings import read_addresses, read_properties
-from marquee.serving.store import Reference, parse_references
+from marquee.serving.store import Reference
 from marquee.serving.trust import trust_of
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "exclusive",
     "find",
     "start",
+    "start_prepared",
     "stop",
     "stop_left_over",
 ]
@@ -76,45 +77,35 @@ def start(
     """Starts TorchServe with the named models and waits until each has a worker that is READY.
 
     Args:
-        models: names of archives in the store, with or without ``.mar``, or ``NAME=VERSION``; none: the server starts
-            empty. Of several versions of a model, the one that is named first is the default.
+        models: this and the others but ``timeout``: see :func:`marquee.serving.prepare.prepare`.
         config: TorchServe settings.
-        store: folder of archives; the configuration's ``model_store`` when None.
+        store: folder of archives.
         folder: the state folder.
-        port: first of five consecutive ports, instead of the configuration's.
+        port: first of five consecutive ports.
         timeout: seconds until all models must be ready.
         python: interpreter of the server and its workers.
-        settings: keys of ``config.properties`` that override the configuration's.
+        settings: keys of ``config.properties``.
 
     Raises:
         OperationError: the server cannot start, a model is refused, or another command works in the state folder;
             nothing is left running.
     """
-    folder = Path(folder).absolute()
-    config = find_config(config)
-    properties = read_properties(config) | dict(settings or {})
-    for line in unknown_settings(properties):
-        logger.warning(f"{config}: {line}")
-    store = Path(store).absolute() if store is not None else find_store(config, properties)
-    references = parse_references(models, store)
-    for reference in references:
-        check_archive(reference.find(store))
-    addresses = read_addresses(properties)
-    addresses = addresses if port is None else addresses.shifted(port)
-    properties = {
-        **with_absolute_paths(properties, settings_folder(config)),
-        **addresses.as_properties(),
-        "model_store": str(store),
-        # A URI: TorchServe splits the arguments at spaces, and a path may contain some.
-        "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
-    }
-    trust_of(properties)  # before anything is written or started
-    with exclusive(folder, "marquee serve start"):
-        _make_way(folder, addresses.taken())
-        server = launch(Launch(folder=folder, properties=properties, models=references, store=store, python=python))
+    wanted = prepare(models, config=config, store=store, folder=folder, port=port, python=python, settings=settings)
+    return start_prepared(wanted, timeout)
+
+
+def start_prepared(wanted: Launch, timeout: float = 300, doing: str = "marquee serve start") -> Server:
+    """Starts what was prepared; ``doing`` is what others are told who want to work in the state folder.
+
+    Raises:
+        OperationError: see :func:`start`.
+    """
+    with exclusive(wanted.folder, doing):
+        _make_way(wanted.folder, read_addresses(dict(wanted.properties)).taken())
+        server = launch(wanted)
         try:
             logger.info(f"started TorchServe, pid {server.pid}, logs in {server.logs}")
-            _wait(server, references, time.monotonic() + timeout)
+            _wait(server, wanted.models, time.monotonic() + timeout)
         except BaseException:
             stop(server)
             raise

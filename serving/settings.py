@@ -44,22 +44,30 @@ class Addresses:
         Raises:
             OperationError: ``inference`` is not a URL.
         """
-        parts = urlsplit(inference if "://" in inference else f"http://{inference}")
-        try:
-            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            host = None
-        if parts.scheme not in ("http", "https") or not host:
-            raise OperationError(f"{inference}: expected the URL of a server, such as http://127.0.0.1:8080")
-        host = f"[{host}]" if ":" in host else host
+        scheme, url, host, port = _split(inference)
         first_grpc = 7070 if port == 8080 else port + 3
         return cls(
-            inference=f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}",
-            management=(management or f"{parts.scheme}://{host}:{port + 1}").rstrip("/"),
-            metrics=f"{parts.scheme}://{host}:{port + 2}",
+            inference=url,
+            management=(management or f"{scheme}://{host}:{port + 1}").rstrip("/"),
+            metrics=f"{scheme}://{host}:{port + 2}",
             grpc_inference=grpc or f"{host}:{first_grpc}",
             grpc_management=f"{host}:{first_grpc + 1}",
         )
+
+    @classmethod
+    def of_gateway(cls, url: str, grpc: str | None = None) -> "Addresses":
+        """The addresses of a gateway, which has everything over HTTP at one port.
+
+        Args:
+            url: of the gateway.
+            grpc: its ``HOST:PORT`` of gRPC; None: the port after that of ``url``.
+
+        Raises:
+            OperationError: ``url`` is not a URL.
+        """
+        _, url, host, port = _split(url)
+        grpc = grpc or f"{host}:{port + 1}"
+        return cls(inference=url, management=url, metrics=url, grpc_inference=grpc, grpc_management=grpc)
 
     @classmethod
     def free(cls, start: int | None = None) -> "Addresses":
@@ -109,6 +117,19 @@ def read_addresses(properties: dict[str, str]) -> Addresses:
         for name in ("inference", "management", "metrics")
     }
     return Addresses(**urls, **grpc)
+
+
+def _split(url: str) -> tuple[str, str, str, int]:
+    """Scheme, the whole URL, the host as in it, and the port."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host = None
+    if parts.scheme not in ("http", "https") or not host:
+        raise OperationError(f"{url}: expected the URL of a server, such as http://127.0.0.1:8080")
+    whole = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    return parts.scheme, whole, f"[{host}]" if ":" in host else host, port
 
 
 def _is_taken(address: str) -> bool:

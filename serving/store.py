@@ -23,6 +23,9 @@ class Reference:
     name: str
     version: str | None = None
     """None: the version that was packaged last."""
+    archive: str | None = None
+    """File name in the store, of a model that was registered under another name than its archive's; None: as the name
+    and the version say."""
 
     def __post_init__(self) -> None:
         # Names of files of any kind are allowed here: somebody else's archives may have them.
@@ -53,18 +56,20 @@ class Reference:
         Raises:
             OperationError: the store does not have this version.
         """
+        if self.archive is not None:
+            return store / self.archive
         latest = store / f"{self.name}.mar"
         if self.version is None:
             return latest
         path = versioned(latest, self.version)
         if path.is_file():
             return path
-        if _identity(latest) == (self.name, self.version):
+        if identity(latest) == (self.name, self.version):
             return latest  # of an earlier Marquee, or copied there
         there = sorted(
             found[1]
             for path in store.glob(f"{self.name}*.mar")
-            if (found := _identity(path)) is not None and found[0] == self.name
+            if (found := identity(path)) is not None and found[0] == self.name
         )
         raise OperationError(
             f"{store}: has no version {self.version} of {self.name}"
@@ -82,7 +87,7 @@ def parse_references(texts: Sequence[str], store: Path) -> list[Reference]:
     references = [Reference.parse(text) for text in texts]
     seen: dict[tuple[str, str | None], Reference] = {}
     for reference in references:
-        found = _identity(reference.find(store))
+        found = identity(reference.find(store))
         key = (reference.name, found[1] if found else reference.version)
         if key in seen:
             version = f"version {key[1]}" if key[1] else "the same archive"
@@ -121,12 +126,12 @@ def make_room(latest: Path, name: str, version: str) -> None:
         OperationError: an archive of another model has one of the two names.
     """
     for path in (latest, versioned(latest, version)):
-        found = _identity(path)
+        found = identity(path)
         if found is not None and found != (name, version) and path.name == f"{found[0]}-{found[1]}.mar":
             raise OperationError(
                 f"{path}: is version {found[1]} of {found[0]}; choose another --name or --version, so that it stays"
             )
-    before = _identity(latest)
+    before = identity(latest)
     if before is not None and before[0] == name and not (kept := versioned(latest, before[1])).exists():
         link(latest, kept)
 
@@ -147,12 +152,12 @@ def link(archive: Path, other: Path) -> None:
 
 def twins(archive: Path) -> list[Path]:
     """The archive's other names in the store: ``NAME-VERSION.mar`` of ``NAME.mar``, or the other way round."""
-    found = _identity(archive)
+    found = identity(archive)
     if found is None:
         return []
     latest = archive.with_name(f"{found[0]}.mar")
     others = [path for path in (latest, versioned(latest, found[1])) if path != archive and path.is_file()]
-    return [path for path in others if _identity(path) == found and _is_same(archive, path)]
+    return [path for path in others if identity(path) == found and _is_same(archive, path)]
 
 
 def _is_same(first: Path, second: Path) -> bool:
@@ -167,7 +172,7 @@ def _is_same(first: Path, second: Path) -> bool:
     return True
 
 
-def _identity(archive: Path) -> tuple[str, str] | None:
+def identity(archive: Path) -> tuple[str, str] | None:
     """Name and version in an archive's manifest; None where there is no such archive."""
     try:
         with zipfile.ZipFile(archive) as archived:

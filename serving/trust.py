@@ -35,7 +35,7 @@ class Trust:
 
     def adapter(self) -> HTTPAdapter | None:
         """For a session of :mod:`requests`; None: the session verifies servers as it does anyway."""
-        return None if self.certificate is None else _PinnedAdapter(self._context())
+        return None if self.certificate is None else _PinnedAdapter(self.context())
 
     def channel(self, address: str, is_https: bool) -> Any:
         """A gRPC channel.
@@ -66,7 +66,7 @@ class Trust:
         try:
             with (
                 socket.create_connection((parts.hostname or "", parts.port or 443), timeout=10) as plain,
-                self._context(alpn=True).wrap_socket(plain) as secure,
+                self.context(alpn=True).wrap_socket(plain) as secure,
             ):
                 shown = secure.getpeercert() or {}
         except OSError as error:
@@ -75,7 +75,12 @@ class Trust:
         names += [str(pair[0][1]) for pair in shown.get("subject", ()) if pair and pair[0][0] == "commonName"]
         return names
 
-    def _context(self, alpn: bool = False) -> ssl.SSLContext:
+    def context(self, alpn: bool = False) -> ssl.SSLContext:
+        """Trusts exactly the certificate, which must be given.
+
+        Args:
+            alpn: whether to ask for HTTP/2, as gRPC does.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # exactly this certificate is trusted, and nobody else has its key
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,16 +1,16 @@
 """Starts a server and verifies it: every golden sample is sent over REST and gRPC before it counts as started."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from marquee.serving.client import Client
-from marquee.serving.defaults import DEFAULT_STATE
 from marquee.serving.errors import OperationError
-from marquee.serving.replay import Replay, replay_over_wire
-from marquee.serving.server import Server, exclusive, start, stop
+from marquee.serving.launch import Launch
+from marquee.serving.prepare import prepare
+from marquee.serving.replay import replay_over_wire
+from marquee.serving.server import Server, exclusive, start_prepared, stop
 from marquee.serving.store import Reference
 
 
@@ -69,18 +69,45 @@ def start_verified(models: Sequence[str], **options: Any) -> Service:
         AnswersDifferError: an answer differs; nothing is left running.
         OperationError: the server cannot start, or a model is refused; nothing is left running.
     """
-    with exclusive(Path(options.get("folder", DEFAULT_STATE)), "marquee serve start"):
-        server = start(models, **options)
+    timeout = options.pop("timeout", 300)
+    return start_prepared_verified(prepare(models, **options), timeout)
+
+
+def start_prepared_verified(
+    wanted: Launch,
+    timeout: float = 300,
+    doing: str = "marquee serve start",
+    then: Callable[[Server], None] | None = None,
+) -> Service:
+    """Starts what :func:`marquee.serving.prepare.prepare` gave, and replays the golden samples of each model.
+
+    Args:
+        wanted: what to start.
+        timeout: seconds until all models must be ready.
+        doing: what others are told who want to work in the state folder.
+        then: what else has to succeed before the server counts as started.
+
+    Raises:
+        AnswersDifferError: an answer differs; nothing is left running.
+        OperationError: the server cannot start, or a model is refused; nothing is left running.
+    """
+    with exclusive(wanted.folder, doing):
+        server = start_prepared(wanted, timeout, doing)
         try:
-            replays = [_replay(server, Reference.parse(text)) for text in server.models]
-            checked = sum(replay.checked for replay in replays)
-            if differences := [line for replay in replays for line in replay.differences]:
-                raise AnswersDifferError(server, checked, differences)
+            checked = _verify(server, wanted.models)
+            if then is not None:
+                then(server)
         except BaseException:
             stop(server)
             raise
     return Service(server, checked)
 
 
-def _replay(server: Server, model: Reference) -> Replay:
-    return replay_over_wire(server.client(), model.name, model.find(server.store), model.version)
+def _verify(server: Server, models: Sequence[Reference]) -> int:
+    """Replays the golden samples of each model; the number of answers that were compared."""
+    client = server.client()
+    replays = [replay_over_wire(client, model.name, model.find(server.store), model.version) for model in models]
+    checked = sum(replay.checked for replay in replays)
+    if differences := [line for replay in replays for line in replay.differences]:
+        raise AnswersDifferError(server, checked, differences)
+    return checked

@@ -1,9 +1,13 @@
 """Python environments that tests make for themselves."""
 
+import os
+import subprocess
 import sys
 import sysconfig
 import venv
 from pathlib import Path
+
+import pytest
 
 
 def bare_environment(folder: Path) -> Path:
@@ -17,3 +21,20 @@ def bare_environment(folder: Path) -> Path:
 def site_packages(folder: Path) -> Path:
     """Where packages of a virtual environment lie."""
     return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def environment_with(folder: Path, requirements: Path) -> Path:
+    """Makes such an environment with packages of its own beside, exactly those of a file; returns its Python.
+
+    Where they cannot be had, as without a network, the test that wants them is left out, but in CI.
+    """
+    python = bare_environment(folder)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+    command += ["--disable-pip-version-check", "--target", str(site_packages(folder)), "-r", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    if result.returncode:
+        reason = f"{requirements.name} cannot be installed: {result.stderr[-300:]}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python

@@ -1,16 +1,26 @@
-"""Runs the commands of a page in a shell, in their order."""
+"""Runs the commands and the Python programs of a page in a shell, in their order."""
 
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from marquee.serving.settings import Addresses
 from tests import forked
 from tests.conftest import ROOT
 
-TO_RUN = re.compile(r"<!-- run -->\n```sh\n(.*?)```", re.S)
+TO_RUN = re.compile(r"<!-- run -->\n```(sh|python)\n(.*?)```", re.S)
+
+
+def choose_ports() -> Callable[[str], str]:
+    """What puts free ports into a text, in the places of those that the pages name."""
+    base = Addresses.free(23100).base_port
+    gateway = Addresses.free(base + 5).base_port
+    ports = {"8080": base, "8081": base + 1, "8082": base + 2, "7070": base + 3, "7071": base + 4}
+    ports |= {"8090": gateway, "8091": gateway + 1}
+    return lambda text: re.sub(rf"\b({'|'.join(ports)})\b", lambda match: str(ports[match[0]]), text)
 
 
 def run_commands(page: str, folder: Path, programs: Path) -> str:
@@ -24,14 +34,15 @@ def run_commands(page: str, folder: Path, programs: Path) -> str:
     Returns:
         What the commands wrote.
     """
-    base = Addresses.free(23100).base_port
-    ports = {"8080": base, "8081": base + 1, "8082": base + 2, "7070": base + 3, "7071": base + 4}
-
-    def with_free_ports(text: str) -> str:
-        return re.sub(r"\b(8080|8081|8082|7070|7071)\b", lambda match: str(ports[match[0]]), text)
-
+    with_free_ports = choose_ports()
     (folder / "config.properties").write_text(with_free_ports((ROOT / "config.properties").read_text()))
-    commands = with_free_ports("\n".join(TO_RUN.findall(page))).replace("curl ", "curl --fail-with-body -sS ")
+    blocks = [
+        f"python - <<'END_OF_PROGRAM'\n{text}END_OF_PROGRAM\n"
+        if language == "python"
+        else text.replace("curl ", "curl --fail-with-body -sS ")
+        for language, text in TO_RUN.findall(page)
+    ]
+    commands = with_free_ports("\n".join(blocks))
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     options = {"cwd": folder, "env": {**os.environ, "PATH": path}, "check": False}
     log = programs / "log"

@@ -6,31 +6,32 @@ A request is answered on its own, whatever came in the batch beside it; the erro
 import gc
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..explain.batch import Explanations, Pending
-from ..explain.request import Settings
+from ..explain.request import ONE_INPUT, Settings
 from .arrays import take
 from .batch import Batch
+from .description import describe
 from .errors import BundleError, InputError
 from .golden import read_golden, verify_golden
 from .host import usable_cores
+from .oip.answer import Form, Response
+from .oip.protocol import OpenInference
 from .output import Prediction
-from .payload import JSON_CONTENT_TYPE, Request, encode_answer, encode_error, parse, unpack_fields
+from .payload import Request, encode_answer, encode_error, parse, unpack_fields
 from .predictor import Predictor
 from .repeated_parts import keep_repeated_parts
-from .schema import SchemaError, to_dict
+from .schema import SchemaError
 from .service_metrics import REST, ServiceMetrics, protocol
-from .spec import BUNDLE_FOLDER, VariantSpec
+from .spec import BUNDLE_FOLDER
 from .threads import set_threads
 from .worker_config import WorkerConfig, read_worker_config
+from .worker_process import device_of, exit_if_device_is_lost, silence_request_log
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,19 @@ class Call:
     """The explanation that it asks for, beside its prediction."""
     answer: tuple[int, bytes] | None = None
     """HTTP status and body of one that needs no prediction."""
+    form: Form | None = None
+    """How its answer is written where it is a request of the Open Inference Protocol."""
+
+    def encode(self, answers: Sequence[Prediction | InputError], model: dict[str, str]) -> Response:
+        """The answer to it.
+
+        Args:
+            answers: one for each of its items.
+            model: sent with every answer.
+        """
+        if self.form is not None:
+            return self.form.encode(answers, model)
+        return Response(*(self.answer or encode_answer(answers, self.request.is_list, model)))
 
 
 class Handler:
@@ -62,6 +76,7 @@ class Handler:
         self._model: dict[str, str] = {}
         self._metrics = ServiceMetrics()
         self._explanations: Explanations | None = None
+        self._open_inference: OpenInference | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -77,6 +92,13 @@ class Handler:
             raise RuntimeError("the model is not loaded; TorchServe calls initialize first")
         return self._explanations
 
+    @property
+    def open_inference(self) -> OpenInference:
+        """What reads requests of the Open Inference Protocol for the loaded model."""
+        if self._open_inference is None:
+            self._open_inference = OpenInference(self.predictor)
+        return self._open_inference
+
     def initialize(self, context: Any) -> None:
         """Loads the archive's bundle and replays its golden samples.
 
@@ -86,13 +108,13 @@ class Handler:
         Raises:
             RuntimeError: the bundle is damaged, or an answer differs from evaluation's.
         """
-        _silence_request_log()
+        silence_request_log()
         keep_repeated_parts()
         folder = Path(context.system_properties["model_dir"]).resolve()
         _refuse_foreign_code(folder)
         config = _worker_config(context.model_yaml_config or {})
         set_threads(config.threads, config.threads_alone)
-        device = _device(context.system_properties.get("gpu_id"))
+        device = device_of(context.system_properties.get("gpu_id"))
         batch_size = int(context.system_properties.get("batch_size") or 1)
 
         def make_ready(loaded: Predictor) -> None:
@@ -132,7 +154,7 @@ class Handler:
             context: ``ts.context.Context``; takes each response's status and content type.
 
         Returns:
-            One JSON body a request, in the order of ``requests``.
+            One body a request, in the order of ``requests``: JSON, or with raw tensors where a client asks for them.
         """
         with self._metrics.stage("batch"):
             with self._metrics.stage("decode"):
@@ -159,7 +181,7 @@ class Handler:
             with self._metrics.stage("inference"):
                 return self.predictor.predict_batch(batch)
         except Exception as error:
-            _exit_if_device_is_lost(error)
+            exit_if_device_is_lost(error)
             logger.exception("inference failed for a batch of %d items", len(batch))
             failed = InputError("inference_failed", "the model could not be run; try again")
             return batch.with_errors([failed] * len(batch))
@@ -183,10 +205,13 @@ class Handler:
         done = 0
         for index, call in enumerate(calls):
             answers = predictions[done : done + len(call.request.items)]
-            status, body = call.answer or encode_answer(answers, call.request.is_list, self._model)
+            response = call.encode(answers, self._model)
+            status = response.status
             context.set_response_status(status, HTTPStatus(status).phrase, index)
-            context.set_response_content_type(index, JSON_CONTENT_TYPE)
-            bodies.append(body)
+            context.set_response_content_type(index, response.content_type)
+            for name, value in response.headers.items():
+                context.set_response_header(index, name, value)
+            bodies.append(response.body)
             headers = context.get_all_request_header(index)
             self._metrics.count_request(headers, status, answers)
             if protocol(headers) != REST:
@@ -205,10 +230,20 @@ class Handler:
         nothing = Request((), is_list=True)
         try:
             fields = unpack_fields(fields)  # there may be settings of an explanation in it
+            headers = context.get_all_request_header(index) or {}
+            question = self.open_inference.read(fields, headers, context.get_request_header(index, "explain") == "True")
+            if question is not None:
+                return Call(request=question[0], form=question[1])
             explanation, fields = self.explanations.parse(fields, context.get_request_header(index, "explain"))
             if explanation is None and _is_describe(fields, context.get_request_header(index, "describe")):
-                return Call(request=nothing, answer=(200, json.dumps(self._describe(), ensure_ascii=False).encode()))
-            return Call(request=parse(fields, self.predictor.input), explanation=explanation)
+                description = describe(self.predictor.spec, self._model, self.open_inference.describe())
+                return Call(request=nothing, answer=(200, json.dumps(description, ensure_ascii=False).encode()))
+            request = parse(fields, self.predictor.input)
+            if (question := self.open_inference.read_refused(fields, headers, request)) is not None:
+                return Call(request=question[0], form=question[1])
+            if explanation is not None and len(request.items) != 1:
+                raise InputError("bad_request", ONE_INPUT)
+            return Call(request=request, explanation=explanation)
         except InputError as error:
             return Call(request=nothing, answer=encode_error(error))
         except Exception:
@@ -216,17 +251,6 @@ class Handler:
             logger.exception("a request could not be read")
             failed = InputError("internal_error", "the request could not be read")
             return Call(request=Request((failed,), is_list=False))
-
-    def _describe(self) -> dict[str, Any]:
-        spec = self.predictor.spec
-        return {
-            "model": self._model,
-            "task": spec.task,
-            **spec.output.describe(),
-            "input": spec.input.describe(),
-            "metrics": spec.provenance.get("metrics", {}),
-            "variants": [_describe_variant(variant) for variant in spec.variants],
-        }
 
 
 def _places(batch: Batch) -> dict[int, int]:
@@ -240,31 +264,12 @@ def _is_describe(fields: dict[str, Any], header: str | None) -> bool:
     return header == "True" and not any(fields.values())
 
 
-def _describe_variant(variant: VariantSpec) -> dict[str, Any]:
-    return {
-        "name": variant.name,
-        "engine": variant.engine,
-        "precision": variant.precision,
-        "measurements": [to_dict(measurement) for measurement in variant.measurements],
-    }
-
-
 def _worker_config(document: dict[str, Any]) -> WorkerConfig:
     try:
         config = read_worker_config(document)
         return config.resolve(int(document.get("maxWorkers", 1)), usable_cores())
     except SchemaError as error:
         raise RuntimeError(str(error)) from error
-
-
-def _silence_request_log() -> None:
-    """TorchServe's worker logs a line for every batch, on a root logger that also carries the metrics."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Backend received inference")
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(keep)
 
 
 def _refuse_foreign_code(folder: Path) -> None:
@@ -275,18 +280,3 @@ def _refuse_foreign_code(folder: Path) -> None:
             f"the handler was imported from {code.parent}, not from the archive in {folder}; "
             "remove that folder from PYTHONPATH"
         )
-
-
-def _device(gpu_id: int | None) -> str:
-    if gpu_id is not None and torch.cuda.is_available():
-        return f"cuda:{gpu_id}"
-    return "cpu"
-
-
-def _exit_if_device_is_lost(error: Exception) -> None:
-    """After a CUDA fault every later call fails too; a new process is the only cure, and TorchServe starts one."""
-    lost = getattr(torch, "AcceleratorError", None)
-    if lost is not None and isinstance(error, lost):
-        logger.critical("the device is lost, this worker ends: %s", error)
-        logging.shutdown()
-        os._exit(1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from .. import inputs
 from .errors import InputError
 from .kinds import of_kind
+from .oip.metadata import ANY_FILE, TensorSpec
 from .schema import Tagged
 
 if TYPE_CHECKING:  # a command line reads specs without numpy
@@ -99,6 +100,14 @@ class InputSpec(Tagged):
     def describe(self) -> dict[str, Any]:
         """What clients may know of it."""
         raise NotImplementedError
+
+    def tensors(self) -> Sequence[TensorSpec]:
+        """The tensors of a request of the Open Inference Protocol, the items along their first axis.
+
+        A kind of input that says others has an opener that reads them
+        (:class:`marquee.handlers.core.oip.items.TensorOpener`).
+        """
+        return (ANY_FILE,)
 
 
 def attempt(open_item: Callable[[Any], Any], value: Any) -> Any:

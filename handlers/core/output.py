@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from .. import outputs
 from .counters import Increment, Observation
 from .kinds import of_kind
+from .oip.metadata import OutputTensor
 from .schema import Tagged
 
 if TYPE_CHECKING:  # a command line reads specs without numpy
@@ -116,6 +117,14 @@ class OutputSpec(Tagged):
             BundleError: a file that it needs is missing or damaged.
         """
         raise NotImplementedError
+
+    def tensors(self, variant: "VariantSpec") -> Sequence[OutputTensor]:
+        """The tensors of an answer of the Open Inference Protocol, beside those that every model has.
+
+        Args:
+            variant: of the bundle, which is served.
+        """
+        return ()
 
     def check_names(self, names: tuple[str, ...]) -> None:
         """Raises ValueError where an engine that gives arrays of these names does not give what is needed."""

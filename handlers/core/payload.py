@@ -80,11 +80,13 @@ def parse(fields: Mapping[str, Any], source: Input) -> Request:
         body, opener = find_body(fields), source.opener()
         if isinstance(body, (bytes, bytearray)):
             body = unpack(body)
-        if (whole := opener.items(body)) is not None:
+        whole = opener.items(body)
+        if whole is None and isinstance(body, (bytes, bytearray)) and _looks_like_json(body):
+            body = _parse_json(body)
+            whole = opener.items(body)
+        if whole is not None:
             items, is_list = whole
             return Request(tuple(items), is_list)
-        if isinstance(body, (bytes, bytearray)):
-            body = _parse_json(body) if _looks_like_json(body) else body
         if isinstance(body, (bytes, bytearray)):
             return Request((attempt(opener.file, body),), is_list=False)
         return _parse_document(body, opener, source.max_items)
@@ -128,6 +130,11 @@ def encode_answer(
 def add_to_answer(body: bytes, fields: dict[str, Any]) -> bytes:
     """The JSON body of an answer to one item with more fields."""
     return _dump({**json.loads(body), **fields})
+
+
+def item_text(answer: Prediction | InputError) -> str:
+    """The JSON of one item of a list, or of its error."""
+    return dump_long(_error(answer) if isinstance(answer, InputError) else answer.as_json()).decode()
 
 
 def encode_error(error: InputError) -> tuple[int, bytes]:

@@ -1,18 +1,20 @@
 """Logits -> one of several labels, with calibrated probabilities."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from ..core.arrays import Arrays
 from ..core.counters import Family, Increment, Observation, zeros
 from ..core.errors import BundleError
+from ..core.oip.metadata import OutputTensor
 from ..core.output import CalibrationSpec, OutputSpec
 from .distance import distance_of
 from .label_answers import check_golden, difference
+from .label_tensors import label_tensors
 from .outside import OUTSIDE, names_outside, read_outside
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class ClassificationCalibration(CalibrationSpec):
 class ClassificationSpec(OutputSpec):
     """How logits become an answer."""
 
+    may_be_several: ClassVar[bool] = False
+    """Whether an item may have several labels."""
+
     kind: Literal["classification", "multi-label-classification"] = "classification"
     labels: tuple[str, ...]
     """Class names; position = index of the logit."""
@@ -100,6 +105,15 @@ class ClassificationSpec(OutputSpec):
     def describe(self) -> dict[str, Any]:
         """The labels in the order of the logits."""
         return {"labels": list(self.labels)}
+
+    def tensors(self, variant: "VariantSpec") -> Sequence[OutputTensor]:
+        """See :class:`marquee.handlers.core.output.OutputSpec`."""
+        return label_tensors(
+            self.labels,
+            may_be_several=self.may_be_several,
+            has_distance=measures_distance(variant),
+            has_outside=OUTSIDE in variant.outputs,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelSpec(ClassificationSpec):
     """How logits become an answer."""
+
+    may_be_several: ClassVar[bool] = True
 
     kind: Literal["multi-label-classification"] = "multi-label-classification"
     threshold: float = 0.5

@@ -1,7 +1,9 @@
 """A number, with an interval that contains the truth as often as it says."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 from ..core.arrays import Arrays
 from ..core.counters import Family, Increment, Observation, zeros
 from ..core.errors import BundleError
+from ..core.oip.metadata import VARIABLE, OutputTensor
 from ..core.output import CalibrationSpec, OutputSpec
 from .outside import OUTSIDE, names_outside, read_outside
 
@@ -81,6 +84,23 @@ class RegressionSpec(OutputSpec):
     def describe(self) -> dict[str, Any]:
         """What is predicted."""
         return {"target": self.target, **({"unit": self.unit} if self.unit else {}), "low": self.low, "high": self.high}
+
+    def tensors(self, variant: "VariantSpec") -> Sequence[OutputTensor]:
+        """See :class:`marquee.handlers.core.output.OutputSpec`."""
+        fitted = variant.calibration or self.calibration
+        tensors = [OutputTensor(name="prediction", datatype="FP64", read=attrgetter("value"), empty=math.nan)]
+        if getattr(fitted, "half_width", None) is not None:
+            ends = (VARIABLE, 2)  # low, high
+            read = attrgetter("interval")
+            tensors.append(OutputTensor(name="interval", datatype="FP64", shape=ends, read=read, empty=math.nan))
+        if OUTSIDE in variant.outputs:
+            # Of an item without an answer nothing should be used, either.
+            tensors.append(OutputTensor(name="unfamiliar", datatype="BOOL", read=_is_unfamiliar, empty=True))
+        return tensors
+
+
+def _is_unfamiliar(answer: "Prediction") -> bool:
+    return bool(answer.unfamiliar)
 
 
 class Prediction(NamedTuple):

@@ -1,4 +1,4 @@
-"""Logging to stderr, one line per message."""
+"""Logging, one line per message: to stderr for people at a terminal, to stdout for a service."""
 
 import logging
 import sys
@@ -12,6 +12,14 @@ class _Formatter(logging.Formatter):
         """The line for a record."""
         line = super().format(record)
         return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
+
+
+class _Timed(_Formatter):
+    """The same with the time in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for a record."""
+        return f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {super().format(record)}"
 
 
 class _ToStderr(logging.Handler):
@@ -36,3 +44,16 @@ def log_to_stderr() -> None:
         handler = _ToStderr()
         handler.setFormatter(_Formatter())
         logging.getLogger().addHandler(handler)
+
+
+def log_to_stdout() -> None:
+    """As :func:`log_to_stderr`, in its place, but to stdout and with the time: for what runs as a service."""
+    logger = logging.getLogger("marquee")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _ToStderr)]:
+        root.removeHandler(handler)
+    to_stdout = logging.StreamHandler(sys.stdout)
+    to_stdout.setFormatter(_Timed())
+    root.addHandler(to_stdout)

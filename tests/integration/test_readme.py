@@ -18,7 +18,7 @@ PAGES = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 TABLES = ("tabular-regression", "tabular-classification")
-WITH_SUBCOMMANDS = {"serve", "models"}
+WITH_SUBCOMMANDS = {"serve", "models", "keys"}
 # Of torchserve, torchrun, pytest, curl and the benchmarks, where the text names them without their program.
 FOREIGN_FLAGS = {
     *("--models", "--ncs", "--ts-config", "--extra-files", "--max-restarts", "--rdzv-conf", "--quick", "--long"),

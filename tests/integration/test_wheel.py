@@ -50,7 +50,7 @@ def test_it_adds_one_package_with_everything_in_it(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"marquee"}
-    rooms = {room: ROOT / room for room in ("handlers", "training", "serving")} | {
+    rooms = {room: ROOT / room for room in ("handlers", "training", "serving", "gateway")} | {
         "commands": ROOT / "src/marquee/commands"
     }
     for room, folder in rooms.items():

@@ -17,7 +17,7 @@ from marquee.training.core.run_folder import RunFolder
 from marquee.training.tasks.image_classification.data import loading
 from tests.conftest import ROOT
 
-ROOMS = {"handlers": ROOT, "training": ROOT, "serving": ROOT, "commands": ROOT / "src" / "marquee"}
+ROOMS = {"handlers": ROOT, "training": ROOT, "serving": ROOT, "gateway": ROOT, "commands": ROOT / "src" / "marquee"}
 MODULES = {
     path.relative_to(parent).as_posix(): ast.parse(path.read_text("utf-8"))
     for room, parent in ROOMS.items()
@@ -27,7 +27,8 @@ ALLOWED = {
     "handlers": {"handlers"},
     "training": {"hints", "child", "locks", "handlers", "training"},
     "serving": {"hints", "child", "locks", "handlers", "serving"},
-    "commands": {"hints", "log", "locks", "handlers", "training", "serving", "commands"},
+    "gateway": {"hints", "child", "locks", "handlers", "serving", "gateway"},
+    "commands": {"hints", "log", "locks", "handlers", "training", "serving", "gateway", "commands"},
 }
 # What a server has. An engine may need more, in its own file.
 SERVER_LIBRARIES = {"numpy", "PIL", "torch", "torchvision"}
@@ -88,7 +89,7 @@ def test_the_wheels_name_leads_to_the_rooms():
     """Tools, tests and the editable install see the files at the top under the name that the wheel gives them."""
     import marquee
 
-    for room in ("handlers", "training", "serving"):
+    for room in ("handlers", "training", "serving", "gateway"):
         module = importlib.import_module(f"marquee.{room}")
         assert Path(module.__file__).resolve().parent == ROOT / room
         assert room not in sys.modules

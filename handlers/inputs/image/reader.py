@@ -16,11 +16,15 @@ from PIL import Image
 from ...core.arrays import Arrays
 from ...core.batch import Batch
 from ...core.errors import InputError
+from ...core.input import attempt
+from ...core.oip.tensor import Tensor, check_items
 from .base64_text import decode_base64, file_of_text
 from .decode import decode_opened, from_nested_list, open_image, prepare
 from .errors import STATUS_BY_CODE, ImageError
-from .json_forms import find_image
+from .json_forms import find_columns, find_image
+from .nested import from_array
 from .spec import PIXELS, ImageSpec
+from .tensors import Element, elements_of, file_of, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +123,24 @@ class ImageOpener:
             return self._open(partial(from_nested_list, value_range=image.value_range), image.value)
         return self._open(open_image, decode_base64(image.value, image.name))
 
-    def items(self, body: Any) -> None:
-        """None: a body is one image, or the instances of the general JSON form."""
+    def items(self, body: Any) -> tuple[list[Any], bool] | None:
+        """The images of ``{"inputs": ...}``; None for other bodies: one image, or the instances of the general form."""
+        images = find_columns(body)
+        if images is None:
+            return None
+        check_items(len(images), ImageReader.max_items)
+        return [attempt(self.instance, image) for image in images], True
+
+    def tensors(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """The images of a request of the Open Inference Protocol (see :mod:`.tensors`)."""
+        return [attempt(self._element, element) for element in elements_of(tensors, ImageReader.max_items)]
+
+    def _element(self, element: Element) -> Image.Image:
+        tensor, value = element
+        if isinstance(value, np.ndarray):
+            of_pixels = partial(from_array, value_range=tensor.parameters.get("range"), name=name_of(tensor))
+            return self._open(of_pixels, value)
+        return self._open(open_image, file_of(tensor, value))
 
     def _open(self, open_image: Callable[[Any, ImageSpec], Image.Image], value: Any) -> Image.Image:
         try:

@@ -1,14 +1,18 @@
 """How the bytes of an image file become the pixels that an engine takes: that part of ``spec.json``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...core.input import Input, InputSpec
+from ...core.oip.metadata import TensorSpec
 
 if TYPE_CHECKING:  # a command line reads specs without numpy
     from ...core.arrays import Arrays
     from ...core.spec import ModelSpec
 
+IMAGE = TensorSpec(name="image", datatype="BYTES")
+"""The tensor of a request of the Open Inference Protocol (see :mod:`.tensors`)."""
 PIXELS = "pixels"
 """Name of the array that an engine takes: uint8 (N, crop, crop, channels)."""
 
@@ -102,6 +106,10 @@ class ImageSpec(InputSpec):
     def describe(self) -> dict[str, Any]:
         """The limits of what a client may send."""
         return {"max_bytes": self.max_bytes, "max_pixels": self.max_pixels}
+
+    def tensors(self) -> Sequence[TensorSpec]:
+        """Encoded images; pixels come under the same name."""
+        return (IMAGE,)
 
 
 def image_of(spec: "ModelSpec") -> ImageSpec:

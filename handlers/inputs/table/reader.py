@@ -13,11 +13,13 @@ import numpy as np
 from ...core.arrays import Arrays, concatenate, rows, take
 from ...core.batch import Batch
 from ...core.errors import InputError
+from ...core.oip.tensor import Tensor
 from .body import read_body
 from .decode import Decoder
 from .errors import STATUS_BY_CODE, TableError
 from .rows import Rows, from_rows
 from .spec import CODES, FIRST_CATEGORY, NUMBERS, TableSpec
+from .tensors import rows_of
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ class TableOpener:
         except MemoryError:
             # TorchServe answers a MemoryError with 507 for the whole batch.
             raise TableError("too_large", "the server has not enough memory to read this body") from None
+
+    def tensors(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """The rows of a request of the Open Inference Protocol (see :mod:`.tensors`)."""
+        return self._items(rows_of(tensors, self._spec, self._decoder.names))
 
     def _items(self, found: Rows) -> list[Any]:
         decoded = self._decoder.decode(found.table, found.errors)

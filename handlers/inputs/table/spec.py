@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ...core.input import Input, InputSpec
+from ...core.oip.metadata import TensorSpec
 from ...core.schema import to_dict
 from .options import TextOptions
 from .values import date_text
@@ -139,6 +141,17 @@ class TableSpec(InputSpec):
             "max_bytes": self.max_bytes,
             **({} if self.text == TextOptions() else {"text": to_dict(self.text)}),
         }
+
+    def tensors(self) -> Sequence[TensorSpec]:
+        """One for each feature."""
+        return [TensorSpec(name=column.name, datatype=_datatype(column)) for column in self.features]
+
+
+def _datatype(column: Column) -> str:
+    """The datatype of the Open Inference Protocol that holds all that a column may be."""
+    if column.kind == "boolean":
+        return "FP64" if column.may_be_missing else "BOOL"  # NaN is a missing value
+    return "FP64" if column.kind == "number" else "BYTES"
 
 
 def _describe(column: Column) -> dict[str, Any]:

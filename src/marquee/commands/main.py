@@ -37,6 +37,8 @@ VERBS = {
     "serve": Verb("serve", "start TorchServe and verify its answers; status, stop"),
     "predict": Verb("predict", "send files to the server: images, or rows of a table"),
     "models": Verb("models", "list, register, scale and remove models of the server"),
+    "keys": Verb("keys", "make, list and revoke keys of the gateway's clients"),
+    "certificates": Verb("certificates", "make certificates for development, for a gateway with TLS"),
     "tune": Verb("tune", "find the settings that answer the most requests on this machine"),
     "completion": Verb("completion", "print the completion script for a shell"),
 }
@@ -48,6 +50,7 @@ MAP = (
     ("Look", ("evaluate", "report")),
     ("Make it fast", ("optimize",)),
     ("Serve", ("package", "serve", "predict", "models", "tune")),
+    ("Guard", ("keys", "certificates")),
     ("Shell", ("completion",)),
 )
 """The verbs by group, in the order in which users need them."""

@@ -1,0 +1,1 @@
+"""What the gateway loses when its workers, its host or itself are ended, and what it costs."""

@@ -1,0 +1,1 @@
+"""One bundle behind other servers; each file is a whole server."""
