@@ -20,7 +20,7 @@ from itertools import chain
 from marquee.gateway import metrics
 from marquee.gateway.backend import AbsentError, Backend, Call, FullError, LostError, Reply, UnreachedError, Version
 from marquee.gateway.config import GatewayConfig
-from marquee.gateway.deadline import Timeout, timeout_at
+from marquee.gateway.deadline import Timeout, end_now, timeout_at
 from marquee.gateway.errors import BUSY, NO_ANSWER, NOT_FOUND, NOT_READY, GatewayError
 from marquee.gateway.idle import Idleness
 from marquee.gateway.readiness import Proofs
@@ -70,11 +70,11 @@ class _Flight:
     said: str = ""
     """What came in place of the last answer."""
 
-    def interrupt(self, now: float, reason: str) -> None:
+    def interrupt(self, reason: str) -> None:
         """Ends the attempt under way, so that the request is sent again."""
-        if self.scope is not None and not self.scope.expired():
+        if self.scope is not None:
             self.reason = reason
-            self.scope.reschedule(now)
+            end_now(self.scope)
 
 
 class Deliverer:
@@ -150,6 +150,9 @@ class Deliverer:
         versions = [version.version for version in self._watch.versions if version.name == call.model]
         if not versions and not self._watch.is_connected:
             return GatewayError(NOT_READY, "the server is starting", retry_after=NOT_READY_RETRY)
+        if versions and call.version is None:
+            message = f"model {call.model!r} has no default version just now"
+            return GatewayError(NOT_READY, message, retry_after=NOT_READY_RETRY)
         if not versions:
             return GatewayError(NOT_FOUND, f"unknown model {call.model!r}")
         known = ", ".join(versions)
@@ -235,7 +238,7 @@ class Deliverer:
                 continue
             found = self._known.find(flight.call.model, flight.call.version)
             if found is None or found.ready_workers:
-                flight.interrupt(now, reason)
+                flight.interrupt(reason)
                 again[flight.call.model, reason] += 1
         for (model, reason), number in again.items():
             logger.info("%s: %d requests under way are sent again: %s", model, number, reason)

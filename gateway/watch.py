@@ -127,8 +127,9 @@ class Watch:
         self._defaults = {version.name: version.version for version in after.values() if version.is_default}
         metrics.set_pending({key(version): version.pending for version in after.values()})
         for loss in losses(before, after):
+            level = logging.INFO if loss.worker.state == "GONE" else logging.WARNING  # taken away, or ended by itself
             worker = f"worker {loss.worker.id} (pid {loss.worker.pid})"
-            logger.warning("%s %s: %s is %s", loss.version.name, loss.version.version, worker, loss.worker.state)
+            logger.log(level, "%s %s: %s is %s", loss.version.name, loss.version.version, worker, loss.worker.state)
             for listener in self._loss_listeners:
                 listener(loss)
         self._end_stopped()
@@ -178,14 +179,9 @@ class Watch:
             model = stopped[pid]
             with suppress(psutil.Error):
                 found.process.kill()  # which checks that the pid is still that process
-                seconds = f"stopped for {now - found.since:.1f} s"
-                logger.warning(
-                    "%s %s: worker with pid %d was %s: ended, so that it is started anew",
-                    model.name,
-                    model.version,
-                    pid,
-                    seconds,
-                )
+                seconds = now - found.since
+                said = f"worker with pid {pid} was stopped for {seconds:.1f} s: ended, so that it is started anew"
+                logger.warning("%s %s: %s", model.name, model.version, said)
 
 
 @dataclass(frozen=True)

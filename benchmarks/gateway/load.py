@@ -71,7 +71,7 @@ class Counts:
     def judge(self, question: Question, reply: Reply, seconds: float) -> bool:
         """Counts an answer; False: the caller should wait before it asks again."""
         if reply.status in REFUSED and "retry-after" in reply.headers:
-            self.refuse(f"status {reply.status}", seconds)
+            self.refuse(f"status {reply.status}: {_code(reply)}", seconds)
             return False
         if reply.status != 200:
             self.lost += 1
@@ -91,6 +91,14 @@ class Counts:
         self.refused += 1
         self.what[why] += 1
         self.slowest_refusal = max(self.slowest_refusal, seconds)
+
+
+def _code(reply: Reply) -> str:
+    """Of a refusal, for programs."""
+    try:
+        return str(json.loads(reply.body)["code"])
+    except (ValueError, KeyError, TypeError):
+        return "nobody listens" if not reply.body else "unknown"
 
 
 @dataclass

@@ -22,6 +22,7 @@ from benchmarks import ROOT, WORK, main, tell
 from benchmarks.gateway.load import Counts, Load, read_questions
 from benchmarks.gateway.place import MODEL, Place, signal_to
 from benchmarks.results import Series, add, origin, write_result
+from marquee.serving.record import find
 
 TRAINING = {
     "image.size": "32",
@@ -57,12 +58,12 @@ class Survival:
 
 
 async def kill_one(place: Place, seconds: float) -> None:
-    """Signal 9 to a worker that is READY, every 5 s."""
+    """Signal 9 to a worker, every 5 s, whenever one is READY."""
     await _kill(place, seconds, lambda pids: pids[:1])
 
 
 async def kill_all(place: Place, seconds: float) -> None:
-    """Signal 9 to all workers at once, every 15 s, where they are back by then."""
+    """Signal 9 to all workers that are READY at once, every 15 s."""
     await _kill(place, seconds, lambda pids: pids, period=15)
 
 
@@ -72,7 +73,8 @@ async def kill_host(place: Place, seconds: float) -> None:
     signal_to(before, signal.SIGKILL)
 
     async def is_back() -> bool:
-        return await place.is_ready() and place.server().pid != before
+        now = find(place.state)
+        return now is not None and now.pid != before and await place.is_ready()
 
     await place.until(is_back)
 
@@ -143,10 +145,9 @@ async def _is_proven(place: Place, version: str) -> bool:
 async def _kill(place: Place, seconds: float, choose: Callable[[list[int]], list[int]], period: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        began = time.monotonic()
-        for pid in choose(await place.until(place.pids)):
+        for pid in choose(await place.pids()):  # none where all of them are still starting
             signal_to(pid, signal.SIGKILL)
-        await asyncio.sleep(max(0.0, began + period * random.uniform(0.8, 1.2) - time.monotonic()))
+        await asyncio.sleep(period * random.uniform(0.8, 1.2))
     await place.until(place.is_ready)
 
 

@@ -5,6 +5,7 @@ An answer that repeats all of a request may be longer than the server's largest 
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -14,6 +15,7 @@ LONGEST_QUOTE = 40
 LONGEST_MESSAGE = 1_000
 """Characters of a message."""
 _MOST_NAMES = 5
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def quote(value: Any) -> str:
@@ -46,6 +48,11 @@ def quote_names(names: Iterable[str], count: int) -> str:
     """
     listed = ", ".join(map(quote, islice(names, _MOST_NAMES)))
     return listed if count <= _MOST_NAMES else f"{listed} and {count - _MOST_NAMES} more"
+
+
+def one_line(text: str) -> str:
+    r"""The text with its control characters, line separators and stray surrogates as JSON's escapes, such as ``\n``."""
+    return _CONTROL.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def shorten(message: str) -> str:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from marquee.rounds import ratio
 from marquee.serving.tuning.load import Load
 from marquee.serving.tuning.space import Params
 
@@ -105,6 +106,28 @@ class Goal:
         if self.meets(candidate):
             return candidate.throughput > (1 + margin) * best.throughput
         return candidate.p99_ms < best.p99_ms / (1 + margin)
+
+    def choose(self, finals: Sequence[Measured]) -> tuple[Measured, str]:
+        """The best of a final, and why it is.
+
+        The first, the settings as they were, stay unless others answer more by more than the rounds vary, and do not
+        pay for it with a p99 that rises by a larger share, which only a latency limit would allow.
+
+        Args:
+            finals: measured in turn, the settings as they were first.
+        """
+        start, best = finals[0], self.best(finals)
+        if best is start or start.failure is not None or self.meets(start) != self.meets(best):
+            return best, f"{best.point}: the best of {len(finals)} in the final"
+        if not self.meets(best):
+            return best, f"{best.point}: the lowest p99"
+        gain = ratio(*([trial.throughput for trial in one.slices] for one in (best, start)))
+        latency, stays = f"p99 {start.p99_ms:.1f} -> {best.p99_ms:.1f} ms", "the settings as they were"
+        if not gain.is_more:
+            return start, f"{stays}: {best.point} gave {gain} the answers, within what the rounds vary"
+        if self.p99_ms is None and best.p99_ms / start.p99_ms > gain.value:
+            return start, f"{stays}: {best.point} gave {gain} the answers, but {latency}"
+        return best, f"{best.point}: {gain} the answers of the settings as they were, {latency}"
 
     def best(self, measured: Sequence[Measured]) -> Measured:
         """The best; of equal ones the first."""

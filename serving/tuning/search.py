@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from marquee.rounds import STEADY, spread
 from marquee.serving.tuning.result import Goal, Measured, Trial
 from marquee.serving.tuning.space import Dimension, Params, Space
 
@@ -36,6 +37,22 @@ class SearchResult:
     """The finalists with their slices, the start first; empty when nothing can be served."""
     complete: bool = True
     """False when time ran out before the search was complete."""
+    reason: str = ""
+    """Why the best was chosen; empty without a final."""
+
+    @property
+    def warning(self) -> str:
+        """That the final was not steady; empty if it was."""
+        served = [one for one in self.finals if one.failure is None and len(one.slices) > 1]
+        spreads = {str(one.point): spread([trial.throughput for trial in one.slices]) for one in served}
+        unsteady = {point: value for point, value in spreads.items() if value > STEADY}
+        if not unsteady:
+            return ""
+        point = max(unsteady, key=unsteady.__getitem__)
+        return (
+            f"timings were not steady: the throughput of {point} varied by {unsteady[point]:.0%} over the rounds of "
+            "the final, as where other work runs on the machine; tune again when it is quiet"
+        )
 
 
 def search(
@@ -62,7 +79,7 @@ def search(
     if finalists:
         logger.info(f"final: {len(finalists)} settings in turn")
         result.finals = _final(finalists, measure, has_time)
-        result.best = goal.best(result.finals)
+        result.best, result.reason = goal.choose(result.finals)
         if result.start.failure is None:
             result.start = result.finals[0]
     return result

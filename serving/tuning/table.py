@@ -51,6 +51,10 @@ def summary(result: TuningResult) -> list[str]:
             f"before: {start.point}: {start.throughput:.1f} answers/s, p99 {start.p99_ms:.1f} ms; "
             f"now {best.throughput / start.throughput:.2f} times"
         )
+    if result.search.reason:
+        lines.append(f"why: {result.search.reason}")
+    if result.search.warning:
+        lines.append(f"warning: {result.search.warning}")
     if result.share is not None:
         limit = max(limit for _, limit in result.in_process)
         lines.append(f"in process, without a server, up to {limit:.1f} images/s; served: {result.share:.0%} of that")
@@ -84,6 +88,8 @@ def to_document(result: TuningResult) -> dict[str, Any]:
         "share_of_in_process": result.share,
         "in_process": [{"served": served, "alone": limit} for served, limit in result.in_process],
         "complete": search.complete,
+        "reason": search.reason or None,
+        "warning": search.warning or None,
         "swept": [_entry(measured) for measured in search.swept],
         "finals": [_entry(measured) for measured in search.finals],
         "frontier": [_entry(measured) for measured in frontier(_latest(result))],

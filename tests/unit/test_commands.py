@@ -137,7 +137,7 @@ def test_ctrl_c_is_one_line_whenever_it_comes(seconds, digits, tmp_path):
         (["marquee", "pa"], ["package"]),
         (["marquee", "serve", "st"], ["start", "stop", "status"]),
         (["marquee", "serve", "start", "--po"], ["--port"]),
-        (["marquee", "train", "--loop.b"], ["--loop.batch-size"]),
+        (["marquee", "train", "--loop.b"], ["--loop.balance", "--loop.batch-size"]),
         (["marquee", "find-lr", "--fr"], ["--from"]),
         (["marquee", "package", "ru"], []),  # nothing of ours: bash completes file names
     ],

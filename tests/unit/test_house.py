@@ -25,8 +25,8 @@ MODULES = {
 }
 ALLOWED = {
     "handlers": {"handlers"},
-    "training": {"hints", "child", "locks", "handlers", "training"},
-    "serving": {"hints", "child", "locks", "handlers", "serving"},
+    "training": {"hints", "child", "locks", "rounds", "handlers", "training"},
+    "serving": {"hints", "child", "locks", "rounds", "handlers", "serving"},
     "gateway": {"hints", "child", "locks", "handlers", "serving", "gateway"},
     "commands": {"hints", "log", "locks", "handlers", "training", "serving", "gateway", "commands"},
 }

@@ -38,6 +38,7 @@ from marquee.training.optimize.build import Builder, Network
 from marquee.training.optimize.builds import Builds, check_pruning, kinds_for
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
 from marquee.training.optimize.datasets import Datasets, read_datasets, read_run
+from marquee.training.optimize.judge import Order
 from marquee.training.optimize.optimize import Optimized
 from marquee.training.optimize.table import table
 from marquee.training.tasks import default_config, task_named
@@ -393,7 +394,10 @@ def test_the_columns_are_headed_by_what_they_hold(task, source, output, headings
         golden=GoldenSpec(),
         rankings=(ranking,),
     )
-    head, line = table(Optimized(spec=spec, chosen="fp32", refused={}, left_out={})).splitlines()
+    chosen = Order(("fp32",), "fp32: the only variant that may be served")
+    result = Optimized(spec=spec, order=chosen, judged="60 test rows", refused={}, left_out={})
+    head, line, judged = table(result).splitlines()
+    assert judged.endswith("and agreement: on 60 test rows")
     for heading in headings:
         assert f"  {heading}" in head
     assert "0.086" in line

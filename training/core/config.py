@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from marquee.handlers.core.schema import SchemaError, from_dict, to_dict
 from marquee.training.core.errors import TrainingError
+from marquee.training.core.yaml_text import dump_yaml, read_yaml
 from marquee.training.tasks import DEFAULT_TASK, default_config
 
 T = TypeVar("T")
@@ -210,7 +211,7 @@ def load_config(path: Path, task: str | None = None) -> Any:
     Raises:
         TrainingError: the file cannot be read, or a field is unknown or wrong; the message names file and field.
     """
-    return _to_config(path, _read_yaml(path), task)
+    return _to_config(path, read_yaml(path), task)
 
 
 def named_config(name: str | Path, task: str | None = None) -> Any:
@@ -261,19 +262,10 @@ def load_run_config(path: Path) -> Any:
     Raises:
         TrainingError: as :func:`load_config`.
     """
-    data = _read_yaml(path)
+    data = read_yaml(path)
     if isinstance(data, dict):
         data = type(_default(path, data, None)).with_older_defaults(data)
     return _to_config(path, data, None)
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml  # imported late: every command line needs the classes of this module, but few read a file
-
-    try:
-        return yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: not readable as YAML: {error}") from error
 
 
 def _to_config(path: Path, data: Any, task: str | None) -> Any:
@@ -300,6 +292,4 @@ def _default(path: Path, data: dict[str, Any], task: str | None) -> Any:
 
 def dump_config(config: RunConfig) -> str:
     """YAML text that :func:`load_config` reads back to an equal configuration."""
-    import yaml
-
-    return yaml.safe_dump({"task": config.task, **to_dict(config)}, sort_keys=False)
+    return dump_yaml({"task": config.task, **to_dict(config)})

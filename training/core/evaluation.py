@@ -1,7 +1,8 @@
 """Evaluation of a bundle through the predictor that serves it."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,12 @@ from marquee.handlers.core.predictor import Predictor
 from marquee.training.core.dataset import SPLITS, content_of
 from marquee.training.core.errors import DataError
 from marquee.training.core.progress import Progress
+from marquee.training.core.rejected import Rejected
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.sampler import resolve_workers
 from marquee.training.core.task import Task, task_for
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ def find_known(task: Task[Any], bundle: Path, records: Sequence[Any]) -> Known |
     )
 
 
+def _left_out(item: Rejected) -> dict[str, str]:
+    own_class = {"class": item.stratum} if item.stratum else {}
+    return {"path": item.path, "reason": item.reason, **own_class}
+
+
 def evaluate(
     predictor: Predictor,
     data: Path,
@@ -129,6 +138,8 @@ def evaluate(
     """
     progress, task = progress or Progress(), task_for(predictor.spec)
     manifest, rejected = task.read_for(predictor.spec, data, progress)
+    for line in task.findings(manifest):
+        logger.info(line)
     candidates = manifest.split("test") or list(manifest.records)
     known = find_known(task, predictor.bundle.folder, candidates)
     records = candidates if seen or known is None else list(known.unseen)
@@ -143,6 +154,6 @@ def evaluate(
         "tta": tta,
         "variant": predictor.variant.name,
         "seen": None if known is None else {"train": known.train, "val": known.val, "measured": seen},
-        "left_out": [asdict(item) for item in rejected],
+        "left_out": [_left_out(item) for item in rejected],
     }
     return Evaluation(metrics, records, outputs)

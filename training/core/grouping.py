@@ -1,7 +1,36 @@
-"""Shares whole groups of items out among the parts of a data set."""
+"""Finds the items that belong together, and shares whole groups of them out among the parts of a data set."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+
+def sets_of(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
+    """Sets of items that share a key, directly or through others.
+
+    Args:
+        keys: of each item, such as its group and its content; an item without any is on its own.
+
+    Returns:
+        The indices of the items of each set, ascending; the sets are in the order of their first items.
+    """
+    parent: list[int] = []
+    first: dict[Hashable, int] = {}
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    for number, of_item in enumerate(keys):
+        parent.append(number)
+        for key in of_item:
+            one, other = sorted((root(number), root(first.setdefault(key, number))))
+            parent[other] = one
+    sets: dict[int, list[int]] = defaultdict(list)
+    for number in range(len(parent)):
+        sets[root(number)].append(number)
+    return list(sets.values())
 
 
 def place_groups(groups: Sequence[Sequence[str]], fractions: Mapping[str, float]) -> list[str]:

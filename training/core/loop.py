@@ -98,6 +98,12 @@ class Trainer:
         """Number of steps of the whole run."""
         return self.config.loop.epochs * len(self.sampler)
 
+    @property
+    def smallest_part(self) -> int:
+        """Items of the smallest part of a step of this process."""
+        items = self.sampler.items_of_a_step
+        return items // min(self.config.loop.accumulate, items)
+
     def _wrap(self) -> nn.Module:
         """The model as it is called in training: in DDP if there are several processes, and compiled if configured."""
         forward: nn.Module = self.model
@@ -285,7 +291,7 @@ class Trainer:
         logger.info(
             f"epoch {state.epoch:3d}/{self.config.loop.epochs}  train loss {loss:.4f}{text and f' {text}'}  "
             f"val loss {score.loss:.4f} {score.text}  {speed:.0f} {unit}/s"
-            f"{'  best' if best and self.config.loop.select == 'validation' else ''}"
+            f"{'  best' if best and self.config.loop.select != 'last' else ''}"
         )
         if state.converged:
             logger.info(f"converged: {_why_converged(self.config.loop, self._gradient_norm)}")

@@ -9,7 +9,8 @@ from marquee.handlers.core.schema import to_dict
 from marquee.training.core.config import RunConfig, dump_config, load_run_config
 from marquee.training.core.dataset import SPLITS, Manifest
 from marquee.training.core.distributed import ProcessGroup
-from marquee.training.core.errors import TrainingError
+from marquee.training.core.errors import DataError, TrainingError
+from marquee.training.core.exclusive import is_empty
 from marquee.training.core.files import write_atomic
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import SHOWN, Rejected, log_rejected, write_rejected
@@ -79,6 +80,38 @@ def check_resumable(config: RunConfig, out: Path) -> None:
             )
 
 
+def locate(config: RunConfig, out: Path, data: Path | None, progress: Progress) -> Any:
+    """The manifest of a run whose data set may have been moved since; it is written again where paths have changed.
+
+    Args:
+        config: of the run.
+        out: the run's folder.
+        data: where its data set lies now; None: where it was.
+        progress: where progress is reported.
+
+    Returns:
+        The manifest, with the items' present paths.
+
+    Raises:
+        DataError: items of the run are not there.
+    """
+    task, path = task_of(config), RunFolder(out).manifest
+    manifest = task.read_manifest(path)
+    if data is None:
+        if missing := task.missing(manifest):
+            total = len(manifest.records)
+            raise DataError(
+                f"{out}: {len(missing)} of the {total} {task.unit} of this run are no longer there, the first is "
+                f"{missing[0]}; if the data set was moved, name its place with --data"
+            )
+        return manifest
+    found = task.find_again(config, manifest, data, progress)
+    if found is not manifest:
+        task.write_manifest(path, found)
+        logger.info(f"{path}: the {task.unit} were found again in {data}")
+    return found
+
+
 def _write_records(
     config: RunConfig, data: Path | Manifest | None, out: Path, resume: bool, progress: Progress
 ) -> None:
@@ -88,6 +121,7 @@ def _write_records(
             raise TrainingError(f"{out}: nothing to resume; run without --resume")
         config = task_of(config).resolve(config, task_of(config).read_manifest(folder.manifest))
         check_resumable(config, out)
+        locate(config, out, data if isinstance(data, Path) else None, progress)
         write_atomic(folder.config, dump_config(config))
         return
     if data is None:
@@ -108,7 +142,7 @@ def _write_records(
 
 def _is_free(out: Path) -> bool:
     """True for a folder without files, and for a run that failed before its first checkpoint."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and is_empty(out)):
         return True
     return RunFolder(out).is_begun and not RunFolder(out).has_checkpoints
 

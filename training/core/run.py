@@ -8,6 +8,8 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from marquee.training.core.config import RunConfig, load_run_config
 from marquee.training.core.context import RunContext
 from marquee.training.core.dataset import SPLITS
 from marquee.training.core.device import resolve_device, resolve_precision
-from marquee.training.core.distributed import process_group
+from marquee.training.core.distributed import ProcessGroup, process_group
 from marquee.training.core.environment import describe_environment, library_versions
 from marquee.training.core.errors import CheckpointError, TrainingError
+from marquee.training.core.exclusive import exclusive
 from marquee.training.core.export import export_bundle
 from marquee.training.core.files import write_atomic, write_json
 from marquee.training.core.loop import (
@@ -34,10 +37,12 @@ from marquee.training.core.loop import (
 )
 from marquee.training.core.metrics_log import MetricsLog
 from marquee.training.core.optim import check_optimizer
+from marquee.training.core.places import check_apart
 from marquee.training.core.progress import Progress
 from marquee.training.core.records import prepare_folder
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.task import Network, task_of
+from marquee.training.core.trial_pass import check_forward
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,9 @@ def train(
     task.check(config)
     check_optimizer(config.optimizer)
     resume = resume or _restarted(out)
-    with process_group(device) as world:
+    if data is not None and manifest is None and not resume:
+        check_apart(data, out)
+    with process_group(device) as world, _alone(out, world):
         progress = Progress(quiet=not world.is_main)
         if not world.is_main:
             logging.getLogger("marquee").setLevel(logging.WARNING)  # only the main process logs
@@ -98,12 +105,28 @@ def write_report(out: Path) -> dict[str, Path]:
     config = RunFolder(out).config
     if not config.is_file():
         raise TrainingError(f"{config}: not found; a report needs a finished run")
-    return task_of(load_run_config(config)).write_report(out)
+    with exclusive(out, "marquee report"):
+        return task_of(load_run_config(config)).write_report(out)
 
 
 def summary(config: RunConfig, metrics: dict[str, Any]) -> str:
     """The result of a run in one line."""
     return task_of(config).summary(metrics)
+
+
+@contextmanager
+def _alone(out: Path, world: ProcessGroup) -> Iterator[None]:
+    """The main process holds the lock of the run's folder; without it, no process goes on."""
+    with ExitStack() as held:
+        failure: TrainingError | None = None
+        if world.is_main:
+            try:
+                held.enter_context(exclusive(out, "marquee train"))
+            except TrainingError as error:
+                failure = error
+        if world.any(failure is not None):
+            raise failure or TrainingError("the main process could not begin; its message says why")
+        yield
 
 
 def _remedy(precision: str) -> str:
@@ -125,6 +148,7 @@ def _train(config: RunConfig, manifest: Any, context: RunContext) -> dict[str, A
         environment = describe_environment(device, resolve_precision(config.loop.precision, device), world.size)
         write_json(context.folder.environment, environment)
     trainer = build_trainer(config, manifest, network, context, cache=True)
+    check_forward(trainer.model, network.input, trainer.smallest_part, device, trainer.precision)
     store = trainer.store
     state = _restore(trainer)
     if not world.is_main:

@@ -1,7 +1,8 @@
 """Which items make up each step, and the processes that load them."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from marquee.handlers.core.host import usable_cores
 from marquee.training.core.errors import DataError
+from marquee.training.core.guarded_loader import GuardedLoader
 from marquee.training.core.seeding import derive_seed
 
 _SECONDS_TO_SAVE = 60
@@ -20,7 +22,7 @@ Loader = Iterable[Any]
 """Yields batches: lists or tuples of tensors with one row per item. A training loader has as many as its sampler."""
 
 
-class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
+class DistributedBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Which items make up each training step, for one rank.
 
     Each epoch is a new permutation, cut into global batches; a rank takes every ``world``-th item of each. An
@@ -51,10 +53,15 @@ class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
         return self._passes * self._steps_of_a_pass
 
     @property
+    def items_of_a_step(self) -> int:
+        """Items in this rank's share of a step."""
+        return self._batch_size // self._world
+
+    @property
     def _steps_of_a_pass(self) -> int:
         return self._items // self._batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         for items in self.shares():
             yield [(self.epoch, index) for index in items]
 
@@ -79,9 +86,64 @@ class DistributedBatchSampler(Sampler[list[tuple[int, int]]]):
         return order[step * self._batch_size : (step + 1) * self._batch_size][self._rank :: self._world]
 
 
+class BalancedBatchSampler(DistributedBatchSampler):
+    """Draws every stratum equally often, however few items it has.
+
+    A pass has as many draws as there are items. The items of a stratum take turns: each of them is drawn as often as
+    the others, or once more. What is drawn follows from the seed and the pass alone, as the permutations of the base
+    class do. An address has the number of the draw as its third part, so that the variations of an item that is drawn
+    several times in a pass differ.
+
+    Args:
+        strata: the stratum of each item.
+        batch_size: see :class:`DistributedBatchSampler`, as for the other arguments.
+        seed: see there.
+        rank: see there.
+        world: see there.
+        passes: see there.
+    """
+
+    def __init__(
+        self, strata: Sequence[Hashable], batch_size: int, seed: int, rank: int = 0, world: int = 1, passes: int = 1
+    ) -> None:
+        super().__init__(len(strata), batch_size, seed, rank, world, passes)
+        members: dict[Hashable, list[int]] = defaultdict(list)
+        for index, stratum in enumerate(strata):
+            members[stratum].append(index)
+        self._members = list(members.values())
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        for draws in super().shares():
+            yield [(self.epoch, draw % self._items, draw // self._items) for draw in draws]
+
+    def shares(self) -> Iterator[list[int]]:
+        """See :class:`DistributedBatchSampler`."""
+        for draws in super().shares():
+            yield [draw % self._items for draw in draws]
+
+    def items_of(self, epoch: int, step: int) -> list[int]:
+        """See :class:`DistributedBatchSampler`."""
+        return [draw % self._items for draw in super().items_of(epoch, step)]
+
+    def _order(self, epoch: int, number: int) -> list[int]:
+        """Draws in the order of a pass: ``index + items * draw``, where ``draw`` counts the draws of that item."""
+        seed = derive_seed(self._seed, "balanced", epoch * self._passes + number)
+        generator = torch.Generator().manual_seed(seed)
+        each, more = divmod(self._items, len(self._members))
+        with_more = set(torch.randperm(len(self._members), generator=generator)[:more].tolist())
+        draws: list[int] = []
+        for stratum, members in enumerate(self._members):
+            wanted, turn = each + (stratum in with_more), 0
+            while wanted > 0:
+                order = torch.randperm(len(members), generator=generator)[:wanted].tolist()
+                draws += [members[place] + self._items * turn for place in order]
+                wanted, turn = wanted - len(order), turn + 1
+        return [draws[place] for place in torch.randperm(len(draws), generator=generator).tolist()]
+
+
 def training_loader(items: Dataset[Any], sampler: DistributedBatchSampler, workers: int, pin_memory: bool) -> Loader:
     """Loader over ``sampler``; set its ``epoch`` before each iteration."""
-    return DataLoader(
+    loader = DataLoader(
         items,
         batch_sampler=sampler,
         pin_memory=pin_memory,
@@ -89,11 +151,12 @@ def training_loader(items: Dataset[Any], sampler: DistributedBatchSampler, worke
         persistent_workers=workers > 0,
         worker_init_fn=init_worker,
     )
+    return GuardedLoader(loader)
 
 
 def evaluation_loader(items: Dataset[Any], batch_size: int, workers: int, pin_memory: bool = False) -> Loader:
     """Loader over ``items`` in order; the last batch may be smaller."""
-    return DataLoader(
+    loader = DataLoader(
         items,
         batch_size=batch_size,
         pin_memory=pin_memory,
@@ -101,6 +164,7 @@ def evaluation_loader(items: Dataset[Any], batch_size: int, workers: int, pin_me
         persistent_workers=workers > 0,
         worker_init_fn=init_worker,
     )
+    return GuardedLoader(loader)
 
 
 def resolve_workers(workers: int, items: int) -> int:

@@ -5,6 +5,7 @@ are passed to it, so that the same object works for a run and for an imported bu
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from marquee.handlers.core.input import InputSpec
 from marquee.handlers.core.output import CalibrationSpec, OutputSpec
 from marquee.handlers.core.spec import TOLERANCES, ModelSpec, Precision
 from marquee.training.core.context import RunContext
-from marquee.training.core.errors import OptimizeError, TrainingError
+from marquee.training.core.dataset import content_of
+from marquee.training.core.errors import DataError, OptimizeError, TrainingError
 from marquee.training.core.objective import Objective
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected
@@ -128,9 +130,31 @@ class Task(ABC, Generic[C]):
     def write_manifest(self, path: Path, manifest: Any) -> None:
         """Writes the record of the items that a run uses."""
 
+    def missing(self, manifest: Any) -> Sequence[str]:
+        """Paths of items that can no longer be read; none for tasks whose manifests hold the items themselves."""
+        return ()
+
+    def find_again(self, config: C, manifest: Any, data: Path, progress: Progress) -> Any:
+        """The manifest of a run, with the places at which its items lie in a data set now.
+
+        Raises:
+            DataError: ``data`` does not have the items of the manifest.
+        """
+        there, _ = self.read(config, data, progress)
+        if Counter(map(content_of, manifest.records)) != Counter(map(content_of, there.records)):
+            raise DataError(
+                f"{data}: has other {self.unit} than this run was begun with ({len(there.records)} there, "
+                f"{len(manifest.records)} in the run); leave --data out, or train into a new folder"
+            )
+        return manifest
+
     def describe(self, manifest: Any) -> str:
         """The data set in one line."""
         return f"{len(manifest.records)} {self.unit}"
+
+    def findings(self, manifest: Any) -> Sequence[str]:
+        """What reading the data set gave rise to, one line each; usually none."""
+        return ()
 
     def resolve(self, config: C, manifest: Any) -> C:
         """The configuration with values in place of those that follow from the data; the run keeps the result."""
@@ -294,6 +318,17 @@ class Task(ABC, Generic[C]):
         """The score of each answer, (N,), whose mean is the :attr:`quality`: bool, or float64 if it is graded."""
         return self.right(output, outputs, targets)
 
+    def loses_most(self, output: Any, targets: np.ndarray, before: np.ndarray, after: np.ndarray) -> str:
+        """Which class a variant answers worse than the first one, as a sentence; empty where there are no classes.
+
+        Args:
+            output: of the variant.
+            targets: see :meth:`targets`.
+            before: the scores of the first variant's answers, see :meth:`scores`.
+            after: those of the variant's.
+        """
+        return ""
+
     def calibration_error(self, output: Any, outputs: Arrays, targets: np.ndarray) -> float | None:
         """The difference between the confidence of answers and the share of right ones; None if there is none."""
         raise self._not_optimized()
@@ -328,8 +363,8 @@ class Task(ABC, Generic[C]):
         """The settings of a run's loop, adapted to a short run that continues from its weights."""
         return loop
 
-    def chance(self, manifest: Any) -> float:
-        """Score on the validation items of the best constant answer."""
+    def chance(self, config: C, manifest: Any) -> float:
+        """Score on the validation items of the best constant answer, as the run's epochs are scored."""
         raise self._not_optimized()
 
     def _not_optimized(self) -> OptimizeError:

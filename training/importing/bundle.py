@@ -16,7 +16,7 @@ from marquee.handlers.inputs.image.decode import load as load_image
 from marquee.handlers.inputs.image.spec import PIXELS
 from marquee.handlers.outputs.classification import ClassificationSpec, Prediction
 from marquee.training.core.errors import ExportError, TrainingError
-from marquee.training.core.files import atomic_folder
+from marquee.training.core.exclusive import new_folder
 from marquee.training.core.golden_writer import MAX_GOLDEN, write_golden, write_requests
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected, write_rejected
@@ -24,6 +24,7 @@ from marquee.training.core.run_folder import RunFolder
 from marquee.training.importing import converted, keras_file, torch_weights
 from marquee.training.importing.checks import check_batches, check_output
 from marquee.training.importing.config import ImportConfig
+from marquee.training.importing.doubts import Doubts
 from marquee.training.importing.images import find_images
 from marquee.training.importing.labels import read_labels
 from marquee.training.importing.provenance import provenance
@@ -42,6 +43,8 @@ class Imported:
     """The golden samples and their predictions, sorted by path."""
     rejected: tuple[Rejected, ...]
     """Files that are not readable images."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious in the answers."""
 
     @property
     def agreeing(self) -> tuple[int, int]:
@@ -62,15 +65,21 @@ def import_bundle(config: ImportConfig, out: Path, progress: Progress) -> Import
         TrainingError: ``out`` exists, or the model, the labels or the images cannot be used; the message says which.
         ExportError: the written bundle's outputs differ from those of the model.
     """
-    if out.exists():
-        raise TrainingError(f"--out {out}: exists already; choose a new folder")
-    labels = read_labels(config.labels)
-    with _ready(config, labels) as ready, atomic_folder(out) as staging:
+    with new_folder(out, "marquee import") as staging:
+        labels = read_labels(config.labels)
+        return _import(config, labels, staging, progress)
+
+
+def _import(config: ImportConfig, labels: tuple[str, ...], staging: Path, progress: Progress) -> Imported:
+    with _ready(config, labels) as ready:
         records, rejected = find_images(config.images, labels, ready.image, progress)
         spec, answers = _write_bundle(RunFolder(staging).bundle, ready, config, labels, records)
+        named = [answer.label for _, answer in answers]
+        doubts = Doubts(ready, config.channel_order, labels, [record for record, _ in answers], named)
+        warnings = doubts.lines(progress)
         if rejected:
             write_rejected(RunFolder(staging).rejected, rejected)
-    return Imported(spec, answers, tuple(rejected))
+    return Imported(spec, answers, tuple(rejected), tuple(warnings))
 
 
 @contextmanager
@@ -122,7 +131,8 @@ def _write_bundle(
     pixels = np.stack([load_image(Path(record.path).read_bytes(), ready.image) for record in golden])
     check_batches(config.model, predictor, pixels)
     check_output(config.model, predictor, pixels, config.output)
-    origin = provenance(config.model, config.licence, {**ready.facts, **ready.compare(predictor, pixels)})
+    facts = {**ready.facts, "channel_order": config.channel_order, **ready.compare(predictor, pixels)}
+    origin = provenance(config.model, config.licence, facts)
     answers = predictor.predict_arrays({PIXELS: pixels})
     spec = replace(
         draft.spec,

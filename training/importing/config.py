@@ -1,5 +1,6 @@
 """Settings of an import; the fields are the command-line options of marquee import."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal, Optional
 
 from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.core.errors import TrainingError
+from marquee.training.importing.units import check_units
 from marquee.training.tasks.image_classification.config import window_of
 
 
@@ -15,16 +17,19 @@ class ImportConfig:
     """The model to import, and everything that its file does not specify."""
 
     model: Path
-    """Weights (.safetensors, or a .pth or .pt with only tensors), an ONNX file, a TensorFlow SavedModel folder,
-    an OpenVINO IR (.xml), or a Keras file (.keras, .h5)."""
+    """Weights (.safetensors, or a .pth, .pt, .ckpt, .bin or .pth.tar that holds no code), an ONNX file, a TensorFlow
+    SavedModel folder, an OpenVINO IR (.xml), or a Keras file (.keras, .h5)."""
     labels: Path
-    """File with the class names in the order of the model's outputs: one per line, or a JSON list."""
+    """File with the class names in the order of the model's outputs, one per line or as a JSON list; or with their
+    indices: "0 cat" lines, a CSV of index and name, id2label or class_indices in JSON."""
     images: Path
     """Folder of real images, either in class folders or unlabelled. Some of them become golden samples."""
     arch: Optional[str] = None
     """Architecture of a weights file, such as resnet50."""
     library: Literal["timm", "torchvision"] = "timm"
     """Library that provides the architecture."""
+    weights_key: Optional[str] = None
+    """Which weights to take of a file that has several sets, such as ema or state_dict/teacher; None: there is one."""
     size: Optional[int] = None
     """Side length of the model's square input in pixels; None: that of the architecture or the file, else 224."""
     resize: Optional[int] = None
@@ -35,13 +40,16 @@ class ImportConfig:
     resized, as Keras does by default; pad: its long side is resized and the rest filled with background. None: squash
     for a Keras file, else crop."""
     mean: Optional[tuple[float, ...]] = None
-    """Mean to subtract from each channel, in the units of --input-range; None: that of the architecture, else 0."""
+    """Mean to subtract from each channel, in the units of --input-range and the order of --channel-order; None: that of
+    the architecture, else 0."""
     std: Optional[tuple[float, ...]] = None
-    """Standard deviation to divide each channel by, in the same units; None: that of the architecture, else 1."""
+    """Standard deviation to divide each channel by, likewise; None: that of the architecture, else 1."""
     interpolation: Optional[Literal["bicubic", "bilinear"]] = None
     """Interpolation of the resize; None: that of the architecture, else bilinear."""
     channels: Literal[1, 3] = 3
     """Input channels: 1 for greyscale, 3 for RGB."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the model's channels: bgr for models that were trained on images as OpenCV or Caffe read them."""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
     """Order of the input dimensions of a converted model; auto: inferred from the shape of its input."""
     input_range: Literal[1, 255] = 1
@@ -70,16 +78,24 @@ class ImportConfig:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.size and self.resize and self.resize < self.size:
             raise ValueError(f"resize: expected at least --size ({self.size}), got {self.resize}")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) not in (1, self.channels):
-                raise ValueError(f"{name}: expected 1 or {self.channels} numbers, got {len(values)}")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
+        self._check_normalisation()
         if not 0 <= self.background <= 255:
             raise ValueError(f"background: expected 0 to 255, got {self.background}")
         if self.window != "none":
             window_of(self.window)
+
+    def _check_normalisation(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}: expected finite numbers, got {list(values)}")
+            if values is not None and len(values) not in (1, self.channels):
+                raise ValueError(f"{name}: expected 1 or {self.channels} numbers, got {len(values)}")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
+        check_units(self.mean, self.std, self.input_range)
+        if self.channel_order == "bgr" and self.channels != 3:
+            raise ValueError("channel_order: bgr needs 3 channels; leave it out for greyscale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +137,15 @@ def image_spec(config: ImportConfig, defaults: InputDefaults) -> ImageSpec:
         per_channel(fallback_values if values is None else values, config.channels)
         for values, fallback_values in ((config.mean, fallback.mean), (config.std, fallback.std))
     )
+    # Those of the spec are for the decoded pixels, which have red first.
+    step = -1 if config.channel_order == "bgr" else 1
     return ImageSpec(
         channels=config.channels,
         resize=resize,
         crop=size,
         interpolation=config.interpolation or defaults.interpolation,
-        mean=tuple(value / config.input_range for value in mean),
-        std=tuple(value / config.input_range for value in std),
+        mean=tuple(value / config.input_range for value in mean[::step]),
+        std=tuple(value / config.input_range for value in std[::step]),
         background=config.background,
         decode=config.decode,
         reading="file",

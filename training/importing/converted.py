@@ -1,11 +1,15 @@
 """Converts an ONNX file, a TensorFlow SavedModel or an OpenVINO IR into an OpenVINO IR that takes the served pixels."""
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.core.errors import TrainingError
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
 from marquee.training.importing.labels import check_count
@@ -32,7 +36,10 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
     if config.arch is not None:
         raise TrainingError(f"--arch {config.arch}: {config.model} contains its architecture; leave --arch out")
     if config.model.is_dir() and not (config.model / "saved_model.pb").is_file():
-        raise TrainingError(f"{config.model}: no saved_model.pb in it; expected the folder of a TensorFlow SavedModel")
+        raise TrainingError(
+            f"{config.model}: no saved_model.pb in it; expected the folder of a TensorFlow SavedModel"
+            f"{_inside(config.model)}"
+        )
     model = read_model(config.model)
     with openvino_errors(config.model):
         layout, side = _input(model, config)
@@ -42,7 +49,8 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
         outputs = model.outputs[0].partial_shape[1]
         if outputs.is_static:
             check_count(config.labels, labels, outputs.get_length())
-        model = with_pixel_input(model, layout, image)
+        normalised = _normalised(model.clone(), layout, image, config.channel_order)
+        model = with_pixel_input(model, layout, image, config.channel_order)
 
     def write(folder: Path) -> list[str]:
         import openvino as ov
@@ -57,12 +65,38 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
         device="cpu",
         precision="int8" if is_quantized(model) else "fp32",
         write=write,
+        normalised=normalised,
         facts={
             "format": FORMATS.get(config.model.suffix.lower(), "TensorFlow SavedModel"),
             "library": f"openvino {version}",
             "layout": layout,
         },
     )
+
+
+def _inside(folder: Path) -> str:
+    """Which file of the folder was likely meant, for a message."""
+    kinds = (".keras", ".h5", ".onnx", ".xml", ".safetensors", ".bin", ".pth", ".pt")
+    found = sorted(
+        (file for file in folder.iterdir() if file.suffix in kinds), key=lambda file: kinds.index(file.suffix)
+    )
+    return f", or one of its files, such as --model {found[0]}" if found else ""
+
+
+def _normalised(
+    model: "ov.Model", layout: str, image: ImageSpec, order: str
+) -> Callable[[Sequence[float], Sequence[float]], Callable[[np.ndarray], np.ndarray]]:
+    """See :class:`ReadyModel`."""
+
+    def build(mean: Sequence[float], std: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+        from marquee.handlers.core.engines.openvino_core import core
+
+        other = replace(image, mean=tuple(mean), std=tuple(std))
+        compiled = core().compile_model(with_pixel_input(model.clone(), layout, other, order), "CPU")
+        # A copy, since the engine reuses the memory of its output.
+        return lambda pixels: np.array(compiled([pixels])[0])
+
+    return build
 
 
 def read_model(path: Path) -> "ov.Model":

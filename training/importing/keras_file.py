@@ -10,6 +10,7 @@ from pathlib import Path
 from marquee.training.core.errors import TrainingError
 from marquee.training.importing.config import ImportConfig
 from marquee.training.importing.converted import prepare
+from marquee.training.importing.keras_layers import older_layers
 from marquee.training.importing.ready import ReadyModel
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -51,12 +52,16 @@ def _export(path: Path, folder: Path) -> tuple[Path, str]:
         raise TrainingError(f"{path}: Keras {keras.__version__} may run code from a file; pip install 'keras>=3.12'")
     target = folder / "model.xml"
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, older_layers(keras), compile=False, safe_mode=True)
         model.export(str(target), format="openvino", verbose=False)
     except Exception as error:
         # Keras and its backends raise exceptions of any type for files that they cannot read. Only the first two
         # sentences are kept: the rest of the message advises loading the file without safe_mode.
-        reason = ". ".join(" ".join(str(error).split()).split(". ")[:2])[:300]
+        # Where a layer is at fault, its configuration comes first and what is wrong with it last.
+        text = str(error).rpartition("Exception encountered: ")[2]
+        reason = ". ".join(" ".join(text.split()).split(". ")[:2])[:300]
+        if "No model config" in text:
+            reason = "it has weights only, without the model; save the whole model with model.save"
         raise TrainingError(
             f"{path}: Keras {keras.__version__} with the backend {keras.backend.backend()} cannot export it: {reason}; "
             'where the model was trained, run model.export("folder") and import that folder'

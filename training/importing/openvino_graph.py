@@ -94,13 +94,14 @@ def with_logits(model: "ov.Model", config: ImportConfig, labels: int) -> "ov.Mod
     return ov.Model([ops.result(value)], model.get_parameters(), model.get_friendly_name())
 
 
-def with_pixel_input(model: "ov.Model", layout: str, image: ImageSpec) -> "ov.Model":
+def with_pixel_input(model: "ov.Model", layout: str, image: ImageSpec, order: str) -> "ov.Model":
     """The same model with an input of uint8 pixels (N, H, W, C), which it normalises itself.
 
     Args:
         model: a model that takes normalised values in ``layout``.
         layout: ``NCHW`` or ``NHWC``.
         image: mean and standard deviation, for white = 1.
+        order: ``bgr`` if the model takes blue first, else ``rgb``.
     """
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
@@ -113,5 +114,7 @@ def with_pixel_input(model: "ov.Model", layout: str, image: ImageSpec) -> "ov.Mo
     steps = entry.preprocess().convert_element_type(ov.Type.f32)
     # PrePostProcessor runs its steps in the order of these calls: mean before scale.
     steps.mean([255 * value for value in image.mean]).scale([255 * value for value in image.std])
+    if order == "bgr":
+        steps.reverse_channels()
     steps.convert_element_type(input_type)
     return processor.build()

@@ -1,6 +1,6 @@
 """The common form of all importable models before they are written into a bundle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,5 +34,8 @@ class ReadyModel:
     compare: Callable[[Predictor, np.ndarray], dict[str, Any]] = nothing_to_compare
     """Compares the written model with the original on uint8 (N, crop, crop, channels); returns facts for the bundle.
     Raises ExportError if they differ."""
+    normalised: Callable[[Sequence[float], Sequence[float]], Callable[[np.ndarray], np.ndarray]]
+    """(mean, std) for white = 1 -> the model with this normalisation in place of its own: uint8 (N, crop, crop,
+    channels) to logits."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts about the model's origin, for the bundle's provenance."""

@@ -16,8 +16,8 @@ from marquee.handlers.outputs.regression import VALUE
 from marquee.training.core.context import RunContext
 from marquee.training.core.errors import DataError, TrainingError
 from marquee.training.core.evaluation import predict_outputs
+from marquee.training.core.exclusive import new_folder
 from marquee.training.core.export import export_bundle
-from marquee.training.core.files import atomic_folder
 from marquee.training.core.golden_writer import write_requests
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected, write_rejected
@@ -85,11 +85,9 @@ def import_table(config: TableImportConfig, out: Path, progress: Progress) -> Im
         TrainingError: ``out`` exists, or the estimator or the table cannot be used; the message says why.
         ExportError: the bundle's answers differ from scikit-learn's.
     """
-    if out.exists():
-        raise TrainingError(f"--out {out}: exists already; choose a new folder")
-    verified = verify(config)
-    run = run_config(config, bool(verified.manifest.labels))
-    with atomic_folder(out) as staging:
+    with new_folder(out, "marquee import") as staging:
+        verified = verify(config)
+        run = run_config(config, bool(verified.manifest.labels))
         folder = RunFolder(staging)
         metrics = export_bundle(
             run,

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from marquee.handlers.core.predictor import Predictor
 from marquee.handlers.inputs.image.spec import PIXELS
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.export import MODEL_FILE, compare_with_eager, export_program
+from marquee.training.importing.checkpoint import load_tensors
 from marquee.training.importing.config import ImportConfig, InputDefaults, image_spec
+from marquee.training.importing.fitting import Found, find_weights
 from marquee.training.importing.labels import check_count
 from marquee.training.importing.ready import ReadyModel
 from marquee.training.tasks.image_classification.models import Classifier, architectures, check_size
-from marquee.training.tasks.image_classification.pretrained import StateDict, read_weights, rename_efficientnet_lite0
+from marquee.training.tasks.image_classification.pretrained import StateDict, rename_efficientnet_lite0
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
+"""``.tar`` is that of ``.pth.tar``, which is a file of torch.save."""
 _TORCHVISION = InputDefaults(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """torchvision's normalisation, unless the documentation of particular weights says otherwise."""
 _NAMED = 3
@@ -40,14 +43,26 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
             f"--output {config.output}: the architectures of {config.library} give logits; leave --output out"
         )
     _check_arch(config.arch, config.library)
-    state = read_weights(config.model)
+    groups = load_tensors(config.model)
     # `efficientnet_lite0` has the same shapes but pads differently: it would load these weights and give wrong outputs.
     if config.arch.partition(".")[0] == "tf_efficientnet_lite0":
-        state = rename_efficientnet_lite0(state)
+        groups = {place: rename_efficientnet_lite0(state) for place, state in groups.items()}
     image = image_spec(config, _defaults(config))
     backbone = _create(config, len(labels), image.crop)
-    _fill(backbone, state, config, labels)
-    model = Classifier(backbone, image.mean, image.std).float().eval()
+    found = find_weights(config.model, groups, backbone.state_dict(), config.weights_key)
+    _fill(backbone, found, config, labels)
+    backbone.float().eval()
+    network = Bgr(backbone).eval() if config.channel_order == "bgr" else backbone
+    model = Classifier(network, image.mean, image.std).eval()
+
+    def normalised(mean: Sequence[float], std: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+        other = Classifier(network, mean, std).eval()
+
+        @torch.inference_mode()
+        def logits(pixels: np.ndarray) -> np.ndarray:
+            return other(torch.from_numpy(pixels)).numpy()  # type: ignore[no-any-return]
+
+        return logits
 
     def write(folder: Path) -> list[str]:
         export_program(model, image, folder / MODEL_FILE)
@@ -62,12 +77,32 @@ def prepare(config: ImportConfig, labels: tuple[str, ...]) -> ReadyModel:
         device="any",
         write=write,
         compare=compare,
+        normalised=normalised,
         facts={
             "format": "state dict",
             "architecture": config.arch,
             "library": f"{config.library} {importlib.metadata.version(config.library)}",
+            **({"weights": found.place} if found.place else {}),
+            **({"left_out": list(found.others)} if found.others else {}),
         },
     )
+
+
+class Bgr(nn.Module):
+    """A network that gets its channels in the reverse order.
+
+    Args:
+        network: takes (N, 3, H, W), blue first.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised (N, 3, H, W), red first -> what the network gives."""
+        outputs: torch.Tensor = self.network(images.flip(1))
+        return outputs
 
 
 def _check_arch(arch: str, library: str) -> None:
@@ -134,11 +169,10 @@ def _create_torchvision(arch: str, classes: int, channels: int, size: int) -> nn
     return build(arch, weights=None, num_classes=classes, **options)
 
 
-def _fill(network: nn.Module, state: StateDict, config: ImportConfig, labels: tuple[str, ...]) -> None:
-    """Loads ``state`` into ``network``; raises TrainingError unless all keys and shapes match."""
-    target = network.state_dict()
-    state = _without_wrapper(state, target)
-    missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
+def _fill(network: nn.Module, found: Found, config: ImportConfig, labels: tuple[str, ...]) -> None:
+    """Loads the weights into ``network``; raises TrainingError unless all keys and shapes match."""
+    target, state = network.state_dict(), found.state
+    missing = found.missing(target)
     unknown = [key for key in state if key not in target]
     mismatched = [key for key in target if key in state and target[key].shape != state[key].shape]
     heads = {state[key].shape[0] for key in mismatched if _is_head(target[key], state[key], len(labels))}
@@ -148,27 +182,20 @@ def _fill(network: nn.Module, state: StateDict, config: ImportConfig, labels: tu
         shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(target[key].shape)}" for key in mismatched]
         kinds = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
         problems = (f"{len(keys)} {kind} ({', '.join(keys[:_NAMED])})" for keys, kind in kinds if keys)
+        place = f" under {found.place}" if found.place else ""
         raise TrainingError(
-            f"{config.model}: does not fit {config.library}'s {config.arch} for {len(labels)} labels: "
-            f"{', '.join(problems)}"
+            f"{config.model}: does not fit {config.library}'s {config.arch} for {len(labels)} labels{place}: "
+            f"{', '.join(problems)}{_hint(state)}"
         )
     network.load_state_dict(state, strict=False)
+
+
+def _hint(state: StateDict) -> str:
+    if any(".embeddings." in key or ".encoder." in key or key.startswith(("embeddings.", "encoder.")) for key in state):
+        return "; if it is a model of transformers, export it to ONNX, since its weights have other names"
+    return ""
 
 
 def _is_head(target: torch.Tensor, loaded: torch.Tensor, classes: int) -> bool:
     """Whether the tensors differ only in the number of classes."""
     return target.dim() == loaded.dim() > 0 and target.shape[0] == classes and target.shape[1:] == loaded.shape[1:]
-
-
-def _without_wrapper(state: StateDict, target: StateDict) -> StateDict:
-    """Strips the prefixes that wrappers (DataParallel, torch.compile, Lightning) add to each key."""
-    while True:
-        prefixes = {key.partition(".")[0] + "." for key in state}
-        prefix = prefixes.pop() if len(prefixes) == 1 else ""
-        if (
-            not prefix
-            or any(key.startswith(prefix) for key in target)
-            or not all(key.startswith(prefix) for key in state)
-        ):
-            return state
-        state = {key.removeprefix(prefix): value for key, value in state.items()}

@@ -11,7 +11,8 @@ from marquee.handlers.inputs.image.spec import PIXELS, image_of
 from marquee.handlers.outputs.classification import measures_distance
 from marquee.handlers.outputs.distance import Distance
 from marquee.training.core import task as training_task
-from marquee.training.core.errors import OptimizeError, TrainingError
+from marquee.training.core.errors import OptimizeError, reason_of
+from marquee.training.core.loop import Interrupted
 from marquee.training.core.progress import Progress
 from marquee.training.optimize.build import Builder, Network
 from marquee.training.optimize.config import CPU_KINDS, GPU_KINDS, OptimizeConfig, PruningConfig
@@ -63,8 +64,9 @@ class Builds:
                     if reason := missing_requirements(variant, this_host(self.device), self.device):
                         raise OptimizeError(f"{reason}, so it cannot be measured here")
                     self.variants.append(variant)
-                except OptimizeError as error:
-                    self.leave_out(name, str(error))
+                except Exception as error:  # whatever a library raises: the other variants are built
+                    logger.debug("%s", name, exc_info=True)
+                    self.leave_out(name, reason_of(error))
 
     def leave_out(self, name: str, reason: str) -> None:
         """Records why a variant is left out, and logs it."""
@@ -102,22 +104,32 @@ def build_pruned(builds: Builds, run: Run, datasets: Datasets, pruning: PruningC
             config = DistilConfig(epochs=pruning.epochs, lr=pruning.lr)
             pruned = fine_tune(pruned, classifier, run.config, run.manifest, image, config, progress)
             network = Network(prefix="pruned-", model=pruned, distance=_distance(pruned, run, datasets.spec, progress))
-        except TrainingError as error:
-            builds.leave_out("pruned", str(error))
+        except Exception as error:
+            _check_interrupted(error)
+            logger.debug("pruned", exc_info=True)
+            builds.leave_out("pruned", reason_of(error))
         else:
             builds.build(network, ["fp32", *kinds_for(datasets.spec, builds.config, builds.device)])
     if pruning.weights:
-        sparse = prune_weights(classifier_of(run), pruning.weights)
         try:
+            sparse = prune_weights(classifier_of(run), pruning.weights)
             distance = _distance(sparse, run, datasets.spec, progress)
-        except TrainingError as error:
-            builds.leave_out("sparse-fp32", str(error))
+        except Exception as error:
+            _check_interrupted(error)
+            logger.debug("sparse", exc_info=True)
+            builds.leave_out("sparse-fp32", reason_of(error))
             return
         builds.build(Network(prefix="sparse-", model=sparse, distance=distance), ["fp32"])
         if builds.variants[-1].name != "sparse-fp32":
             return
         sparse_mb, fp32_mb = (compressed_bytes(datasets.bundle.program(builds.variants[i])) / 1e6 for i in (-1, 0))
         builds.notes[builds.variants[-1].name] = f"{sparse_mb:.1f} MB when compressed with zlib, fp32 {fp32_mb:.1f} MB"
+
+
+def _check_interrupted(error: Exception) -> None:
+    """Raises an error that means that the user wants to stop."""
+    if isinstance(error.__cause__, Interrupted):
+        raise error
 
 
 def classifier_of(run: Run) -> Classifier:

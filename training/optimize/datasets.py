@@ -21,6 +21,7 @@ from marquee.training.core.dataset import groups_of
 from marquee.training.core.errors import OptimizeError
 from marquee.training.core.export import widen
 from marquee.training.core.progress import Progress
+from marquee.training.core.records import locate
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.sampler import resolve_workers
 from marquee.training.core.task import Task, task_for, task_of
@@ -77,25 +78,40 @@ class Datasets:
     """Items that the calibration of each variant's probabilities is fitted on; None without a run."""
     judged: Samples
     """Items that predictions are evaluated on."""
+    judged_split: str
+    """The split that they are from; empty without a run, for they are the bundle's own samples then."""
 
     @property
     def spec(self) -> ModelSpec:
         """The bundle's spec."""
         return self.bundle.spec
 
+    @property
+    def judged_on(self) -> str:
+        """The items that predictions are evaluated on, in words."""
+        unit = task_for(self.spec).unit
+        return f"{len(self.judged)} {f'{self.judged_split} {unit}' if self.judged_split else f'{unit} of the bundle'}"
 
-def read_run(folder: Path, spec: ModelSpec) -> Run | None:
+
+def read_run(folder: Path, spec: ModelSpec, data: Path | None = None, progress: Progress | None = None) -> Run | None:
     """The run that the bundle came from; None if ``folder`` is not a run of marquee train.
+
+    Args:
+        folder: the run's folder.
+        spec: of its bundle.
+        data: where its data set lies now; None: where it was.
+        progress: where progress is reported; None: nowhere.
 
     Raises:
         OptimizeError: it is one, but its weights are missing.
+        DataError: its data set is not there.
     """
     files = RunFolder(folder)
     if not files.is_begun:
         return None
     config = load_run_config(files.config)
     task = task_of(config)
-    manifest = task.read_manifest(files.manifest)
+    manifest = locate(config, folder, data, progress or Progress(quiet=True))
     best = CheckpointStore(files.checkpoints).find("best")
     if best is None:
         raise OptimizeError(f"{files.checkpoints}: the weights of the run are missing; variants are built from them")
@@ -158,9 +174,11 @@ def read_datasets(
             calibration_records=(),
             validation=None,
             judged=samples,
+            judged_split="",
         )
     manifest, task = run.manifest, run.task
-    evaluated = manifest.split("test") or manifest.split("val")
+    split = "test" if manifest.split("test") else "val"
+    evaluated = manifest.split(split)
     calibration = even_sample(task, manifest.split("train"), config.calibration_images)
     return Datasets(
         bundle=bundle,
@@ -170,6 +188,7 @@ def read_datasets(
         calibration_records=tuple(calibration),
         validation=read_records(manifest.split("val"), spec, progress),
         judged=read_records(even_sample(task, evaluated, config.max_images), spec, progress),
+        judged_split=split,
     )
 
 

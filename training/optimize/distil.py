@@ -136,7 +136,7 @@ def _fit(trainer: Trainer, teacher: nn.Module, manifest: Any) -> TrainingState:
         raise TrainingError(f"fine-tuning diverged: {error}; lower its learning rate ({rate:g})") from error
     except Interrupted as error:
         raise TrainingError(f"fine-tuning was {error}; nothing was saved, start it again") from error
-    expected, chance = trainer.judge(teacher).value, task_of(trainer.config).chance(manifest)
+    expected, chance = trainer.judge(teacher).value, task_of(trainer.config).chance(trainer.config, manifest)
     if state.best_score < expected / 2 or state.best_score <= chance < expected:
         raise TrainingError(
             f"fine-tuning failed: validation accuracy {state.best_score:.3f}, teacher {expected:.3f}, always "

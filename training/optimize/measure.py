@@ -1,5 +1,6 @@
 """Measures loaded variants: predictions, speed and memory."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from marquee.handlers.core.host import this_host
 from marquee.handlers.core.measurement import Measurement
 from marquee.handlers.core.output import CalibrationSpec
 from marquee.handlers.core.spec import GoldenSpec, VariantSpec
-from marquee.training.core.errors import OptimizeError
+from marquee.training.core.errors import OptimizeError, reason_of
 from marquee.training.core.golden_writer import write_answers
 from marquee.training.core.progress import Progress
 from marquee.training.core.statistics import effective_number
@@ -26,6 +27,8 @@ from marquee.training.optimize.config import OptimizeConfig
 from marquee.training.optimize.datasets import Datasets, read_files
 from marquee.training.optimize.process import VariantProcess, save_inputs
 from marquee.training.optimize.timing import Timing, time_variants
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Measured:
     """Outputs for the golden samples, in their order."""
     expected: str
     """Path of the variant's golden answers inside the bundle."""
+    rounds: tuple[float, ...]
+    """Items per second in each round of the timing, at the batch size that decides the ranking."""
+    loses_most: str
+    """The class whose items are answered worse, as a sentence; empty where there is none, or no classes."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +109,27 @@ def measure_variants(
                 leave_out(name, reason)
                 del answers[name]
         processes = [process for process in processes if process.name in answers]
-        timings = time_variants(processes, folder / "judged", task.batch_sizes, config, progress)
+        timings = time_variants(processes, folder / "judged", task.batch_sizes, config, progress, leave_out)
+        processes = [process for process in processes if process.name in timings]
     measured: dict[str, Measured] = {}
     for process in processes:
         given = answers[process.name]
-        measurement = _measurement(process, timings[process.name], given.variant, bundle, place)
+        try:
+            measurement = _measurement(process, timings[process.name], given.variant, bundle, place)
+            measurement = _with_quality(measurement, given, first, datasets)
+        except Exception as error:
+            if given is first:
+                raise
+            logger.debug("%s", process.name, exc_info=True)
+            leave_out(process.name, reason_of(error))
+            continue
         measured[process.name] = Measured(
-            measurement=_with_quality(measurement, given, first, datasets),
+            measurement=measurement,
             calibration=given.calibration,
             golden=given.outputs["golden"],
             expected=first.variant.expected if given is first else f"golden/expected-{process.name}.json",
+            rounds=timings[process.name].rounds,
+            loses_most="" if given is first else _loses_most(given, first, datasets),
         )
     return measured
 
@@ -156,13 +174,13 @@ def _run(
             variant = variants[process.name]
             try:
                 outputs = {name: process.outputs(folder / name) for name in inputs}
-            except OptimizeError as error:
-                if process is processes[0]:
-                    raise
-                leave_out(process.name, str(error))
-            else:
                 calibration = _recalibrated(variant, outputs.get("validation"), datasets, bundle) if answers else None
                 answers[process.name] = _Answers(variant, _output(bundle, variant, calibration), calibration, outputs)
+            except Exception as error:  # outputs that are no numbers, or that cannot be calibrated
+                if process is processes[0]:
+                    raise
+                logger.debug("%s", process.name, exc_info=True)
+                leave_out(process.name, reason_of(error))
             bar.advance(process.name)
     return answers
 
@@ -251,6 +269,14 @@ def _with_quality(measurement: Measurement, answers: _Answers, first: _Answers, 
         drop_interval=drop.interval,
         ece=task.calibration_error(answers.output, answers.judged, targets),
     )
+
+
+def _loses_most(answers: _Answers, first: _Answers, datasets: Datasets) -> str:
+    targets, task = datasets.judged.targets, task_for(datasets.spec)
+    if targets is None:
+        return ""
+    before, after = (task.scores(item.output, item.judged, targets) for item in (first, answers))
+    return task.loses_most(answers.output, targets, before, after)
 
 
 def write_golden_answers(bundle: Bundle, measured: Mapping[str, Measured]) -> GoldenSpec:

@@ -62,7 +62,8 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
         for variant in usable
         if variant.name in measured
     }
-    refused, ranking = rank_measured(tuple(variants.values()), config, device, task_for(spec).quality)
+    rounds = {name: one.rounds for name, one in measured.items()}
+    refused, ranking, ordered = rank_measured(tuple(variants.values()), rounds, config, device, task_for(spec).quality)
     spec = replace(
         spec,
         variants=tuple(variants.get(variant.name, variant) for variant in spec.variants),
@@ -71,7 +72,7 @@ def measure_on_host(folder: Path, config: OptimizeConfig, device: str, progress:
     _add_measured(document, spec)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / SPEC_FILE).write_text(text + "\n", "utf-8")
-    return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=left_out)
+    return Optimized(spec=spec, order=ordered, judged=datasets.judged_on, refused=refused, left_out=left_out)
 
 
 def _add_measured(document: dict[str, Any], spec: ModelSpec) -> None:

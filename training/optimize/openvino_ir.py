@@ -81,6 +81,8 @@ class Judge:
     """Takes the model's named outputs for all samples; returns which answers are right, bool (N,)."""
     names: tuple[str, ...]
     """Names of the model's outputs."""
+    described: str = "the validation items"
+    """The items in words: other ones than those that variants are judged on in the end."""
 
     def accuracy(self, model: Any) -> float:
         """Share of right answers of an ``openvino.Model``."""
@@ -131,7 +133,7 @@ def _quantize(nncf: Any, model: Any, calibration: Samples, judge: Judge | None, 
             return plain, f"plain, {len(calibration)} images"
         before, after = (judge.accuracy(candidate) for candidate in (model, plain))
         if before - after <= max_drop:
-            return plain, f"plain, {len(calibration)} images; validation accuracy {before:.4f} -> {after:.4f}"
+            return plain, f"plain, {len(calibration)} images; accuracy {before:.4f} -> {after:.4f} on {judge.described}"
         controlled = nncf.quantize_with_accuracy_control(
             model,
             dataset,
@@ -143,7 +145,7 @@ def _quantize(nncf: Any, model: Any, calibration: Samples, judge: Judge | None, 
     except Exception as error:
         raise OptimizeError(f"NNCF cannot quantize this network: {shorten(error)}") from error
     final = judge.accuracy(controlled)
-    drops = f"without it, accuracy drops by {before - after:.4f}, with it by {before - final:.4f}"
+    drops = f"on {judge.described}, accuracy drops by {before - after:.4f} without it, by {before - final:.4f} with it"
     return controlled, f"with accuracy control: {drops}"
 
 

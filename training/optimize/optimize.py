@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from marquee.handlers.core.predictor import Predictor
 from marquee.handlers.core.schema import to_dict
 from marquee.handlers.core.spec import SCHEMA_VERSION, SPEC_FILE, ModelSpec, VariantSpec
 from marquee.training.core.errors import OptimizeError
+from marquee.training.core.exclusive import exclusive
 from marquee.training.core.files import atomic_folder, write_json
 from marquee.training.core.golden_writer import write_requests
 from marquee.training.core.progress import Progress
@@ -25,7 +27,7 @@ from marquee.training.optimize.build import Network
 from marquee.training.optimize.builds import Builds, build_pruned, check_pruning, kinds_for
 from marquee.training.optimize.config import OptimizeConfig, PruningConfig
 from marquee.training.optimize.datasets import Datasets, even_sample, read_datasets, read_run
-from marquee.training.optimize.judge import frontier, rank, refusal
+from marquee.training.optimize.judge import Order, frontier, order, refusal
 from marquee.training.optimize.measure import Place, measure_variants, now, write_golden_answers
 from marquee.training.optimize.process import variant_process
 
@@ -38,20 +40,32 @@ class Optimized:
 
     spec: ModelSpec
     """The bundle's spec, with its variants, measurements and ranking."""
-    chosen: str
-    """Name of the variant that this machine will serve."""
+    order: Order
+    """The variants that may be served, and why they are in this order."""
+    judged: str
+    """The items that the quality of answers was measured on, as a phrase."""
     refused: dict[str, str]
     """Measured variant -> why it may not be served."""
     left_out: dict[str, str]
     """Variant that could not be built or run -> why."""
     notes: dict[str, str] = field(default_factory=dict)
     """Variant -> a further remark."""
+    losses: dict[str, str] = field(default_factory=dict)
+    """Variant -> the class that loses most."""
+
+    @property
+    def chosen(self) -> str:
+        """Name of the variant that this machine will serve."""
+        return self.order.names[0]
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``optimization.json`` and the output of ``--json``."""
         newest = {variant.name: variant.measurements[-1] for variant in self.spec.variants if variant.measurements}
         return {
             "chosen": self.chosen,
+            "reason": self.order.reason,
+            "warning": self.order.warning or None,
+            "judged_on": self.judged,
             "ranking": to_dict(self.spec.rankings[-1]),
             "frontier": list(frontier(newest)),
             "variants": {
@@ -60,6 +74,7 @@ class Optimized:
                     "precision": variant.precision,
                     "refused": self.refused.get(variant.name),
                     "note": self.notes.get(variant.name),
+                    "loses_most": self.losses.get(variant.name),
                     **(to_dict(newest[variant.name]) if variant.name in newest else {}),
                 }
                 for variant in self.spec.variants
@@ -69,7 +84,12 @@ class Optimized:
 
 
 def optimize(
-    folder: Path, config: OptimizeConfig, pruning: PruningConfig, device: str, progress: Progress
+    folder: Path,
+    config: OptimizeConfig,
+    pruning: PruningConfig,
+    device: str,
+    progress: Progress,
+    data: Path | None = None,
 ) -> Optimized:
     """Builds, measures and ranks variants of the bundle in the run ``folder``; earlier variants are replaced.
 
@@ -79,6 +99,7 @@ def optimize(
         pruning: pruning targets; the variants are also built of each pruned network.
         device: the device that serves the model: ``cpu`` or ``cuda``.
         progress: where progress is reported.
+        data: where the run's data set lies, if it was moved since the training.
 
     Returns:
         The result, which is also written to ``RUN/optimization.json``.
@@ -86,10 +107,17 @@ def optimize(
     Raises:
         TrainingError: optimisation failed; the original bundle stays in place.
     """
+    with exclusive(folder, "marquee optimize"):
+        return _optimize(folder, config, pruning, device, progress, data)
+
+
+def _optimize(
+    folder: Path, config: OptimizeConfig, pruning: PruningConfig, device: str, progress: Progress, data: Path | None
+) -> Optimized:
     before = Bundle.read(RunFolder(folder).bundle)
     spec = _first_variant_only(before.spec)
     before.verify(spec.files)  # other variants are built anew, whatever has become of them
-    run = read_run(folder, spec)
+    run = read_run(folder, spec, data, progress)
     if run is not None:
         spec = replace(spec, samples={})  # samples of an earlier call; new ones are chosen
     check_pruning(pruning, run, folder)
@@ -166,24 +194,45 @@ def _measure_and_rank(
         for variant in bundle.spec.variants
         if variant.name in measured
     )
-    refused, ranking = rank_measured(variants, config, device, task_for(datasets.spec).quality)
+    rounds = {name: one.rounds for name, one in measured.items()}
+    refused, ranking, ordered = rank_measured(variants, rounds, config, device, task_for(datasets.spec).quality)
     spec = replace(bundle.spec, variants=variants, golden=golden, rankings=(ranking,))
     _remove_unnamed(bundle.folder, spec)
     bundle.with_spec(spec).write()
     for name in ranking.order:
         Predictor.load(bundle.folder, device, name, verify_golden)  # the same check as when a server starts
-    return Optimized(spec=spec, chosen=ranking.order[0], refused=refused, left_out=builds.left_out, notes=builds.notes)
+    losses = {name: one.loses_most for name, one in measured.items() if one.loses_most}
+    return Optimized(
+        spec=spec,
+        order=ordered,
+        judged=datasets.judged_on,
+        refused=refused,
+        left_out=builds.left_out,
+        notes=builds.notes,
+        losses=losses,
+    )
 
 
 def rank_measured(
-    variants: tuple[VariantSpec, ...], config: OptimizeConfig, device: str, quality: Quality
-) -> tuple[dict[str, str], Ranking]:
-    """Ranks the variants that may be served by their newest measurements, the fastest first.
+    variants: tuple[VariantSpec, ...],
+    rounds: Mapping[str, Sequence[float]],
+    config: OptimizeConfig,
+    device: str,
+    quality: Quality,
+) -> tuple[dict[str, str], Ranking, Order]:
+    """Ranks the variants that may be served by their newest measurements (see :func:`.judge.order`).
 
     The first variant may always be served: it is the reference for the others.
 
+    Args:
+        variants: with their measurements, the simplest first.
+        rounds: items per second of each in each round of the timing.
+        config: the limits.
+        device: where they were measured.
+        quality: what the quality of the answers is.
+
     Returns:
-        Refused variant -> the reason, and the ranking of the others.
+        Refused variant -> the reason; the ranking of the others; and why it is so.
     """
     newest = {variant.name: variant.measurements[-1] for variant in variants}
     reasons = {
@@ -192,14 +241,15 @@ def rank_measured(
     }
     refused = {name: reason for name, reason in reasons.items() if reason is not None}
     allowed = {name: measurement for name, measurement in newest.items() if name not in refused}
+    ordered = order(allowed, {name: rounds[name] for name in allowed})
     ranking = Ranking(
         host=this_host(device),
         date=now(),
-        order=tuple(rank(allowed)),
+        order=ordered.names,
         max_accuracy_drop=config.max_accuracy_drop,
         p99_ms=config.p99_ms or None,
     )
-    return refused, ranking
+    return refused, ranking, ordered
 
 
 def _remove_unnamed(folder: Path, spec: ModelSpec) -> None:

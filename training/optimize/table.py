@@ -41,9 +41,14 @@ def table(result: Optimized) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_aligned(row[i], widths[i], i) for i in range(len(row))).rstrip() for row in rows]
+    task = task_for(result.spec)
+    if any(variant.measurements and variant.measurements[-1].accuracy is not None for variant in result.spec.variants):
+        lines.append(f"{task.quality.name} and agreement: on {result.judged}")
+    lines += [f"{name} {line}" for name, line in result.losses.items()]
     lines += [f"not served: {name}: {reason}" for name, reason in result.refused.items()]
     lines += [f"left out: {name}: {reason}" for name, reason in result.left_out.items()]
     lines += [f"{name}: {note}" for name, note in result.notes.items()]
+    lines += [f"warning: {result.order.warning}"] if result.order.warning else []
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """The sections about the answers of a classifier: classes, confusions, reliability and abstaining."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from marquee.handlers.outputs.classification import ClassificationSpec
@@ -10,9 +11,12 @@ from marquee.training.report import class_figures
 from marquee.training.report.class_predictions import ClassPredictions
 from marquee.training.report.classes import ClassCounts, coverage_curve, coverage_points, top_confusions
 from marquee.training.report.run_files import known
+from marquee.training.tasks.classification.evaluation_text import weakest
 from marquee.training.tasks.classification.metrics import reliability
 
 _PAIRS = 12
+MOST_ROWS = 100
+"""Classes of which a table has a row each; of more, it has the weakest, or those with the fewest items."""
 
 
 def class_context(
@@ -29,6 +33,7 @@ def class_context(
     return {
         "labels": output.labels,
         "classes": evaluation["per_class"],
+        "shown_classes": shown_classes(evaluation["per_class"], MOST_ROWS),
         "interval": evaluation["accuracy_interval"],
         "confusions": top_confusions(evaluation, output.labels, _PAIRS),
         "matrix_classes": matrix_classes,
@@ -63,7 +68,29 @@ def _abstention(evaluation: dict[str, Any], predictions: ClassPredictions) -> di
     }
 
 
-def counts_context(labels: tuple[str, ...], by_split: Mapping[str, Counter[str]]) -> dict[str, Any]:
-    """The values of ``shared/class_counts.html``, from the classes of each split's items."""
-    counts = [ClassCounts(label=label, **{split: by_split[split][label] for split in SPLITS}) for label in labels]
-    return {"counts": counts, "largest_class": max(row.total for row in counts)}
+def shown_classes(classes: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """All classes, or, of more than so many, as many with the lowest recall."""
+    return list(classes) if len(classes) <= most else weakest(classes)[:most]
+
+
+def counts_context(
+    labels: tuple[str, ...], by_split: Mapping[str, Counter[str]], left_out: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The values of ``shared/class_counts.html``.
+
+    Args:
+        labels: of the model.
+        by_split: the classes of each split's items.
+        left_out: class -> files of it that could not be used.
+    """
+    counts = [
+        ClassCounts(label=label, left_out=left_out.get(label, 0), **{split: by_split[split][label] for split in SPLITS})
+        for label in labels
+    ]
+    shown = counts if len(counts) <= MOST_ROWS else sorted(counts, key=lambda row: row.total)[:MOST_ROWS]
+    return {
+        "counts": shown,
+        "all_counts": len(counts),
+        "largest_class": max(row.total for row in counts),
+        "any_left_out": any(row.left_out for row in shown),
+    }

@@ -61,6 +61,8 @@ class ClassCounts:
     train: int
     val: int
     test: int
+    left_out: int = 0
+    """Files that the data set has of it and that could not be used."""
 
     @property
     def total(self) -> int:

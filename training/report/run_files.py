@@ -87,7 +87,8 @@ def read_run(run: Path, measures: Sequence[str]) -> RunFiles:
         spec=spec,
         digest=digest,
         manifest=task_of(config).read_manifest(folder.manifest),
-        rejected=tuple(Rejected(row[0], row[1]) for row in read_rows(folder.rejected, columns=2)),
+        # Runs of earlier versions have no columns for class and split.
+        rejected=tuple(Rejected(*row[:4]) for row in read_rows(folder.rejected, columns=2)),
         epochs=_read_epochs(folder.metrics),
         evaluation=evaluation,
         environment=read_object(folder.environment),

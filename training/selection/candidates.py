@@ -5,11 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import yaml
-
 from marquee.handlers.core.schema import SchemaError, from_dict
 from marquee.training.core.config import RunConfig, merged
 from marquee.training.core.errors import TrainingError
+from marquee.training.core.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from marquee.training.tasks.image_classification.config import ImageRunConfig
@@ -55,10 +54,7 @@ def read_ladder(path: Path) -> tuple[Candidate, ...]:
     Raises:
         TrainingError: the file cannot be read, a field is unknown or invalid, or a name occurs twice.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: not readable as YAML: {error}") from error
+    data = read_yaml(path)
     try:
         candidates = from_dict(_Ladder, {"candidates": data}).candidates
     except SchemaError as error:

@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 
 from marquee.training.selection.kfold import check_classes, grouped_folds
+from marquee.training.tasks.image_classification.data.copies import units_of
 from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 
 
 def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
     """Divides all images that have no named ``test`` split into folds.
 
-    Equal contents and equal seeds give equal folds, wherever the files are stored. Copies of an image form a group.
+    Equal contents and equal seeds give equal folds, wherever the files are stored. Copies of an image, and images of
+    one group, are held out together.
 
     Args:
         manifest: from :func:`marquee.training.tasks.image_classification.data.scan.scan`.
@@ -26,7 +28,7 @@ def make_folds(manifest: Manifest, folds: int, seed: int) -> list[Manifest]:
         DataError: a class has fewer images, or fewer groups, than there are folds.
     """
     pool = sorted(training_pool(manifest), key=lambda record: (record.sha256, record.label, record.path))
-    units = [record.group or record.sha256 for record in pool]
+    units = units_of(pool)
     labels = [record.label for record in pool]
     check_classes(labels, units, folds, "images")
     if len(set(units)) < len(units):

@@ -15,9 +15,7 @@ from marquee.training.selection.probe import Probe, train_probe
 from marquee.training.selection.selectable import CheapProbe, Folds, Metrics, Selectable
 from marquee.training.tasks.image_classification.config import ImageRunConfig
 from marquee.training.tasks.image_classification.data.manifest import Manifest
-from marquee.training.tasks.image_classification.data.scan import scan
 from marquee.training.tasks.image_classification.data.split import assign_splits
-from marquee.training.tasks.image_classification.data.windowing import reading_of
 from marquee.training.tasks.image_classification.task import ImageClassification
 
 
@@ -39,12 +37,12 @@ class ImageSelection(Selectable[ImageRunConfig]):
 
     def read(self, base: ImageRunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
         """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return scan(data, base.image.max_pixels, progress, reading_of(base.image))
+        return ImageClassification().read(base, data, progress)
 
     def final(self, base: ImageRunConfig, manifest: Manifest) -> tuple[Manifest, list[str]]:
         """The splits that the data set names, and ``train`` for all other images."""
         final = Manifest(tuple(replace(record, split=record.split or "train") for record in manifest.records))
-        return final, [*manifest.warnings, *assign_splits(final, base.split, base.loop.seed)[1]]
+        return final, [*ImageClassification().findings(manifest), *assign_splits(final, base.split, base.loop.seed)[1]]
 
     def folds(self, base: ImageRunConfig, manifest: Manifest, count: int) -> Folds:
         """See :func:`marquee.training.selection.folds.make_folds`."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from marquee.handlers.core.errors import BundleError
 from marquee.training.core.config import RunConfig
-from marquee.training.core.errors import DataError, TrainingError
+from marquee.training.core.errors import DataError, TrainingError, reason_of
+from marquee.training.core.exclusive import exclusive
 from marquee.training.core.loop import Interrupted
+from marquee.training.core.places import check_apart
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import log_rejected, write_rejected
 from marquee.training.core.run import summary, train
@@ -66,6 +67,7 @@ def select(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("a selection runs in one process; start it without torchrun")
+    check_apart(data, out)
     selectable = selectable_for(base.task)
     resolved = {candidate.name: (candidate, candidate.resolve(base)) for candidate in ladder}
     selectable.check({name: (candidate.kind, own) for name, (candidate, own) in resolved.items()}, base)
@@ -77,16 +79,26 @@ def select(
         logger.info(line)
     folds = selectable.folds(base, manifest, config.folds)
     store = SelectionStore(out, selectable.recorded, selectable.unit)
-    store.begin(selectable.digest_lines(manifest), config.folds, base.loop.seed, resolved)
-    write_rejected(RunFolder(out).rejected, rejected)
     try:
-        return _Selection(selectable, resolved, folds, final, config, rule, store, progress).run()
+        with exclusive(out, "marquee select"):
+            store.begin(selectable.digest_lines(manifest), config.folds, base.loop.seed, resolved)
+            write_rejected(RunFolder(out).rejected, rejected)
+            return _Selection(selectable, resolved, folds, final, config, rule, store, progress).run()
     except KeyboardInterrupt:
         raise TrainingError(f"interrupted; repeat the command to continue with {out}") from None
     except TrainingError as error:
         if isinstance(error.__cause__, Interrupted):
             raise TrainingError(f"{error.__cause__}; saved. Repeat the command to continue with {out}") from error
         raise
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether an error concerns one candidate: NaN outputs, no memory, whatever a library raises.
+
+    What concerns all of them ends the selection: the data, the time, or the user's wish.
+    """
+    concerns_all = isinstance(error, (DataError, BudgetSpent)) or isinstance(error.__cause__, Interrupted)
+    return isinstance(error, Exception) and not concerns_all
 
 
 class _Selection:
@@ -131,11 +143,7 @@ class _Selection:
                     del self._probes[name]  # frees the memory of its features, which are no longer needed
         except BudgetSpent:
             ended = f"the budget of {self._config.minutes:g} minutes is spent; repeat the command to continue"
-        choice = self._decision().choice
-        if not choice:
-            raise TrainingError(self._no_choice_message(ended))
-        logger.info(f"{ended}; chosen: {choice}")
-        metrics = self._store.winner(choice) or self._refit(choice)
+        choice, metrics = self._winner(ended)
         return Report(
             entries=tuple(self._entries.values()),
             decision=self._decision(),
@@ -152,6 +160,23 @@ class _Selection:
             winner=metrics,
             result=summary(self._candidates[choice][1], metrics),
         )
+
+    def _winner(self, ended: str) -> tuple[str, dict[str, Any]]:
+        """The choice, trained on all training items; the next best where that fails."""
+        while choice := self._decision().choice:
+            logger.info(f"{ended}; chosen: {choice}")
+            try:
+                return choice, self._store.winner(choice) or self._refit(choice)
+            except BaseException as error:
+                if not _is_failure(error):
+                    raise
+                self._leave_out(self._entries[choice], f"failed on all training {self._selectable.unit}", error)
+        raise TrainingError(self._no_choice_message(ended))
+
+    def _leave_out(self, entry: Entry, what: str, error: BaseException) -> None:
+        logger.debug("%s", entry.name, exc_info=error)
+        entry.skipped = f"{what}: {reason_of(error)}"
+        logger.info(f"SKIPPED {entry.name}: {entry.skipped}")
 
     def _measure(self, name: str) -> None:
         """Measures all folds of a candidate; records why if it is unavailable or its training fails."""
@@ -171,13 +196,10 @@ class _Selection:
                     self._check_budget(entry)
                     results[number - 1] = self._run_fold(name, number, fold)
                     entry.results = [result for result in results if result is not None]
-        except DataError:
-            raise  # concerns all candidates
-        except (TrainingError, BundleError) as error:  # such as NaN outputs for held-out items
-            if isinstance(error.__cause__, Interrupted):
+        except BaseException as error:
+            if not _is_failure(error):
                 raise
-            entry.skipped = f"failed: {error}"
-            logger.info(f"SKIPPED {name}: {entry.skipped}")
+            self._leave_out(entry, "failed", error)
 
     def _run_fold(self, name: str, number: int, fold: Any) -> FoldResult:
         out, unit = self._store.run_folder(name, number), self._selectable.unit
@@ -219,7 +241,9 @@ class _Selection:
 
     def _decision(self) -> Decision:
         complete = {
-            name: self._qualities(entry) for name, entry in self._entries.items() if len(entry.results) == self._count
+            name: self._qualities(entry)
+            for name, entry in self._entries.items()
+            if len(entry.results) == self._count and not entry.skipped
         }
         return decide(complete, self._rule, self._folds.test_per_train)
 

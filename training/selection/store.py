@@ -24,6 +24,7 @@ from typing import Any
 from marquee.handlers.core.schema import SchemaError, from_dict, to_dict
 from marquee.training.core.config import RunConfig
 from marquee.training.core.errors import TrainingError
+from marquee.training.core.exclusive import is_empty
 from marquee.training.core.files import write_json
 from marquee.training.selection.candidates import Candidate
 from marquee.training.selection.footprint import Footprint
@@ -84,7 +85,7 @@ class SelectionStore:
             },
         }
         if not path.exists():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if self.folder.exists() and (not self.folder.is_dir() or not is_empty(self.folder)):
                 raise TrainingError(f"{self.folder}: exists already and holds no selection; choose another --out")
             write_json(path, request)
             return

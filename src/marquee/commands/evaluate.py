@@ -43,9 +43,11 @@ def evaluate(
     """
     with interruptible():
         from marquee.handlers.core.predictor import Predictor
+        from marquee.handlers.core.quoting import one_line
         from marquee.serving.archive import find_bundle
         from marquee.training.core import evaluation
         from marquee.training.core.device import resolve_device
+        from marquee.training.core.rejected import SHOWN
         from marquee.training.core.task import row, task_for
     bundle = find_bundle(run_folder)
     predictor = Predictor.load(bundle, str(resolve_device(device)), None if variant == "auto" else variant)
@@ -60,13 +62,17 @@ def evaluate(
     for name, meaning in task.meanings.items():
         if name in metrics:
             value = metrics[name]
-            print(row(name, f"{value:.4f}" if isinstance(value, float) else str(value), meaning))
+            shown = "undefined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+            print(row(name, shown, meaning))
     print(row("seen", *_seen(metrics["seen"], task.unit)))
     print(row("variant", metrics["variant"], "variant of the bundle that was measured"))
     for line in task.details(metrics):
         print(line)
-    for item in metrics["left_out"]:
-        print(f"left out: {item['path']}: {item['reason']}")
+    left_out = metrics["left_out"]
+    for item in left_out[:SHOWN]:
+        print(one_line(f"left out: {item['path']}: {item['reason']}"))
+    if len(left_out) > SHOWN:
+        print(f"left out: {len(left_out) - SHOWN} more; --json lists all")
 
 
 def _seen(seen: dict[str, Any] | None, unit: str) -> tuple[str, str]:

@@ -72,6 +72,7 @@ def _document(imported: "Imported", out: Path) -> dict[str, Any]:
             for record, answer in imported.answers
         ],
         "left_out": [{"path": item.path, "reason": item.reason} for item in imported.rejected],
+        "warnings": list(imported.warnings),
     }
 
 
@@ -82,7 +83,9 @@ def _print(imported: "Imported", out: Path) -> None:
     spec, facts = imported.spec, imported.spec.provenance["imported"]
     source = " ".join(filter(None, (facts["format"], facts.get("architecture"))))
     print(f"{source} from {facts['file']} ({facts['library']}), {len(classification_of(spec).labels)} labels")
-    print(_input(image_of(spec)))
+    print(_input(image_of(spec), facts["channel_order"]))
+    if "left_out" in facts:
+        print(f"weights of the file that are not the network's: {_some(facts['left_out'])}")
     if "largest_difference" in facts:
         print(f"exported program equals the original within {facts['largest_difference']:.1g} in every probability")
     for record, answer in imported.answers[:_MAX_SHOWN]:
@@ -95,6 +98,8 @@ def _print(imported: "Imported", out: Path) -> None:
         print(f"{agreeing} of {labelled} golden samples get the label of their folder")
     for item in imported.rejected:
         print(f"left out: {_short(item.path)}: {item.reason}")
+    for warning in imported.warnings:
+        print(f"warning: {warning}")
     command = hints.command("package", out, "--name", "NAME")
     print(f"{len(imported.answers)} golden samples, bundle in {RunFolder(out).bundle}; next: {command}")
 
@@ -104,9 +109,15 @@ def _short(path: str) -> str:
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 
-def _input(image: "ImageSpec") -> str:
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_SHOWN]) + (f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else "")
+
+
+def _input(image: "ImageSpec", order: str) -> str:
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (image.mean, image.std))
-    return f"{image.resizing}, centre {image.crop} x {image.crop} x {image.channels}, white 1, mean {mean}, std {std}"
+    size = f"centre {image.crop} x {image.crop} x {image.channels}"
+    exchanged = ", given to the model as BGR" if order == "bgr" else ""
+    return f"{image.resizing}, {size}, white 1, mean {mean}, std {std}{exchanged}"
 
 
 def _table_document(imported: "ImportedTable", out: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Arguments:
     """Run folder of marquee train or marquee import."""
     on_host: Optional[Path] = None
     """Instead of RUN: an archive whose variants are measured and ranked for this machine."""
+    data: Optional[Path] = None
+    """Where the data set of RUN lies, if it was moved since the training; items are found again by their digests."""
     device: str = "auto"
     """Where it will be served: cpu, cuda; auto takes a GPU when there is one."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -41,6 +43,8 @@ class Arguments:
     def __post_init__(self) -> None:
         if (self.run_folder is None) == (self.on_host is None):
             raise ValueError("on-host: give either a RUN or --on-host ARCHIVE")
+        if self.data is not None and self.run_folder is None:
+            raise ValueError("data: is the data set of a RUN; an archive has samples of its own")
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
         start = hints.command("serve", "start", arguments.on_host.stem, "--store", arguments.on_host.parent)
         next_step = f"restart the server to use it: {start}"
     elif arguments.run_folder is not None:
-        result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress())
+        result = optimize(arguments.run_folder, arguments.optimize, arguments.prune, device, Progress(), arguments.data)
         if RunFolder(arguments.run_folder).evaluation.is_file():
             from marquee.training.core.run import write_report
 
@@ -66,7 +70,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result.to_dict()))
     else:
-        print(f"{table(result)}\nchosen here: {result.chosen}; {next_step}")
+        print(f"{table(result)}\nchosen here: {result.order.reason}; {next_step}")
 
 
 def _on_host(archive: Path, config: OptimizeConfig, device: str) -> "Optimized":

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from marquee.commands.predict_lines import json_line, one_line, summary
+from marquee.commands.predict_lines import json_line, summary
 from marquee.commands.predict_sources import Source
+from marquee.handlers.core.quoting import one_line
 from marquee.serving.errors import OperationError
 from marquee.training.core.files import write_atomic, write_json
 

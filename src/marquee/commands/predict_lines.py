@@ -5,17 +5,17 @@ Names of files and labels may hold anything: control characters in them are writ
 
 import csv
 import json
-import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from marquee.handlers.core.quoting import one_line
 
 if TYPE_CHECKING:
     from marquee.serving.answers import Answer
 
 CSV_SUFFIXES = (".csv",)
 JSON_SUFFIXES = (".jsonl", ".ndjson")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Lines(Protocol):
@@ -103,11 +103,6 @@ class CsvLines:
 
     def _write(self, row: dict[str, str]) -> None:
         self._writer.writerow([row.get(name, "") for name in self._columns or ()])
-
-
-def one_line(text: str) -> str:
-    r"""The text with its control characters, line separators and stray surrogates as JSON's escapes, such as ``\n``."""
-    return _CONTROL.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def json_line(document: Any) -> str:

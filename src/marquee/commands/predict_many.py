@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from marquee.commands.predict_lines import Lines, one_line
+from marquee.commands.predict_lines import Lines
 from marquee.commands.predict_sources import Source
+from marquee.handlers.core.quoting import one_line
 from marquee.serving.answers import Answer
 from marquee.serving.errors import OperationError
 from marquee.training.core.progress import Progress

@@ -35,7 +35,8 @@ class Arguments:
     """Arguments of this command."""
 
     data: Optional[Path] = None
-    """Folder or table of labelled images, or a table of rows; needed unless --resume."""
+    """Folder or table of labelled images, or a table of rows; needed unless --resume, for which it names the place to
+    which the run's data set was moved."""
     out: Path
     """Folder of the run; it must be new unless --resume."""
     config: Optional[Path] = None

@@ -113,6 +113,10 @@ def abstain_threshold(confidence: np.ndarray, right: np.ndarray, max_error: floa
     return float((descending[good[-1]] + descending[good[-1] + 1]) / 2)
 
 
+LEAST_DISTANCE = 1.0
+"""Least threshold of the distance: that of an average training image, by the distance's unit."""
+
+
 def distance_threshold(distances: np.ndarray, share: float) -> float:
     """The distance that ``share`` of further images like these will exceed, on average.
 
@@ -123,6 +127,9 @@ def distance_threshold(distances: np.ndarray, share: float) -> float:
     Args:
         distances: float (N,), the distances of validation images.
         share: between 0 and 1.
+
+    Returns:
+        The threshold; at least :data:`LEAST_DISTANCE`, also where all validation images are copies of training images.
     """
     images = len(distances)
     if 0 < share < 1 / (images + 1):
@@ -130,4 +137,4 @@ def distance_threshold(distances: np.ndarray, share: float) -> float:
             f"{images} validation images are too few to let only {share:.2%} of images like them count as unfamiliar: "
             f"expect {1 / (images + 1):.1%}"
         )
-    return float(np.quantile(distances, 1 - share, method="weibull"))
+    return max(float(np.quantile(distances, 1 - share, method="weibull")), LEAST_DISTANCE)

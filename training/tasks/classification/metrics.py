@@ -139,3 +139,23 @@ def rates(right: int, truth: int, predicted: int) -> dict[str, float | None]:
         "recall": right / truth if truth else None,
         "f1": 2 * right / (truth + predicted) if truth + predicted else None,
     }
+
+
+def loses_most(labels: Sequence[str], targets: np.ndarray, before: np.ndarray, after: np.ndarray, unit: str) -> str:
+    """The class of which the largest share of answers was right and no longer is, as a sentence; empty for none.
+
+    Args:
+        labels: class names in the order of their indices.
+        targets: int (N,), indices of the labels; or (N, labels) of zeros and ones.
+        before: bool (N,), which answers were right.
+        after: bool (N,), which are.
+        unit: the plural noun for items.
+    """
+    worst, line = 0.0, ""
+    for index, label in enumerate(labels):
+        members = targets == index if targets.ndim == 1 else targets[:, index] > 0
+        right, now, total = (int(values[members].sum()) for values in (before, after, np.ones(len(targets), bool)))
+        if total and (right - now) / total > worst:
+            worst = (right - now) / total
+            line = f"loses most in class {label!r}: {now} of its {total} {unit} right, {right} before"
+    return line

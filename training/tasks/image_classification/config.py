@@ -71,6 +71,25 @@ def window_of(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChecksConfig:
+    """What is done about faults of a data set that would make a score mean something else."""
+
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+    """Copies (equal sha256) in two of the splits that the data set itself defines. drop: the copies of test images are
+    left out of training and validation, those of validation images out of training; allow: they stay."""
+    contradictions: Literal["drop", "refuse", "allow"] = "drop"
+    """Copies under different labels. drop: all of them are left out; allow: they stay."""
+    lost_classes: Literal["refuse", "allow"] = "refuse"
+    """A class, or a split, of which no file can be used. allow: the run goes on without it."""
+    layout: Literal["refuse", "allow"] = "refuse"
+    """Folders that look like splits, folds, masks or another level, not like classes. allow: they are classes."""
+
+
+TOLD = ChecksConfig(overlap="allow", contradictions="allow", lost_classes="allow", layout="allow")
+"""Faults are told, and refused nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Random augmentation of the training images (torchvision v2); validation and test images are not augmented."""
 
@@ -162,6 +181,13 @@ class ImageLoopConfig(LoopConfig):
     cache: Literal["auto", "none", "decoded"] = "auto"
     """decoded: images are decoded once, into a memory-mapped file in the run's folder that all loaders share; auto:
     decoded if that needs at most 4 GB, else none."""
+    balance: Literal["none", "weights", "sampler"] = "none"
+    """For classes of different sizes. weights: every class has the same weight in the loss, with several labels per
+    image a label's presence and its absence; sampler: every class is drawn equally often, so that an epoch has some
+    images several times and others not at all."""
+    select: Literal["validation", "balanced", "last"] = "validation"  # type: ignore[assignment]
+    """Epoch whose weights are exported: the one with the best validation accuracy, the one with the best balanced
+    validation accuracy (every class has the same weight, however rare), or the last."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,6 +225,7 @@ class ImageRunConfig(RunConfig):
     """All parts."""
 
     image: ImageConfig = field(default_factory=ImageConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -227,6 +254,8 @@ class ImageRunConfig(RunConfig):
             raise ValueError("augment.mixup, augment.cutmix: expected 0 with model.multi_label")
         if self.export.max_error:
             raise ValueError("export.max_error: expected 0 with model.multi_label, which has no single answer")
+        if self.loop.balance == "sampler":
+            raise ValueError("loop.balance: expected none or weights with model.multi_label, not sampler")
 
     @property
     def task(self) -> str:

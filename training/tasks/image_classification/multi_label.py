@@ -12,7 +12,7 @@ from marquee.training.tasks.classification.calibration import multi_label_likeli
 from marquee.training.tasks.image_classification.config import ImageRunConfig
 from marquee.training.tasks.image_classification.data.loading import MultiHotEncoder
 from marquee.training.tasks.image_classification.data.manifest import SEPARATOR, Manifest, Record, several_names
-from marquee.training.tasks.image_classification.losses import MultiLabelCrossEntropy
+from marquee.training.tasks.image_classification.losses import MultiLabelCrossEntropy, label_weights
 from marquee.training.tasks.image_classification.multi_label_metrics import (
     multi_label_confidence_metrics,
     multi_label_metrics,
@@ -43,9 +43,12 @@ class MultiLabelClassification(ImageClassification):
         """One for each label."""
         return len(labels)
 
-    def create_loss(self, config: ImageRunConfig) -> nn.Module:
+    def create_loss(self, config: ImageRunConfig, manifest: Manifest | None = None) -> nn.Module:
         """Binary cross-entropy of each label."""
-        return MultiLabelCrossEntropy(config.loss.label_smoothing)
+        if manifest is None or config.loop.balance != "weights":
+            return MultiLabelCrossEntropy(config.loss.label_smoothing)
+        weights = label_weights(self.train_counts(manifest), len(manifest.split("train")))
+        return MultiLabelCrossEntropy(config.loss.label_smoothing, weights)
 
     def output(self, config: ImageRunConfig, manifest: Manifest) -> MultiLabelSpec:
         """The labels in the order of the logits."""

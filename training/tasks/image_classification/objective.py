@@ -20,15 +20,24 @@ class ImageObjective:
         mixing: mixes the images of a step.
         resizing: shrinks the images of early steps.
         unread: workaround for half precision on a CPU.
+        balanced: number of classes where the best epoch is the one with the best balanced accuracy; 0: accuracy.
     """
 
     counted: tuple[str, ...] = ("correct",)
     unit = "images"
 
     def __init__(
-        self, loss: nn.Module, mixing: Mixing, resizing: ProgressiveResizing, unread: UnreadTaps | None = None
+        self,
+        loss: nn.Module,
+        mixing: Mixing,
+        resizing: ProgressiveResizing,
+        unread: UnreadTaps | None = None,
+        balanced: int = 0,
     ) -> None:
         self._loss, self._mixing, self._resizing, self._unread = loss, mixing, resizing, unread
+        self._sides = self.sides(balanced)
+        counts = [(f"right_{number}", f"of_{number}") for number in range(self._sides)]
+        self.counted = ("correct", *(name for pair in counts for name in pair))
 
     def prepare(self, batch: Tensors, step: int) -> Tensors:
         """uint8 (N, H, W, C) and labels -> pixels, targets and labels; pixels and targets may be mixed."""
@@ -56,7 +65,12 @@ class ImageObjective:
     def validate(self, outputs: torch.Tensor, batch: Tensors) -> dict[str, float]:
         """Negative log-likelihood and right answers."""
         _, labels = batch
-        return {"loss": self.likelihood(outputs, labels), "correct": self.right(outputs, labels)}
+        values = {"loss": self.likelihood(outputs, labels), "correct": float(self.right(outputs, labels))}
+        if self._sides:
+            right, of = self.recalled(outputs, labels)
+            for number, (hits, images) in enumerate(zip(right.tolist(), of.tolist(), strict=True)):
+                values |= {f"right_{number}": hits, f"of_{number}": images}
+        return values
 
     def train_values(self, sums: Mapping[str, float]) -> tuple[dict[str, float], str]:
         """Accuracy; none with mixing, because mixed images have no single right answer."""
@@ -66,9 +80,30 @@ class ImageObjective:
         return {"train_accuracy": accuracy}, f"accuracy {accuracy:.4f}"
 
     def score(self, sums: Mapping[str, float]) -> Score:
-        """The accuracy is the score."""
-        accuracy = sums["correct"] / sums["items"]
-        return Score(accuracy, sums["loss"] / sums["items"], {"val_accuracy": accuracy}, f"accuracy {accuracy:.4f}")
+        """The accuracy is the score, or the balanced accuracy, the mean recall of what occurs."""
+        accuracy, loss = sums["correct"] / sums["items"], sums["loss"] / sums["items"]
+        values, text = {"val_accuracy": accuracy}, f"accuracy {accuracy:.4f}"
+        if not self._sides:
+            return Score(accuracy, loss, values, text)
+        pairs = [(sums[f"right_{number}"], sums[f"of_{number}"]) for number in range(self._sides)]
+        recalls = [hits / images for hits, images in pairs if images]
+        balanced = sum(recalls) / len(recalls)
+        values = {**values, "val_balanced_accuracy": balanced}
+        return Score(balanced, loss, values, f"{text} balanced {balanced:.4f}")
+
+    def sides(self, classes: int) -> int:
+        """How many recalls make up the balanced accuracy of so many classes."""
+        return classes
+
+    @staticmethod
+    def constant_recalls(classes: int) -> int:
+        """The inverse of the balanced accuracy of a constant answer: how many recalls there are for each that is 1."""
+        return classes
+
+    def recalled(self, logits: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Right answers of each side, and images of it."""
+        right = truth[logits.argmax(1) == truth]
+        return right.bincount(minlength=self._sides), truth.bincount(minlength=self._sides)
 
     def right(self, logits: torch.Tensor, truth: torch.Tensor) -> int:
         """Number of images whose most probable class is the true one; truth: int64 (N,)."""
@@ -91,6 +126,23 @@ class MultiLabelObjective(ImageObjective):
     def right(self, logits: torch.Tensor, truth: torch.Tensor) -> int:
         """Number of images whose labels are all right; truth: zeros and ones (N, classes)."""
         return int(((logits > 0) == (truth > 0)).all(1).sum())
+
+    def sides(self, classes: int) -> int:
+        """Of each label, the images that have it, and those that do not."""
+        return 2 * classes
+
+    @staticmethod
+    def constant_recalls(classes: int) -> int:
+        """See the base class: of each label, either side is recalled."""
+        return 2
+
+    def recalled(self, logits: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the base class."""
+        present, right = truth > 0, (logits > 0) == (truth > 0)
+        return (
+            torch.cat([(right & present).sum(0), (right & ~present).sum(0)]),
+            torch.cat([present.sum(0), (~present).sum(0)]),
+        )
 
     def likelihood(self, logits: torch.Tensor, truth: torch.Tensor) -> float:
         """Negative log-likelihood, summed over images and labels, in nats."""

@@ -20,6 +20,8 @@ from marquee.training.tasks.image_classification.models import Classifier
 
 logger = logging.getLogger(__name__)
 
+LEAST_SPREAD = 1e-12
+"""Least variance of features within the classes, as a share of their mean square: below it there is only rounding."""
 SAMPLE = 20_000
 """Largest number of training images used: the covariance of more is nearly the same."""
 
@@ -91,7 +93,7 @@ def fit_distance(
         progress: where progress is reported.
 
     Returns:
-        None if the architecture does not expose its features.
+        None if the architecture does not expose its features, or if they do not differ within any class.
     """
     from sklearn.covariance import ledoit_wolf  # takes a second to import
 
@@ -109,7 +111,14 @@ def fit_distance(
     means = np.stack([values[classes == i].mean(axis=0) for i in range(len(names))])
     # Shrunk towards a multiple of the identity, the more the fewer images there are (Ledoit and Wolf, 2004): it can be
     # inverted even with fewer images than features.
-    covariance, _ = ledoit_wolf(values - means[classes], assume_centered=True)
+    differences = values - means[classes]
+    if not np.square(differences).mean() > LEAST_SPREAD * np.square(values).mean():
+        logger.warning(
+            "the training images of each class are all alike to the network, as copies and flat pictures are: "
+            "unfamiliar images will not be detected"
+        )
+        return None
+    covariance, _ = ledoit_wolf(differences, assume_centered=True)
     # Without a floor, features that are constant in training would give infinite distances as soon as they vary.
     floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
     return tables_of(means, covariance + floor * np.eye(len(covariance)))

@@ -26,12 +26,12 @@ from marquee.handlers.outputs.classification import (
 )
 from marquee.handlers.outputs.distance import DISTANCE_FILE, Distance, write_distance
 from marquee.training.core.context import RunContext
-from marquee.training.core.dataset import groups_of
 from marquee.training.core.errors import DataError
 from marquee.training.core.files import write_csv
 from marquee.training.core.progress import Progress
 from marquee.training.core.rejected import Rejected
 from marquee.training.core.sampler import (
+    BalancedBatchSampler,
     DistributedBatchSampler,
     evaluation_loader,
     resolve_workers,
@@ -46,15 +46,24 @@ from marquee.training.tasks.classification.calibration import (
     fit_temperature,
     single_label_likelihood,
 )
-from marquee.training.tasks.classification.metrics import abstention, classification_metrics, confidence_metrics
-from marquee.training.tasks.image_classification.advice import advise
+from marquee.training.tasks.classification.metrics import (
+    abstention,
+    classification_metrics,
+    confidence_metrics,
+    loses_most,
+)
+from marquee.training.tasks.classification.names import canonical, prediction_columns
+from marquee.training.tasks.image_classification.advice import advise, smallest_class
 from marquee.training.tasks.image_classification.config import (
+    TOLD,
     ClassificationExportConfig,
     ImageLoopConfig,
     ImageRunConfig,
 )
 from marquee.training.tasks.image_classification.data.augment import Augmentation
 from marquee.training.tasks.image_classification.data.caches import Caches, build_caches
+from marquee.training.tasks.image_classification.data.copies import copy_lines, units_of
+from marquee.training.tasks.image_classification.data.layout import check_known
 from marquee.training.tasks.image_classification.data.loading import EvaluationImages, TargetEncoder, TrainingImages
 from marquee.training.tasks.image_classification.data.manifest import (
     Manifest,
@@ -64,12 +73,13 @@ from marquee.training.tasks.image_classification.data.manifest import (
     write_manifest,
 )
 from marquee.training.tasks.image_classification.data.mixing import Mixing
+from marquee.training.tasks.image_classification.data.moved import find_again, missing_images
 from marquee.training.tasks.image_classification.data.resizing import ProgressiveResizing
 from marquee.training.tasks.image_classification.data.scan import scan
 from marquee.training.tasks.image_classification.data.split import assign_splits
 from marquee.training.tasks.image_classification.data.windowing import reading_of, resolve_window
 from marquee.training.tasks.image_classification.evaluation_text import MEANINGS, details
-from marquee.training.tasks.image_classification.losses import create_loss, one_logit
+from marquee.training.tasks.image_classification.losses import class_weights, create_loss, one_logit
 from marquee.training.tasks.image_classification.low_precision import LowPrecision
 from marquee.training.tasks.image_classification.models import (
     Classifier,
@@ -118,9 +128,16 @@ class ImageClassification(Task[ImageRunConfig]):
         """Number of outputs of the network."""
         return 1 if one_logit(config.loss, len(labels)) else len(labels)
 
-    def create_loss(self, config: ImageRunConfig) -> nn.Module:
-        """Logits and targets -> their mean loss."""
-        return create_loss(config.loss)
+    def create_loss(self, config: ImageRunConfig, manifest: Manifest | None = None) -> nn.Module:
+        """Logits and targets -> their mean loss; the manifest is needed for the weights of classes."""
+        if manifest is None or config.loop.balance != "weights":
+            return create_loss(config.loss)
+        return create_loss(config.loss, class_weights(self.train_counts(manifest)))
+
+    def train_counts(self, manifest: Manifest) -> list[int]:
+        """The number of training images of each class."""
+        counts = Counter(name for record in manifest.split("train") for name in self.names_of(record))
+        return [counts[label] for label in manifest.labels]
 
     def output(self, config: ImageRunConfig, manifest: Manifest) -> ClassificationSpec:
         """The labels in the order of the logits."""
@@ -160,17 +177,16 @@ class ImageClassification(Task[ImageRunConfig]):
 
     def read(self, config: ImageRunConfig, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
         """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return self._scan(data, reading_of(config.image), progress)
+        image = reading_of(config.image)
+        return scan(data, image.max_pixels, progress, image, config.checks, self.names_of)
 
     def read_for(self, spec: ModelSpec, data: Path, progress: Progress) -> tuple[Manifest, list[Rejected]]:
-        """See :mod:`marquee.training.tasks.image_classification.data.scan`."""
-        return self._scan(data, image_of(spec), progress)
-
-    def _scan(self, data: Path, image: ImageSpec, progress: Progress) -> tuple[Manifest, list[Rejected]]:
-        manifest, rejected = scan(data, image.max_pixels, progress, image)
-        manifest = replace(manifest, names_of=self.names_of)
-        if len(manifest.labels) < 2:
-            raise DataError(f"{data}: its images have {len(manifest.labels)} labels, but at least 2 are needed")
+        """As :meth:`read`; what a run would refuse is told. One class is enough, but it must be one of the model's."""
+        image, data = image_of(spec), data.absolute()
+        manifest, rejected = scan(data, image.max_pixels, progress, image, TOLD, self.names_of, 0)
+        if data.is_dir():
+            known = map(canonical, classification_of(spec).labels)
+            check_known(data, map(canonical, manifest.labels), set(known))
         return manifest, rejected
 
     def split(self, config: ImageRunConfig, manifest: Manifest) -> tuple[Manifest, list[str]]:
@@ -179,19 +195,34 @@ class ImageClassification(Task[ImageRunConfig]):
         if len(manifest.labels) < 2:
             raise DataError(f"the images have {len(manifest.labels)} labels, but at least 2 are needed")
         divided, warnings = assign_splits(manifest, config.split, config.loop.seed)
-        return divided, [*manifest.warnings, *warnings]
+        return divided, [*self.findings(divided), *warnings]
+
+    def findings(self, manifest: Manifest) -> list[str]:
+        """The warnings of the scan, and how many images are copies of others."""
+        return [*manifest.warnings, *copy_lines(manifest)]
 
     def read_manifest(self, path: Path) -> Manifest:
         """Reads what :meth:`write_manifest` wrote."""
         return read_manifest(path, self.names_of)
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """Paths of images that are no longer there."""
+        return missing_images(manifest)
+
+    def find_again(self, config: ImageRunConfig, manifest: Manifest, data: Path, progress: Progress) -> Manifest:
+        """See :func:`marquee.training.tasks.image_classification.data.moved.find_again`."""
+        return find_again(manifest, data, progress)
 
     def write_manifest(self, path: Path, manifest: Manifest) -> None:
         """Writes the manifest as CSV."""
         write_manifest(path, manifest)
 
     def describe(self, manifest: Manifest) -> str:
-        """The data set in one line."""
-        return f"{len(manifest.records)} images of {len(manifest.labels)} classes"
+        """The data set in one line, with its smallest class."""
+        label, count = smallest_class(manifest)
+        return (
+            f"{len(manifest.records)} images of {len(manifest.labels)} classes, the smallest {label!r} with {count:,}"
+        )
 
     def resolve(self, config: ImageRunConfig, manifest: Manifest) -> ImageRunConfig:
         """See :func:`marquee.training.tasks.image_classification.data.windowing.resolve_window`."""
@@ -222,7 +253,11 @@ class ImageClassification(Task[ImageRunConfig]):
         caches = build_caches(config, manifest, image, context) if cache else Caches()
         workers, pin = resolve_workers(loop.workers, len(train)), context.device.type == "cuda"
         augment, encode = Augmentation(config.augment, image, image.mean), self.encoder(manifest.labels)
-        sampler = DistributedBatchSampler(len(train), loop.batch_size, loop.seed, world.rank, world.size, loop.passes)
+        parts = (loop.batch_size, loop.seed, world.rank, world.size, loop.passes)
+        if loop.balance == "sampler":
+            sampler: DistributedBatchSampler = BalancedBatchSampler([record.label for record in train], *parts)
+        else:
+            sampler = DistributedBatchSampler(len(train), *parts)
         train_images = TrainingImages(train, encode, image, augment, loop.seed, caches.train, augment.short_side)
         val_images = EvaluationImages(val[world.rank :: world.size], encode, image, caches.val)
         return Feed(
@@ -245,10 +280,11 @@ class ImageClassification(Task[ImageRunConfig]):
         image = _image(network)
         half_on_cpu = device.type == "cpu" and precision != "fp32"
         return self.objective_class(
-            loss=self.create_loss(config).to(device),
+            loss=self.create_loss(config, manifest).to(device),
             mixing=Mixing(config.augment, len(manifest.labels)),
             resizing=ProgressiveResizing(config.loop.progressive_resizing, image.crop, steps),
             unread=UnreadTaps(network.model, image.channels) if half_on_cpu else None,
+            balanced=len(manifest.labels) if config.loop.select == "balanced" else 0,
         )
 
     def for_trials(self, config: ImageRunConfig, manifest: Manifest) -> tuple[ImageRunConfig, Manifest]:
@@ -380,7 +416,8 @@ class ImageClassification(Task[ImageRunConfig]):
         encode = self.encoder(labels)
         targets = np.array([np.asarray(encode(record)) for record in records])
         probabilities = output.probabilities(logits)
-        metrics = self.metrics(output, probabilities, targets, groups_of(records))
+        # Copies of an image tell as little of each other as images of one group.
+        metrics = self.metrics(output, probabilities, targets, units_of(records))
         rows = zip(labels, metrics["per_class"], strict=True)
         metrics["per_class"] = [{"label": label, **values} for label, values in rows]
         metrics["uncalibrated"] = self.confidence_metrics(output.activation(logits), targets)
@@ -403,7 +440,7 @@ class ImageClassification(Task[ImageRunConfig]):
             + [repr(float(p)) for p in answer.probabilities]
             for record, answer in zip(records, output.predictions(outputs), strict=True)
         )
-        write_csv(path, ("path", "label", "predicted", *output.spec.labels), rows)
+        write_csv(path, prediction_columns(output.spec.labels), rows)
 
     def shown(self, names: Sequence[str]) -> str:
         """Labels as text."""
@@ -418,6 +455,10 @@ class ImageClassification(Task[ImageRunConfig]):
     def right(self, output: Classification, outputs: Arrays, targets: np.ndarray) -> np.ndarray:
         """Bool (N,): which answers have the true label or, with several labels, exactly the true ones."""
         return same(output.decisions(output.probabilities(outputs[LOGITS])), targets)
+
+    def loses_most(self, output: Classification, targets: np.ndarray, before: np.ndarray, after: np.ndarray) -> str:
+        """See :func:`marquee.training.tasks.classification.metrics.loses_most`."""
+        return loses_most(output.spec.labels, targets, before, after, self.unit)
 
     def calibration_error(self, output: Classification, outputs: Arrays, targets: np.ndarray) -> float:
         """Expected calibration error (Guo et al., 2017)."""
@@ -437,8 +478,10 @@ class ImageClassification(Task[ImageRunConfig]):
         """Without progressive resizing: all images have their full size."""
         return replace(loop, progressive_resizing=1.0)
 
-    def chance(self, manifest: Manifest) -> float:
-        """Validation accuracy of always giving the most common answer."""
+    def chance(self, config: ImageRunConfig, manifest: Manifest) -> float:
+        """Validation accuracy of always giving the most common answer; of the balanced one, of any constant answer."""
+        if config.loop.select == "balanced":
+            return 1 / self.objective_class.constant_recalls(len(manifest.labels))
         answers = Counter(self.names_of(record) for record in manifest.split("val"))
         return max(answers.values()) / answers.total()
 

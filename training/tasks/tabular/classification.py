@@ -25,7 +25,13 @@ from marquee.training.tasks.classification.calibration import (
     single_label_likelihood,
 )
 from marquee.training.tasks.classification.evaluation_text import accuracy_lines, class_lines
-from marquee.training.tasks.classification.metrics import abstention, classification_metrics, confidence_metrics
+from marquee.training.tasks.classification.metrics import (
+    abstention,
+    classification_metrics,
+    confidence_metrics,
+    loses_most,
+)
+from marquee.training.tasks.classification.names import prediction_columns
 from marquee.training.tasks.tabular.config import TabularClassificationConfig
 from marquee.training.tasks.tabular.manifest import Record, TableManifest, indices_of
 from marquee.training.tasks.tabular.network import TabularNetwork
@@ -128,12 +134,16 @@ class TabularClassification(Tabular[TabularClassificationConfig]):
             [record.path, record.target, labels[int(values.argmax())], *map(repr, values.tolist())]
             for record, values in zip(records, probabilities, strict=True)
         )
-        write_csv(path, ("path", "label", "predicted", *labels), rows)
+        write_csv(path, prediction_columns(labels), rows)
 
     def right(self, output: Classification, outputs: Arrays, targets: np.ndarray) -> np.ndarray:
         """Bool (N,): which answers have the true label."""
         result: np.ndarray = output.decisions(output.probabilities(outputs[LOGITS])) == targets
         return result
+
+    def loses_most(self, output: Classification, targets: np.ndarray, before: np.ndarray, after: np.ndarray) -> str:
+        """See :func:`marquee.training.tasks.classification.metrics.loses_most`."""
+        return loses_most(output.spec.labels, targets, before, after, self.unit)
 
     def calibration_error(self, output: Classification, outputs: Arrays, targets: np.ndarray) -> float:
         """Expected calibration error (Guo et al., 2017)."""

@@ -1,7 +1,7 @@
 """Seeded splits of rows: at random, by group or by time; equal rows are never in two of them."""
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import numpy as np
 from marquee.handlers.inputs.table.spec import CODES, FIRST_CATEGORY, NUMBERS, Column, TableSpec
 from marquee.training.core.dataset import SPLITS
 from marquee.training.core.errors import DataError
-from marquee.training.core.grouping import place_groups
+from marquee.training.core.grouping import place_groups, sets_of
 from marquee.training.tasks.tabular.config import TableRunConfig
 from marquee.training.tasks.tabular.manifest import Record, TableManifest, arrays_of, with_features
 
@@ -59,25 +59,8 @@ def _with_splits(manifest: TableManifest, places: Sequence[str]) -> TableManifes
 
 def together(records: Sequence[Record]) -> list[list[tuple[int, Record]]]:
     """Sets of rows, with their positions, that belong in one split: of one group, or equal in features and target."""
-    parent = list(range(len(records)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    first: dict[object, int] = {}
-    for number, record in enumerate(records):
-        keys: list[object] = [(record.row, record.target)]
-        if record.group:
-            keys.append(record.group)
-        for key in keys:
-            parent[root(number)] = root(first.setdefault(key, number))
-    sets: dict[int, list[tuple[int, Record]]] = defaultdict(list)
-    for number, record in enumerate(records):
-        sets[root(number)].append((number, record))
-    return list(sets.values())
+    keys = ([(record.row, record.target), *([record.group] if record.group else [])] for record in records)
+    return [[(number, records[number]) for number in numbers] for numbers in sets_of(keys)]
 
 
 def _spread(sets: Sequence[Sequence[tuple[int, Record]]], places: Sequence[str]) -> list[str]:

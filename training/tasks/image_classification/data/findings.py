@@ -1,12 +1,14 @@
-"""Warnings about images that lose, on their way into the model, what people see in them."""
+"""Warnings about images that lose, on their way into the model, what people see in them, and about classes' names."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from marquee.handlers.inputs.image.decode import Examined
 from marquee.handlers.inputs.image.spec import ImageSpec
-from marquee.training.tasks.image_classification.data.manifest import Record
+from marquee.training.tasks.classification.names import twins
+from marquee.training.tasks.image_classification.data.manifest import Manifest, Record
 
 SMALL_PART = 0.25
 """Share of the range of deep samples below which little of their contrast is left in 8 bits."""
@@ -21,6 +23,20 @@ def warnings_of(records: Sequence[Record], examined: Sequence[Examined], image: 
         image: how they were read.
     """
     return [line for line in (_flattened(records, examined, image), _dark(examined, image)) if line]
+
+
+def twin_lines(manifest: Manifest) -> list[str]:
+    """A line if classes have names that differ only in capitals, accents, width or blanks."""
+    found = twins(manifest.labels)
+    if not found:
+        return []
+    counts = Counter(name for record in manifest.records for name in manifest.names_of(record))
+    first = " and ".join(f"{name!r} ({counts[name]:,} images)" for name in found[0])
+    others = f", and {len(found) - 1} more such pairs" if len(found) > 1 else ""
+    return [
+        f"warning: the names of two classes differ only in capitals, accents or blanks: {first}{others}; if they "
+        "are one class, give their images one name"
+    ]
 
 
 def _flattened(records: Sequence[Record], examined: Sequence[Examined], image: ImageSpec) -> str:

@@ -15,7 +15,11 @@ from marquee.handlers.inputs.image.decode import decode, prepare
 from marquee.handlers.inputs.image.spec import ImageSpec
 from marquee.training.core.errors import DataError
 from marquee.training.core.seeding import local_seed
+from marquee.training.tasks.classification.names import canonical
 from marquee.training.tasks.image_classification.data.manifest import Record, one_name, several_names
+
+_SHOWN = 20
+"""Labels that a message lists."""
 
 Target = int | torch.Tensor
 """An index; or, where an image may have several labels, float32 (labels,) of zeros and ones."""
@@ -50,6 +54,8 @@ class TargetEncoder:
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._index = {label: i for i, label in enumerate(labels)}
+        # Bundles from before labels were compared in NFC may have others.
+        self._alike = {canonical(label): i for i, label in enumerate(labels)} | self._index
 
     def __call__(self, record: Record) -> Target:
         """The target of ``record``.
@@ -62,9 +68,10 @@ class TargetEncoder:
     def indices(self, record: Record, names: Sequence[str]) -> list[int]:
         """The indices of class names."""
         try:
-            return [self._index[name] for name in names]
+            return [self._alike[name] for name in names]
         except KeyError as error:
-            known = ", ".join(self._index)
+            labels = list(self._index)
+            known = ", ".join(labels[:_SHOWN]) + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")
             raise DataError(f"{record.path}: class {error.args[0]!r} is not one of the model's: {known}") from None
 
 
@@ -125,6 +132,8 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
 class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
     """Augmented images, addressed by (epoch, index): the same address always gives the same pixels.
 
+    Where a sampler draws an image several times in an epoch, the number of the draw is a third part of the address.
+
     Args:
         records: the images to train on.
         encode: returns a record's target.
@@ -157,10 +166,10 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Target]]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, Target]:
-        epoch, index = address
+    def __getitem__(self, address: tuple[int, ...]) -> tuple[torch.Tensor, Target]:
+        _, index, *_ = address
         record = self._records[index]
-        with local_seed(self._seed, "augment", epoch, index):
+        with local_seed(self._seed, "augment", *address):
             cached = self._cache.image(record) if self._cache else None
             image = read_image(record, self._spec, self._short_side) if cached is None else cached
             return self._augment(image), self._encode(record)

@@ -32,6 +32,10 @@ class Record:
     """Patient, scene, video: images of one group are never in two splits; empty for an independent image."""
 
 
+NamesOf = Callable[[Record], tuple[str, ...]]
+"""A record -> the class names in its label."""
+
+
 def one_name(record: Record) -> tuple[str, ...]:
     """The label of an image that has exactly one."""
     return (record.label,)
@@ -47,7 +51,7 @@ class Manifest:
     """The images of a data set, in a fixed order."""
 
     records: tuple[Record, ...]
-    names_of: Callable[[Record], tuple[str, ...]] = one_name
+    names_of: NamesOf = one_name
     """The class names in a record's label."""
     warnings: tuple[str, ...] = ()
     """What the images themselves gave rise to, one line each; not written."""
@@ -73,7 +77,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_csv(path, COLUMNS, ([getattr(record, name) for name in COLUMNS] for record in manifest.records))
 
 
-def read_manifest(path: Path, names_of: Callable[[Record], tuple[str, ...]] = one_name) -> Manifest:
+def read_manifest(path: Path, names_of: NamesOf = one_name) -> Manifest:
     """Reads what :func:`write_manifest` wrote.
 
     Raises:

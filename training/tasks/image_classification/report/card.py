@@ -6,12 +6,14 @@ from typing import Any
 from marquee.training.core.dataset import SPLITS
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.report.card import write_card
+from marquee.training.report.class_sections import shown_classes
 from marquee.training.report.classes import top_confusions
 from marquee.training.report.run_files import known
 from marquee.training.report.text import environment
 from marquee.training.tasks.image_classification.report.facts import RunFacts, read_facts
+from marquee.training.tasks.image_classification.report.notes import data_notes, overlap_notes
 
-_CONFUSIONS = 5
+_CONFUSIONS, _CLASSES, _LABELS = 5, 50, 100
 
 
 def write_model_card(run: Path) -> Path:
@@ -34,7 +36,12 @@ def _context(facts: RunFacts) -> dict[str, Any]:
         "facts": facts,
         "evaluation": facts.evaluation,
         "interval": facts.evaluation["accuracy_interval"],
-        "classes": facts.evaluation["per_class"],
+        "classes": shown_classes(facts.evaluation["per_class"], _CLASSES),
+        "all_classes": len(facts.evaluation["per_class"]),
+        "labels": facts.output.labels[:_LABELS],
+        "all_labels": len(facts.output.labels),
+        "overlaps": overlap_notes(facts),
+        "notes": data_notes(facts),
         "confusions": top_confusions(facts.evaluation, facts.output.labels, _CONFUSIONS),
         "splits": {split: len(facts.manifest.split(split)) for split in SPLITS},
         "calibration": known(facts.evaluation.get("calibration")),

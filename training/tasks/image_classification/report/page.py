@@ -15,12 +15,15 @@ from marquee.training.report.run_files import known
 from marquee.training.report.text import environment, flat, number, percent
 from marquee.training.report.training import Measured, throughput, training_context
 from marquee.training.report.variants import variants_context
+from marquee.training.tasks.image_classification.data.lost import lost_by_class
 from marquee.training.tasks.image_classification.report.facts import RunFacts, read_facts
+from marquee.training.tasks.image_classification.report.notes import data_notes, overlap_notes
 from marquee.training.tasks.image_classification.report.pictures import augmentation_samples, least_sure, worst_mistakes
 
 MATRIX_CLASSES = 40
 """Largest number of classes for which the whole confusion matrix is shown."""
 _GALLERY, _SAMPLES, _VARIATIONS, _REJECTED = 12, 6, 6, 50
+_BALANCED = Measured(name="Balanced accuracy", key="balanced_accuracy", show=percent)
 _LOSS = Measured(
     name="Loss",
     key="loss",
@@ -58,9 +61,11 @@ def _context(facts: RunFacts) -> dict[str, Any]:
         "short": _Shortener(facts),
         **class_context(facts.evaluation, facts.output, facts.predictions, MATRIX_CLASSES),
         "abstaining_note": _flagged(facts),
+        "overlaps": overlap_notes(facts),
+        "notes": data_notes(facts),
         "mistakes": worst_mistakes(facts, _GALLERY),
         "unsure": least_sure(facts, _GALLERY),
-        **training_context(facts, (_LOSS, _ACCURACY), "images", _best_text),
+        **training_context(facts, (_LOSS, _ACCURACY, _BALANCED), "images", _best_text),
         "samples": augmentation_samples(facts, _SAMPLES, _VARIATIONS),
         "enlarge": facts.image.crop < 128,
         **variants_context(facts, "image"),
@@ -72,7 +77,9 @@ def _context(facts: RunFacts) -> dict[str, Any]:
 
 def _best_text(best: dict[str, Any]) -> str:
     accuracy, loss = percent(best.get("val_accuracy")), number(best.get("val_loss"))
-    return f"validation accuracy {accuracy}, validation loss {loss}"
+    balanced = best.get("val_balanced_accuracy")
+    of_classes = "" if balanced is None else f", balanced {percent(balanced)}"
+    return f"validation accuracy {accuracy}{of_classes}, validation loss {loss}"
 
 
 def _flagged(facts: RunFacts) -> str:
@@ -93,9 +100,10 @@ def _data(facts: RunFacts) -> dict[str, Any]:
         split: Counter(name for record in facts.manifest.split(split) for name in facts.manifest.names_of(record))
         for split in SPLITS
     }
+    left_out = {one.name: one.files for one in lost_by_class(facts.manifest, facts.rejected)}
     widths, heights = [record.width for record in records], [record.height for record in records]
     return {
-        **counts_context(facts.output.labels, by_split),
+        **counts_context(facts.output.labels, by_split, left_out),
         "split_sizes": {split: len(facts.manifest.split(split)) for split in SPLITS},
         "sizes": {
             "smallest": (min(widths), min(heights)),

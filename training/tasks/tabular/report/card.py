@@ -3,6 +3,7 @@
 from typing import Any
 
 from marquee.training.core.dataset import SPLITS
+from marquee.training.report.class_sections import shown_classes
 from marquee.training.report.classes import top_confusions
 from marquee.training.report.run_files import known
 from marquee.training.tasks.tabular.report.columns import columns_of
@@ -10,6 +11,7 @@ from marquee.training.tasks.tabular.report.facts import ClassificationFacts, Reg
 from marquee.training.tasks.tabular.report.page import split_name
 
 _CONFUSIONS, _IMPORTANT, _COLUMNS = 5, 10, 200
+_CLASSES, _LABELS = 50, 100
 
 
 def card_context(facts: RegressionFacts | ClassificationFacts) -> dict[str, Any]:
@@ -33,7 +35,10 @@ def card_context(facts: RegressionFacts | ClassificationFacts) -> dict[str, Any]
     return {
         **shared,
         "interval": evaluation["accuracy_interval"],
-        "classes": evaluation["per_class"],
+        "classes": shown_classes(evaluation["per_class"], _CLASSES),
+        "all_classes": len(evaluation["per_class"]),
+        "labels": facts.output.labels[:_LABELS],
+        "all_labels": len(facts.output.labels),
         "confusions": top_confusions(evaluation, facts.output.labels, _CONFUSIONS),
         "calibration": known(evaluation.get("calibration")),
         "abstain": known(evaluation.get("abstain")),

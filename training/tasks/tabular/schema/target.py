@@ -11,6 +11,7 @@ from marquee.handlers.inputs.table.decode import decode_column
 from marquee.handlers.inputs.table.spec import TableSpec
 from marquee.handlers.inputs.table.values import quote
 from marquee.training.core.errors import DataError
+from marquee.training.tasks.classification.names import listed, twins
 from marquee.training.tasks.tabular.schema.kinds import ColumnValues, read_column, tolerated
 from marquee.training.tasks.tabular.schema.notes import Note, first_line, option
 from marquee.training.tasks.tabular.table_config import TableConfig
@@ -81,6 +82,10 @@ class TargetReader:
             notes.append(Note("info", values.name, text))
         if values.kind == "category" and (alone := int((counts == 1).sum())):
             notes.append(Note("warning", values.name, f"{alone:,} of {len(counts):,} labels have a single row"))
+        if values.kind == "category" and (found := twins(values.texts)):
+            others = f", and so do {len(found) - 1:,} more" if len(found) > 1 else ""
+            text = f"the labels {listed(found[0])} differ only in capitals, accents or blanks{others}; are they one?"
+            notes.append(Note("warning", values.name, text))
         return notes
 
     def _numbers(self) -> ColumnValues:
