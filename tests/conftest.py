@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def logging_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     """What earlier tests, and libraries in them, did to the project's loggers is undone: tests read what is logged."""
     logging.disable(logging.NOTSET)
-    caplog.handler.setLevel(logging.NOTSET)  # one handler serves all tests
+    for handler in (caplog.handler, *logging.getLogger().handlers):  # they serve all tests
+        handler.setLevel(logging.NOTSET)
     for name in logging.root.manager.loggerDict:
         if name.partition(".")[0] == "marquee":
             logger = logging.getLogger(name)

@@ -412,7 +412,7 @@ def test_an_error_that_nobody_foresaw_stays_inside(doors, rows, monkeypatch, cap
     """Its words and its trace are for the log."""
 
     def fail(self: Handler, *_: object) -> None:
-        raise RuntimeError("/home/somebody/secret.py: a bug")
+        raise RuntimeError("/srv/model/secret.py: a bug")
 
     monkeypatch.setattr("marquee.gateway.doors.graphql_schema._answer", fail)
     response = post(doors, PREDICT, model="digits", items=image(rows[0]["data"]))
