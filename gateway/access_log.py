@@ -10,14 +10,15 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from marquee.gateway.access.caller import Caller
 from marquee.gateway.access.failures import Failures
 from marquee.gateway.access.keys import hide_keys
 
+Notation = Literal["logfmt", "json", "none"]
 LOGGER = "marquee.gateway.access"
 """Nothing else is logged under this name, so that the lines can be sent elsewhere, or left out, on their own."""
 _LONGEST = 256
@@ -147,17 +148,18 @@ class JsonLines(logging.Formatter):
         return json.dumps(document if document is not None else {"message": record.getMessage()})
 
 
-def log_to(stream: IO[str], *, as_json: bool = False) -> None:
+def log_to(stream: IO[str], notation: Notation = "logfmt") -> None:
     """Writes the access log to a stream of its own, in place of where the rest is logged.
 
     Args:
         stream: such as ``sys.stdout``.
-        as_json: JSON in place of logfmt.
+        notation: of the lines; ``none``: no lines are written. Warnings about refused keys are logged elsewhere.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if notation == "json" else logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
     log.propagate = False
+    log.setLevel(logging.WARNING if notation == "none" else logging.INFO)
 
 
 class AccessLog:
@@ -178,51 +180,48 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        entry, begin = _begun(scope), time.perf_counter()
+        status, request_id, received, sent, begin = "-", None, 0, 0, time.perf_counter()
 
         async def counted_receive() -> MutableMapping[str, Any]:
-            nonlocal entry
+            nonlocal received
             message = await receive()
             if message["type"] == "http.request":
-                entry = replace(entry, received=entry.received + len(message.get("body", b"")))
+                received += len(message.get("body", b""))
             return message
 
         async def counted_send(message: MutableMapping[str, Any]) -> None:
-            nonlocal entry
+            nonlocal status, request_id, sent
             if message["type"] == "http.response.start":
-                entry = replace(entry, status=str(message["status"]), request_id=_request_id(message))
+                status, request_id = str(message["status"]), _request_id(message)
             elif message["type"] == "http.response.body":
-                entry = replace(entry, sent=entry.sent + len(message.get("body", b"")))
+                sent += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, counted_receive, counted_send)
         except Exception:
-            entry = replace(entry, status="500") if entry.status == "-" else entry
+            status = "500" if status == "-" else status
             raise
         finally:
             self._lines.write(
-                replace(
-                    entry,
+                Entry(
+                    peer=_peer(scope),
+                    method=scope["method"],
+                    path=scope["path"],
+                    protocol=f"HTTP/{scope.get('http_version', '1.1')}",
+                    status=status,
+                    received=received,
+                    sent=sent,
                     seconds=time.perf_counter() - begin,
+                    request_id=request_id or state.get("request_id"),
                     caller=state.get("caller"),
-                    request_id=entry.request_id or state.get("request_id"),
                 )
             )
 
 
-def _begun(scope: _Scope) -> Entry:
+def _peer(scope: _Scope) -> str:
     host, port = scope.get("client") or ("-", 0)
-    return Entry(
-        peer=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        method=scope["method"],
-        path=scope["path"],
-        protocol=f"HTTP/{scope.get('http_version', '1.1')}",
-        status="-",
-        received=0,
-        sent=0,
-        seconds=0.0,
-    )
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _request_id(start: MutableMapping[str, Any]) -> str | None:

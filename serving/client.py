@@ -16,7 +16,7 @@ from marquee.serving.answers import gateway_refusal, grpc_refusal, message_of, r
 from marquee.serving.errors import OperationError
 from marquee.serving.keys import Keys, Kind, StaticToken
 from marquee.serving.settings import Addresses
-from marquee.serving.trust import Trust, read_certificate
+from marquee.serving.trust import Trust
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ class Client:
             else the third port after it, as with ``marquee serve start --port``.
         timeout: of one request, in seconds.
         certificate: file with the server's own certificate, for ``https``; None: one of a public authority is expected.
+        client_certificate: PEM files of the client's own certificate and of its private key, for a server that asks
+            for one.
+
+    Raises:
+        OperationError: a file cannot be read, or does not contain what it should.
     """
 
     def __init__(
@@ -56,8 +61,9 @@ class Client:
         grpc: str | None = None,
         timeout: float = 120,
         certificate: str | Path | None = None,
+        client_certificate: tuple[str | Path, str | Path] | None = None,
     ) -> None:
-        trust = Trust() if certificate is None else Trust(certificate=read_certificate(Path(certificate)))
+        trust = Trust.of_files(certificate, client_certificate)
         self._set_up(Addresses.beside(url, management, grpc), StaticToken(token), timeout, trust)
 
     @classmethod
@@ -69,6 +75,7 @@ class Client:
         grpc: str | None = None,
         timeout: float = 120,
         certificate: str | Path | None = None,
+        client_certificate: tuple[str | Path, str | Path] | None = None,
     ) -> "Client":
         """A client for a gateway, which answers predictions, management and metrics at one port.
 
@@ -82,11 +89,12 @@ class Client:
             grpc: ``HOST:PORT`` of its gRPC; None: the port after that of ``url``.
             timeout: of one request, in seconds.
             certificate: see :class:`Client`.
+            client_certificate: see :class:`Client`.
 
         Raises:
-            OperationError: ``url`` is not a URL, or the certificate cannot be read.
+            OperationError: ``url`` is not a URL, or a certificate cannot be read.
         """
-        trust = Trust() if certificate is None else Trust(certificate=read_certificate(Path(certificate)))
+        trust = Trust.of_files(certificate, client_certificate)
         return cls.of(Addresses.of_gateway(url, grpc), StaticToken(key), timeout, trust)
 
     @classmethod

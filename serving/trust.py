@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from marquee.serving.errors import OperationError
 from marquee.serving.properties import is_true
@@ -28,14 +29,36 @@ class Trust:
     other server is. None: any certificate of a public authority, for the name in the URL."""
     grpc_tls: bool | None = None
     """Whether gRPC uses TLS; None: if REST does."""
+    client: tuple[Path, Path] | None = None
+    """PEM files of the client's own certificate and its private key, for a server that asks for one; None: none."""
 
     def __post_init__(self) -> None:
         if self.certificate is not None and not self.certificate.startswith(_BEGIN):
             raise ValueError("certificate: expected PEM text")
 
+    @classmethod
+    def of_files(cls, certificate: str | Path | None, client: tuple[str | Path, str | Path] | None = None) -> "Trust":
+        """Reads what the files contain.
+
+        Args:
+            certificate: the server's own; None: one of a public authority is expected.
+            client: the client's own certificate and its private key.
+
+        Raises:
+            OperationError: a file cannot be read, or does not contain what it should.
+        """
+        pinned = None if certificate is None else read_certificate(Path(certificate))
+        if client is None:
+            return cls(certificate=pinned)
+        trust = cls(certificate=pinned, client=(Path(client[0]), Path(client[1])))
+        trust.context()
+        return trust
+
     def adapter(self) -> HTTPAdapter | None:
         """For a session of :mod:`requests`; None: the session verifies servers as it does anyway."""
-        return None if self.certificate is None else _PinnedAdapter(self.context())
+        if self.certificate is None and self.client is None:
+            return None
+        return _ContextAdapter(self.context(), checks_name=self.certificate is None)
 
     def channel(self, address: str, is_https: bool) -> Any:
         """A gRPC channel.
@@ -53,11 +76,13 @@ class Trust:
         options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
         if not (is_https if self.grpc_tls is None else self.grpc_tls):
             return grpc.insecure_channel(address, options=options)
+        own = {} if self.client is None else {"certificate_chain": self.client[0].read_bytes()}
+        own |= {} if self.client is None else {"private_key": self.client[1].read_bytes()}
         if self.certificate is None:
-            return grpc.secure_channel(address, grpc.ssl_channel_credentials(), options=options)
+            return grpc.secure_channel(address, grpc.ssl_channel_credentials(**own), options=options)
         # A channel cannot leave out the name, so it has to expect the certificate's own.
         options += [("grpc.ssl_target_name_override", name) for name in self._names(address)[:1]]
-        credentials = grpc.ssl_channel_credentials(self.certificate.encode("ascii"))
+        credentials = grpc.ssl_channel_credentials(self.certificate.encode("ascii"), **own)
         return grpc.secure_channel(address, credentials, options=options)
 
     def _names(self, address: str) -> list[str]:
@@ -76,15 +101,23 @@ class Trust:
         return names
 
     def context(self, alpn: bool = False) -> ssl.SSLContext:
-        """Trusts exactly the certificate, which must be given.
+        """Trusts exactly the server's certificate, or public authorities where none is given; shows the client's own.
 
         Args:
             alpn: whether to ask for HTTP/2, as gRPC does.
+
+        Raises:
+            OperationError: the client's certificate and key are not readable, or do not belong together.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # exactly this certificate is trusted, and nobody else has its key
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=self.certificate)
+        if self.certificate is None:
+            context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)  # as requests does
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False  # exactly this certificate is trusted, and nobody else has its key
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(cadata=self.certificate)
+        if self.client is not None:
+            _show(context, *self.client)
         if alpn:
             context.set_alpn_protocols(["h2"])
         return context
@@ -157,18 +190,33 @@ def _from_keystore(path: Path, properties: Mapping[str, str]) -> str:
     return _first(listed.stdout, path)
 
 
-class _PinnedAdapter(HTTPAdapter):
+def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    for path in (certificate, key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise OperationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        # Without a password; OpenSSL would otherwise ask for one at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise OperationError(
+            f"{certificate} and {key}: expected a certificate and its unencrypted private key as PEM: {error}"
+        ) from error
+
+
+class _ContextAdapter(HTTPAdapter):
     """Verifies with the given context only."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, context: ssl.SSLContext, *, checks_name: bool) -> None:
+        self._context, self._checks_name = context, checks_name
         super().__init__()
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         """With the context in place of the bundle of public authorities, which requests would add."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        attributes = {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._context, "assert_hostname": False}
-        return host, attributes
+        attributes = {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._context}
+        return host, attributes | ({} if self._checks_name else {"assert_hostname": False})
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing to add to the context."""

@@ -25,6 +25,8 @@ _FORM = "application/x-www-form-urlencoded"
 _FORM_BODY = re.compile(rb"[A-Za-z0-9_.-]{1,64}=[ -~\r\n\t]*")
 """One or more fields: what is no printable ASCII is percent-encoded in a form."""
 _FORWARDED = frozenset(name.encode() for name in FORWARDED_HEADERS)
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""How JPEG and PNG files begin, in which nothing can be asked: neither JSON nor what is packed begins like this."""
 _LARGE = 1 << 20
 """Bytes of a body that is looked into in a thread: it would hold up others for milliseconds."""
 
@@ -103,6 +105,8 @@ def forwarded(request: "Request") -> dict[str, str]:
 
 async def _refuse_explanations(body: bytes, content_type: str, caller: Caller) -> None:
     """A prediction may ask for an explanation by one of its fields, which takes as long as hundreds of predictions."""
+    if body.startswith(_IMAGES) and not content_type.lower().startswith((_FORM, "multipart/")):
+        return
     is_packed = body[:1] in (b"\x1f", b"\x78")
     # The word may be written with escapes.
     if not is_packed and b"explain" not in body and b"\\u" not in body:

@@ -26,7 +26,9 @@ import pytest
 import requests
 import trustme
 
+import marquee
 from marquee.gateway.record import recorded
+from marquee.serving.errors import OperationError
 from marquee.serving.grpc_stubs import load_stubs
 from marquee.serving.processes import left_over, worker_pids
 from marquee.serving.server import find
@@ -546,7 +548,7 @@ def folder(authority, tmp_path_factory) -> Path:
 class TestTls:
     def test_only_1_3_and_only_with_a_certificate(self, authority, folder, store, script, samples, tmp_path):
         options = ("--tls-certificate", folder / "server.pem", "--tls-key", folder / "server.key")
-        options += ("--tls-client-authority", folder / "authority.pem")
+        options += ("--tls-client-authority", folder / "authority.pem", "--access-log", "json")
         with foreground(tmp_path, store, *options) as running:
             running.until_ready()
             assert running.record.http.startswith("https://")
@@ -555,6 +557,15 @@ class TestTls:
             assert running.ask(samples[0], **own)["label"] == samples[0].label
             with pytest.raises(requests.RequestException):
                 running.is_ready(**trust)
+            client = self.client(running, folder, ("client.pem", "client.key"))
+            assert client.predict("digits", samples[0].data).body["label"] == samples[0].label
+            assert client.predict_grpc("digits", samples[0].data).body["label"] == samples[0].label
+            with pytest.raises(OperationError):
+                self.client(running, folder, None).predict("digits", samples[0].data)
+            lines = [json.loads(line) for line in running.text.splitlines() if line.startswith("{")]
+            asked = {(line["path"], line["protocol"], line["status"]) for line in lines}
+            assert ("/predictions/digits", "HTTP/1.1", 200) in asked
+            assert any(protocol == "gRPC" and status == "OK" for _, protocol, status in asked)
             for address, protocol in (
                 (running.record.http.removeprefix("https://"), None),
                 (running.record.grpc, "h2"),
@@ -579,6 +590,11 @@ class TestTls:
             running.process.terminate()
             assert running.wait() == 0
             assert_nothing_is_left(running.state)
+
+    def client(self, running: Foreground, folder: Path, own: tuple[str, str] | None) -> marquee.Client:
+        shown = None if own is None else (folder / own[0], folder / own[1])
+        url, server = running.record.http, folder / "server.pem"
+        return marquee.Client.gateway(url, grpc=running.record.grpc, certificate=server, client_certificate=shown)
 
     def version(self, address: str, authority: trustme.CA, protocol: str | None, version: ssl.TLSVersion) -> str:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

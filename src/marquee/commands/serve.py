@@ -95,7 +95,7 @@ def run(names: Names, /, server: Server = SERVER, doors: Doors = DOORS, json: Js
         from marquee.gateway import access_log, process
         from marquee.serving.prepare import prepare
         from marquee.serving.verified import AnswersDifferError
-    access_log.log_to(sys.stdout)
+    access_log.log_to(sys.stdout, doors.access_log)
     plan = process.Plan(
         wanted=prepare(names, **server.settings()),
         gateway=config,

@@ -69,9 +69,9 @@ class Background:
             raise
 
     def last_document(self) -> str | None:
-        """The last line of JSON in its log."""
+        """The last line of JSON in its log that is no line of the access log."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
-        return next((line for line in reversed(lines) if line.startswith("{")), None)
+        return next((line for line in reversed(lines) if line.startswith("{") and '"differences"' in line), None)
 
     def _pass_on(self) -> None:
         with open(self.log, "rb") as stream:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import tyro
 
@@ -78,6 +78,8 @@ class GatewayOptions:
     """File of the clients' keys (default: keys.json in --state); marquee keys changes it at any time."""
     no_keys: Flag = False
     """Ask for no key: everybody who reaches the gateway may do everything."""
+    access_log: Literal["logfmt", "json", "none"] = "logfmt"
+    """A line for each request, without secrets: its notation, or none."""
     drain: float = GatewayConfig.drain_seconds
     """Seconds that requests under way may take after SIGTERM."""
     lame_duck: float = GatewayConfig.lame_duck_seconds
