@@ -4,11 +4,9 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import grpc
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
@@ -114,17 +112,6 @@ def predictions_requests(draw: st.DrawFn, image: bytes) -> Any:
         model_version=mostly("", _SHORT | st.just("1.0")),
         input=fields,
         sequence_id=mostly(None, _SHORT),
-    )
-
-
-def many(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A property of so many messages, which are the same in every run."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 

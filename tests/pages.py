@@ -9,14 +9,14 @@ from pathlib import Path
 
 from marquee.serving.settings import Addresses
 from tests import forked
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WORKER
 
 TO_RUN = re.compile(r"<!-- run -->\n```(sh|python)\n(.*?)```", re.S)
 
 
 def choose_ports() -> Callable[[str], str]:
     """What puts free ports into a text, in the places of those that the pages name."""
-    base = Addresses.free(23100).base_port
+    base = Addresses.free(20_600 + 1_000 * WORKER).base_port  # pages run in several workers at once
     gateway = Addresses.free(base + 5).base_port
     ports = {"8080": base, "8081": base + 1, "8082": base + 2, "7070": base + 3, "7071": base + 4}
     ports |= {"8090": gateway, "8091": gateway + 1}

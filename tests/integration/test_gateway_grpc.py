@@ -18,7 +18,8 @@ from marquee.gateway.assembly import Doorway
 from marquee.gateway.config import GatewayConfig
 from marquee.serving.grpc_stubs import load_stubs
 from tests.conftest import Served, find_free_port
-from tests.grpc_messages import INFER, PREDICTIONS, check_any, infer_requests, many, predictions_requests
+from tests.grpc_messages import INFER, PREDICTIONS, check_any, infer_requests, predictions_requests
+from tests.properties import many
 
 INFERENCE, MANAGEMENT = load_stubs().inference, load_stubs().management
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -27,6 +27,7 @@ from marquee.gateway.access.keys import KEYS_FILE, KeyStore
 from marquee.serving.client import Client
 from marquee.serving.grpc_stubs import load_stubs
 from tests.conftest import find_free_port
+from tests.properties import many
 
 SECONDS = 120
 BATCH = 60
@@ -223,13 +224,6 @@ def test_all_test_images_get_evaluations_answers(way, running, rows):
 
 # What nobody means, but somebody sends
 
-MANY = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner))
 NAMES = st.sampled_from(["image", "label", "", "INPUT__0", "a/b", "🙂"])
@@ -270,7 +264,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
-@MANY
+@many(150)
 @given(path=PATHS, body=BODIES, headers=HEADERS)
 def test_bodies_over_rest(path, body, headers, running):
     """Each gets JSON, and says what is wrong with it: never 500, and no broken connection."""
@@ -297,7 +291,7 @@ RPC_TENSORS = st.fixed_dictionaries(
 )
 
 
-@MANY
+@many(150)
 @given(
     tensors=st.lists(RPC_TENSORS, max_size=3),
     raw=RAW,
@@ -318,7 +312,7 @@ def test_messages_over_grpc(tensors, raw, version, outputs, running):
             assert error.details()
 
 
-@MANY
+@many(150)
 @given(fields=st.dictionaries(st.sampled_from(["data", "body", "image", "explain", ""]), BODIES, max_size=3))
 def test_fields_over_torchserves_grpc(fields, running):
     """It gives the handler's own error with the status OK, or a status of its own."""

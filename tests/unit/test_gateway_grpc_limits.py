@@ -24,7 +24,8 @@ from marquee.gateway.gateway import Gateway
 from marquee.gateway.grpc_server import rpcs, start_grpc
 from marquee.serving.grpc_stubs import load_stubs
 from tests.grpc_gateway import GrpcGateway, status_of, wait_until
-from tests.grpc_messages import INFER, PREDICTIONS, check_any, infer_requests, many, predictions_requests
+from tests.grpc_messages import INFER, PREDICTIONS, check_any, infer_requests, predictions_requests
+from tests.properties import many
 
 PUBLIC = {
     "/inference.GRPCInferenceService/ServerLive",

@@ -1,0 +1,23 @@
+"""How many examples the property tests of the protocols send.
+
+``EXAMPLES=7 scripts/test tests/integration/test_gateway_table.py tests/integration/test_gateway_grpc.py -k
+'over or whatever'`` sends seven times as many as usual, 13,650 in all, to a real worker.
+"""
+
+import os
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, settings
+
+FACTOR = int(os.environ.get("EXAMPLES", "1"))
+
+
+def many(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A property of so many examples, which are the same in every run, times ``EXAMPLES``."""
+    return settings(
+        max_examples=examples * FACTOR,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
