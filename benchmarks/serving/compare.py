@@ -5,20 +5,28 @@ of them again. Never do two run at once. An interrupted run goes on where it was
 
 Example: python -m benchmarks.serving.compare --quick
 
-Writes RESULTS/compare.json after each round; then run: python -m benchmarks.render
+Writes RESULTS/NAME.json after each round; then run: python -m benchmarks.render
+
+Two results have a place on the page: compare, of all contenders, and gateway, of the gateway and what it is compared
+with:
+
+python -m benchmarks.serving.compare --name gateway --contenders marquee-int8 marquee-int8-gateway ...
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from benchmarks import ROOT, WORK, main, tell
-from benchmarks.results import Series, add, kept, origin, write_result
+from benchmarks.results import Result, Series, add, kept, origin, write_result
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.base import Contender, Site
+from benchmarks.serving.contenders.marquee import MARQUEE
 from benchmarks.serving.contenders.stock import STOCK
 from benchmarks.serving.material import make_material, write_weights
 from benchmarks.serving.peers.place import EAGER, load_model
@@ -26,9 +34,13 @@ from benchmarks.serving.processes import ContenderError
 from benchmarks.serving.servers import likeliest
 from benchmarks.serving.turn import Plan, Size, as_text, photographs, take_turn
 from marquee.training.core.errors import TrainingError
+from marquee.training.core.files import write_atomic
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results"
-_PACKAGES = ("torchserve", "openvino", "fastapi", "uvicorn", "litserve", "bentoml", "ray", "flask")
+_PACKAGES = (
+    *("torchserve", "openvino", "fastapi", "starlette", "uvicorn", "aiohttp", "litserve", "bentoml", "ray", "flask"),
+)
+COMPARE = "compare"
 _SMALL, _MIDDLE, _LARGE = (500, 375), (1920, 1080), (4032, 3024)
 # The larger photographs are asked for by 16 clients only.
 FULL = Plan(cells=((_SMALL, 1), (_SMALL, 16), (_SMALL, 64), (_MIDDLE, 16), (_LARGE, 16)), seconds=3, warmup=8)
@@ -43,6 +55,8 @@ class Compare:
     """Names; one whose package is not installed is left out, and told."""
     rounds: int = 5
     """How often every contender has its turn."""
+    name: str = COMPARE
+    """Of the result file; another name leaves the result of all contenders as it is."""
     quick: bool = False
     """A look: 2 rounds, shorter and fewer loads."""
     work: Path = WORK / "serving"
@@ -53,6 +67,8 @@ class Compare:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds: expected at least 1, got {self.rounds}")
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"name: expected letters, digits and -, got {self.name!r}")
         if unknown := [name for name in self.contenders if name not in CONTENDERS]:
             raise ValueError(f"contenders: no {unknown[0]!r}; there are {', '.join(CONTENDERS)}")
 
@@ -66,7 +82,7 @@ def choose(names: Sequence[str]) -> list[Contender]:
     chosen = []
     for contender in (CONTENDERS[name] for name in names):
         if contender.missing:
-            tell(f"LEFT OUT: {contender.name}: not installed: {', '.join(contender.missing)}; see requirements.txt")
+            tell(f"LEFT OUT: {contender.name}: not installed: {', '.join(contender.missing)}; {contender.remedy}")
         else:
             chosen.append(contender)
     if not chosen:
@@ -86,7 +102,7 @@ def compare(settings: Compare, plan: Plan = FULL) -> Path:
     Raises:
         TrainingError: no contender could be measured.
     """
-    chosen, site, source = choose(settings.contenders), Site(work=settings.work.absolute()), origin("compare")
+    chosen, site, source = choose(settings.contenders), Site(work=settings.work.absolute()), origin(COMPARE)
     plan, rounds = (QUICK, 2) if settings.quick else (plan, settings.rounds)
     tell("making models and photographs")
     references = {one.reference for one in chosen}
@@ -96,8 +112,8 @@ def compare(settings: Compare, plan: Plan = FULL) -> Path:
     for contender in chosen:
         contender.prepare(site)
     cells = [[as_text(size), clients] for size, clients in plan.cells]
-    described = {"cells": cells, "seconds": plan.seconds, "warmup": plan.warmup, "versions": _versions()}
-    series, failed, turns = Series(), dict[str, str](), site.work / "turns"
+    described = {"cells": cells, "seconds": plan.seconds, "warmup": plan.warmup, "versions": _versions(chosen)}
+    series, failed, turns = Series(), dict[str, str](), site.work / f"turns-{settings.name}"
     for number in range(1, rounds + 1):
         for contender in [one for one in chosen if one.name not in failed]:
             tell(f"round {number} of {rounds}: {contender.name}")
@@ -112,15 +128,26 @@ def compare(settings: Compare, plan: Plan = FULL) -> Path:
         if not series:
             raise TrainingError(f"no contender could be measured; the first: {next(iter(failed.values()))}")
         # After every round: what an interruption leaves is a result of fewer rounds.
-        path = write_result(settings.results, source, described | {"left_out": failed}, series, STOCK)
+        path = _write(settings, source, described | {"left_out": failed}, series)
     shutil.rmtree(turns)
     return path
 
 
-def _versions() -> dict[str, str]:
+def _write(settings: Compare, source: Result, described: dict[str, Any], series: Series) -> Path:
+    """Writes the result, whose kind is the same under each name."""
+    baseline = STOCK if STOCK in series else MARQUEE
+    written = write_result(settings.work / "result", source, described, series, baseline)
+    path = settings.results / f"{settings.name}.json"
+    write_atomic(path, written.read_bytes())
+    return path
+
+
+def _versions(chosen: Sequence[Contender]) -> dict[str, str]:
     """Of the servers and of what runs in them, as far as installed."""
     installed = {one.name: one.version for one in metadata.distributions()}
-    return {name: installed[name] for name in _PACKAGES if name in installed}
+    found = {name: installed[name] for name in _PACKAGES if name in installed}
+    apart = {one.environment.name: one.environment.version() for one in chosen if one.environment is not None}
+    return found | {name: version for name, version in apart.items() if version is not None}
 
 
 if __name__ == "__main__":

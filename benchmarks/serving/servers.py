@@ -3,8 +3,9 @@
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,8 +27,15 @@ CONTENT_TYPES = {
     "octets": "application/octet-stream",
     "form": f"multipart/form-data; boundary={_BOUNDARY}",
     "pixels": "application/json",
+    "v1": "application/json",
+    "v2": "application/json",
+    "v2-binary": "application/octet-stream",
 }
 """Form of a body -> its Content-Type."""
+_HEAD_BYTES = 192
+"""Of the JSON before a binary tensor, filled up with spaces, so that one header suits all bodies."""
+_MORE_HEADERS: dict[str, dict[str, str]] = {"v2-binary": {"Inference-Header-Content-Length": str(_HEAD_BYTES)}}
+"""Form of a body -> what else the protocol wants in front of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +71,13 @@ class Post(Endpoint):
     """An endpoint whose bodies have a type."""
 
     content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further ones."""
 
     def request(self, body: bytes) -> bytes:
         """See :class:`marquee.serving.tuning.load.Endpoint`."""
-        return super().request(body).replace(b"application/octet-stream", self.content_type.encode(), 1)
+        lines = [self.content_type, *(f"{name}: {value}" for name, value in self.headers.items())]
+        return super().request(body).replace(b"application/octet-stream", "\r\n".join(lines).encode(), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +93,8 @@ class RestServer:
 
     def ask(self, photograph: Path) -> str:
         """See :class:`Server`."""
-        session, headers = requests.Session(), {"Content-Type": CONTENT_TYPES[self.form]}
+        session = requests.Session()
+        headers = {"Content-Type": CONTENT_TYPES[self.form], **_MORE_HEADERS.get(self.form, {})}
         session.trust_env = False  # a proxy cannot reach this machine's loopback
         body = encode(photograph.read_bytes(), self.form)
         try:
@@ -97,9 +109,15 @@ class RestServer:
 
     def load(self, photographs: Sequence[Path], clients: int, seconds: float) -> Load:
         """See :class:`Server`."""
-        parts, kind = urlsplit(self.url), CONTENT_TYPES[self.form]
-        host, port, token = parts.hostname or "", parts.port or 80, self.token()
-        endpoint = Post(host=host, port=port, path=parts.path, token=token, content_type=kind)
+        parts = urlsplit(self.url)
+        endpoint = Post(
+            host=parts.hostname or "",
+            port=parts.port or 80,
+            path=parts.path,
+            token=self.token(),
+            content_type=CONTENT_TYPES[self.form],
+            headers=_MORE_HEADERS.get(self.form, {}),
+        )
         bodies = [encode(path.read_bytes(), self.form) for path in photographs]
         began = time.perf_counter()
         try:
@@ -120,6 +138,8 @@ def encode(photograph: bytes, form: str) -> bytes:
             "Content-Type: image/jpeg\r\n\r\n"
         )
         return head.encode() + photograph + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    if form in ("v1", "v2", "v2-binary"):
+        return _inference_body(photograph, form)
     if form == "pixels":
         # 224 x 224 x 3 integers: decoded and resized by the client, at no cost to the server.
         image = center_crop(resize(Image.open(io.BytesIO(photograph)).convert("RGB"), [256]), [224])
@@ -127,12 +147,37 @@ def encode(photograph: bytes, form: str) -> bytes:
     return photograph
 
 
+def _inference_body(photograph: bytes, form: str) -> bytes:
+    """``v1``: KServe's; ``v2``: the Open Inference Protocol's, in base64 or with the file behind the JSON."""
+    if form == "v1":
+        return json.dumps({"instances": [{"b64": b64encode(photograph).decode()}]}).encode()
+    tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    if form == "v2":
+        # Batches of MLServer want a second dimension.
+        parameters, data = {"content_type": "base64"}, [b64encode(photograph).decode()]
+        return json.dumps({"inputs": [{**tensor, "shape": [1, 1], "parameters": parameters, "data": data}]}).encode()
+    element = len(photograph).to_bytes(4, "little") + photograph
+    inputs = [{**tensor, "parameters": {"binary_data_size": len(element)}}]
+    # One output: the answer as TorchServe gives it.
+    head = json.dumps({"inputs": inputs, "outputs": [{"name": "answer"}]}).encode()
+    return head.ljust(_HEAD_BYTES) + element
+
+
 def likeliest(answer: Any) -> str:
-    """The likeliest label of an answer: ours, a mapping from labels to probabilities, or a list of one of these.
+    """The likeliest label of an answer.
+
+    Args:
+        answer: ours, a mapping from labels to probabilities, or a list of one of these; KServe's
+            ``{"predictions": [...]}`` of one of these; or a tensor ``answer`` with one of these as JSON.
 
     Raises:
         ContenderError: it is something else.
     """
+    if isinstance(answer, dict) and "predictions" in answer:
+        return likeliest(answer["predictions"])
+    if isinstance(answer, dict) and "outputs" in answer:
+        texts = [text for output in answer["outputs"] if output["name"] == "answer" for text in output["data"]]
+        return likeliest([json.loads(text) for text in texts])
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if isinstance(answer, dict) and "label" in answer:

@@ -1,10 +1,13 @@
 """A result of :mod:`benchmarks.serving.compare` as Markdown: promises, one table a load, start and memory."""
 
+from collections.abc import Callable, Sequence
+
 from benchmarks.render import Show, markdown, number, shown
-from benchmarks.results import Result, summarise
+from benchmarks.results import Result, Series, summarise
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.marquee import MARQUEE
-from benchmarks.serving.targets import OURS, Verdict, judge
+from benchmarks.serving.contenders.stock import STOCK
+from benchmarks.serving.targets import GATEWAYS, OURS, Verdict, judge, judge_gateway
 from benchmarks.serving.turn import NOISY_CORES
 
 
@@ -12,7 +15,7 @@ def tables(result: Result) -> str:
     """All tables, without the line about the machine."""
     loads = [_load(result, f"{size}@{clients}") for size, clients in result["settings"]["cells"]]
     left_out = [f"Left out: {reason}." for reason in result["settings"]["left_out"].values()]
-    return "\n\n".join([_promises(result), *loads, _whole(result), *left_out])
+    return "\n\n".join([*_promises(result), *loads, _whole(result), *left_out])
 
 
 def footnote(result: Result) -> str:
@@ -33,10 +36,20 @@ def footnote(result: Result) -> str:
     )
 
 
-def _promises(result: Result) -> str:
-    names = [name for name in OURS if name in result["series"]] or [MARQUEE]
+def _promises(result: Result) -> list[str]:
+    """A table for each kind of promises: those of servers, and those of the gateway where it was measured."""
+    series = result["series"]
+    gateways = [name for name in GATEWAYS if name in series]
+    parts = [(gateways, judge_gateway)] if gateways else []
+    # They are about other servers: a result of the gateway alone has none.
+    if STOCK in series or not gateways:
+        parts.insert(0, ([name for name in OURS if name in series] or [MARQUEE], judge))
+    return [_verdicts(series, names, judge_one) for names, judge_one in parts]
+
+
+def _verdicts(series: Series, names: Sequence[str], judge_one: Callable[[Series, str], list[Verdict]]) -> str:
     rows = [["promise", "wanted", *map(_title, names)]]
-    for verdicts in zip(*(judge(result["series"], name) for name in names), strict=True):
+    for verdicts in zip(*(judge_one(series, name) for name in names), strict=True):
         rows.append([verdicts[0].promise, verdicts[0].wanted, *map(_outcome, verdicts)])
     return markdown(rows, ":---")
 

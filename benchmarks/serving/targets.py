@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from benchmarks.results import Series, ratio_of
 from benchmarks.serving.contenders import CONTENDERS
+from benchmarks.serving.contenders.gateway import GATEWAY, GATEWAY_V2
 from benchmarks.serving.contenders.limit import MANY_PROCESSES, ONE_PROCESS
 from benchmarks.serving.contenders.marquee import MARQUEE, WORKER_A_CORE
 from benchmarks.serving.contenders.stock import STOCK
 
 OURS = (MARQUEE, WORKER_A_CORE)
 """The archive as it is packaged, and with a worker a core, one of the settings that ``marquee tune`` tries."""
+GATEWAYS = (GATEWAY, GATEWAY_V2)
+"""The gateway in front of the first of these, by TorchServe's own route and by the Open Inference Protocol."""
 _RATE, _LARGE_RATE = "500x375@16/requests_per_second", "4032x3024@16/requests_per_second"
 _ALONE = "500x375@1/p50_ms"
 
@@ -34,13 +37,7 @@ def judge(series: Series, name: str = MARQUEE) -> list[Verdict]:
         series: of a result.
         name: which of :data:`OURS`.
     """
-    others = {
-        other: values
-        for other in series
-        if other in CONTENDERS and CONTENDERS[other].kind == "ours" and (values := _values(series, other, _RATE))
-    }
-    best = max(others, key=lambda other: statistics.median(others[other]), default="")
-    title = f" ({CONTENDERS[best].title})" if best else ""
+    best, title = _best(series, [name for name, contender in CONTENDERS.items() if contender.kind == "ours"])
     stock, small, large = "TorchServe's stock handler", "16 clients, beside ", "photographs of 12 megapixels, "
     ours, alone = _values(series, name, _RATE), "one client, median latency above the same predictor without a server"
     return [
@@ -51,6 +48,35 @@ def judge(series: Series, name: str = MARQUEE) -> list[Verdict]:
         _verdict(alone, _values(series, name, _ALONE), _limit(series, _ALONE, min), 4, "ms"),
         _verdict(large + small + stock, _values(series, name, _LARGE_RATE), _values(series, STOCK, _LARGE_RATE), 4),
     ]
+
+
+def judge_gateway(series: Series, name: str = GATEWAY) -> list[Verdict]:
+    """One verdict a promise of the gateway, as :func:`judge`.
+
+    Args:
+        series: of a result.
+        name: which of :data:`GATEWAYS`.
+    """
+    best, title = _best(series, [name for name, contender in CONTENDERS.items() if contender.environment is not None])
+    ours, direct = _values(series, name, _RATE), "TorchServe's own port"
+    latency = f"one client, median latency above that at {direct}"
+    return [
+        _verdict(f"16 clients, beside {direct}", ours, _values(series, MARQUEE, _RATE), 0.95),
+        _verdict(latency, _values(series, name, _ALONE), _values(series, MARQUEE, _ALONE), 1.5, "ms"),
+        _verdict(
+            f"16 clients, beside the better of MLServer and KServe with our predictor{title}",
+            ours,
+            _values(series, best, _RATE),
+            1.3,
+        ),
+    ]
+
+
+def _best(series: Series, names: Sequence[str]) -> tuple[str, str]:
+    """The one of these with the highest rate, and its title in parentheses; empty: none was measured."""
+    measured = {name: values for name in names if (values := _values(series, name, _RATE))}
+    best = max(measured, key=lambda name: statistics.median(measured[name]), default="")
+    return best, f" ({CONTENDERS[best].title})" if best else ""
 
 
 def _values(series: Series, contender: str, metric: str) -> list[float]:

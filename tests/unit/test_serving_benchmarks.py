@@ -3,8 +3,10 @@
 import email
 import email.policy
 import json
+import subprocess
 import sys
 import threading
+from base64 import b64decode
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,11 +20,13 @@ from benchmarks.results import origin, read_result, write_result
 from benchmarks.serving.compare import Compare, choose, compare
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.base import Contender, Site, free_port
+from benchmarks.serving.contenders.gateway import Gateway
 from benchmarks.serving.contenders.limit import MANY_PROCESSES, ONE_PROCESS
+from benchmarks.serving.environments import Environment, Environments
 from benchmarks.serving.peers.place import Place, read_place
 from benchmarks.serving.processes import ContenderError, cpu_seconds, family, is_alive, memory, started
 from benchmarks.serving.servers import CONTENT_TYPES, RestServer, encode, likeliest
-from benchmarks.serving.targets import judge
+from benchmarks.serving.targets import judge, judge_gateway
 from benchmarks.serving.turn import Plan, cells_of, take_turn
 from tests.conftest import ROOT
 
@@ -34,6 +38,7 @@ class Recorder(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.lengths.append(self.headers["Inference-Header-Content-Length"])
         self.server.seen.append((self.path, self.headers["Content-Type"], self.headers["Authorization"], body))
         self.send_response(400 if body == b"bad" else 200)
         self.send_header("Content-Length", "2")
@@ -47,7 +52,7 @@ class Recorder(BaseHTTPRequestHandler):
 @pytest.fixture
 def recorder():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    server.seen = []
+    server.seen, server.lengths = [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -87,6 +92,24 @@ def test_a_form_holds_the_photograph_byte_for_byte():
     assert part.get_param("name", header="content-disposition") == "images"
 
 
+def test_bodies_of_inference_protocols_hold_the_photograph_byte_for_byte(recorder, tmp_path):
+    photograph = bytes(range(256)) + b"\r\n"
+    assert b64decode(json.loads(encode(photograph, "v1"))["instances"][0]["b64"]) == photograph
+    (tensor,) = json.loads(encode(photograph, "v2"))["inputs"]
+    assert (tensor["datatype"], tensor["shape"], b64decode(tensor["data"][0])) == ("BYTES", [1, 1], photograph)
+    (tmp_path / "body").write_bytes(photograph)
+    server = RestServer(process=psutil.Process(), url=f"http://127.0.0.1:{recorder.server_port}/v2", form="v2-binary")
+    server.load([tmp_path / "body"], 1, 0.1)
+    with pytest.raises(ContenderError, match="not an answer"):  # the same headers, by another way
+        server.ask(tmp_path / "body")
+    assert len({(length, body) for length, (*_, body) in zip(recorder.lengths, recorder.seen, strict=True)}) == 1
+    head, length = recorder.seen[0][-1], int(recorder.lengths[0])
+    (tensor,) = json.loads(head[:length])["inputs"]
+    size = tensor["parameters"]["binary_data_size"]
+    assert head[length:] == len(photograph).to_bytes(4, "little") + photograph
+    assert size == len(head) - length
+
+
 def test_pixels_are_what_a_client_makes_of_a_photograph(tmp_path):
     (path,) = write_photographs(tmp_path / "a", (64, 48), 1)
     pixels = np.array(json.loads(encode(path.read_bytes(), "pixels"))["image_data"])
@@ -102,13 +125,27 @@ def test_pixels_are_what_a_client_makes_of_a_photograph(tmp_path):
         ([{"label": "7"}], "7"),
         ({"3": 0.1, "12": 0.8}, "12"),
         ([{"3": 0.9, "12": 0.05}], "3"),
+        ({"predictions": [{"label": "7"}]}, "7"),
+        ({"outputs": [{"name": "error", "data": [""]}, {"name": "answer", "data": ['{"label": "7"}']}]}, "7"),
     ],
 )
 def test_every_form_of_answer_has_a_likeliest_label(answer, label):
     assert likeliest(answer) == label
 
 
-@pytest.mark.parametrize("answer", [{}, [], {"error": {"code": "empty"}}, [{"label": "1"}, {"label": "2"}], "7", None])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        {"outputs": []},
+        {"predictions": [{"error": "no image"}]},
+        {"error": {"code": "empty"}},
+        [{"label": "1"}, {"label": "2"}],
+        "7",
+        None,
+    ],
+)
 def test_anything_else_is_no_answer(answer):
     with pytest.raises(ContenderError, match="not an answer"):
         likeliest(answer)
@@ -164,6 +201,28 @@ def test_both_ways_to_serve_are_judged():
     assert judge(quicker, "marquee-int8-workers")[3].measured == "1.00x"
 
 
+GATEWAY_SERIES = {
+    "marquee-int8": rates((100.0, 100.0, 120.0), (9.0, 10.0, 11.0)),
+    "marquee-int8-gateway": rates((96.0, 90.0, 120.0), (10.0, 12.0, 12.0)),
+    "mlserver-predictor": rates((80.0, 50.0, 60.0)),
+    "kserve-predictor": rates((70.0, 70.0, 70.0)),
+}
+
+
+def test_the_gateway_is_judged_beside_its_backend_and_the_better_peer():
+    verdicts = judge_gateway(GATEWAY_SERIES)
+    assert [(verdict.measured, verdict.is_met) for verdict in verdicts] == [
+        ("0.96x", True),  # 0.96, 0.9 and 1
+        ("1.0 ms", True),  # 1, 2 and 1
+        ("1.37x", True),  # KServe by its median: 1.37, 1.29 and 1.71
+    ]
+    assert "(KServe, our predictor)" in verdicts[2].promise
+    assert [verdict.wanted for verdict in verdicts] == ["at least 0.95x", "at most 1.5 ms", "at least 1.3x"]
+    slower = {**GATEWAY_SERIES, "marquee-int8-gateway": rates((94.0, 90.0, 100.0), (12.0, 12.0, 12.0))}
+    assert not any(verdict.is_met for verdict in judge_gateway(slower)[:2])
+    assert [verdict.measured for verdict in judge_gateway({"marquee-int8": SERIES["marquee-int8"]})] == [None] * 3
+
+
 def test_a_load_with_errors_proves_nothing():
     wrong = {**SERIES, "marquee-int8": rates((900.0, 800.0, 900.0), errors=(0.0, 1.0, 0.0))}
     measured = [verdict.measured for verdict in judge(wrong)]
@@ -211,6 +270,17 @@ def test_the_page_shows_promises_loads_and_who_was_left_out(tmp_path):
     assert "In 60 of 60 loads other processes used more than 0.2 cores (at most 0.25)." in text
 
 
+def test_a_result_of_the_gateway_shows_its_promises_only(tmp_path):
+    settings = {"cells": [["500x375", 1], ["500x375", 16]], "seconds": 3, "warmup": 4, "left_out": {}, "versions": {}}
+    machine = {"cpu": "A CPU", "cores": 2, "isa": "AVX2", "isa_flags": ["avx2"], "threads": 2, "load": 0.0}
+    source = {**origin("compare"), "machine": machine}
+    path = write_result(tmp_path, source, settings, whole(GATEWAY_SERIES), "marquee-int8")
+    text = tables(read_result(path))
+    assert "| 16 clients, beside TorchServe's own port | at least 0.95x | 0.96x, met |" in text
+    assert "Flask" not in text
+    assert "beside Marquee, openvino-int8" in text
+
+
 def test_the_page_names_every_contender():
     (page,) = (path for path in pages() if path.parent.name == "serving")
     text = page.read_text("utf-8")
@@ -239,6 +309,38 @@ def test_who_is_not_installed_is_left_out_by_name(monkeypatch, capsys):
     assert "LEFT OUT: ray-ours: not installed: ray; see requirements.txt\n" in capsys.readouterr().err
 
 
+def test_a_peer_without_its_environment_is_left_out_with_the_command_that_makes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.serving.environments.FOLDER", tmp_path)
+    assert [one.name for one in choose(("marquee-int8", "kserve-predictor"))] == ["marquee-int8"]
+    told = "not installed: kserve; python -m benchmarks.serving.environments --names kserve\n"
+    assert told in capsys.readouterr().err
+    with pytest.raises(ValueError, match="names: no 'nobody'"):
+        Environments(names=("nobody",))
+
+
+def test_an_environment_has_its_own_packages_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.serving.environments.FOLDER", tmp_path / "environments")
+    monkeypatch.setattr("benchmarks.serving.environments.ROOT", tmp_path)
+    environment = Environment("tiny")
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "requests.py").write_text("mine = True\n")
+    (package / "pyproject.toml").write_text(
+        '[project]\nname = "tiny"\nversion = "1.5"\n[tool.setuptools]\npy-modules = ["requests"]\n'
+    )
+    (tmp_path / "benchmarks").mkdir()
+    environment.requirements.write_text(f"{package}\n")
+    assert not environment.is_made
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # by setuptools as it is here, without a network
+    environment.make()
+    assert (environment.is_made, environment.version()) == (True, "1.5")
+    code = "import requests, numpy; print(requests.mine, hasattr(numpy, 'array'))"
+    shown = subprocess.run([environment.python, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.stdout == "True True\n", shown.stderr
+    environment.requirements.write_text(f"{package}\n# changed\n")
+    assert (environment.is_made, environment.version()) == (False, None)
+
+
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; held = bytes(range(250)) * 200_000; time.sleep(60)"])
@@ -260,6 +362,16 @@ def test_a_family_is_weighed_and_ended_together(tmp_path):
         assert 50 < held["pss_mb"] <= held["rss_mb"]
     assert not any(is_alive(member) for member in members)
     assert family(root) == []
+
+
+def test_a_gateway_is_weighed_with_torchserve_which_is_no_child_of_it():
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command) as gateway, subprocess.Popen(command) as host:
+        try:
+            assert [one.pid for one in family(Gateway(gateway.pid, host.pid))] == [gateway.pid, host.pid]
+        finally:
+            gateway.kill()
+            host.kill()
 
 
 TINY = """

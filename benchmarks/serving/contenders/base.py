@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.serving.environments import Environment
 from benchmarks.serving.servers import Server
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -54,6 +55,8 @@ class Contender:
     """Whose labels it must give: ``eager``, or a variant of the bundle."""
     needs: tuple[str, ...] = ()
     """Modules without which it is left out."""
+    environment: Environment | None = None
+    """What runs it, where its packages cannot be installed beside this project's; without it, it is left out."""
     prepare: Callable[[Site], None] = lambda site: None
     """Done once, before anything is timed."""
     sees_sizes: bool = True
@@ -62,7 +65,15 @@ class Contender:
     @property
     def missing(self) -> list[str]:
         """Those of its modules that are not installed."""
-        return [name for name in self.needs if find_spec(name) is None]
+        absent = [name for name in self.needs if find_spec(name) is None]
+        return absent if self.environment is None or self.environment.is_made else [*absent, self.environment.name]
+
+    @property
+    def remedy(self) -> str:
+        """How to install what is missing."""
+        if self.environment is None or self.environment.is_made:
+            return "see requirements.txt"
+        return f"python -m benchmarks.serving.environments --names {self.environment.name}"
 
 
 def free_port() -> int:

@@ -63,12 +63,17 @@ class GrpcServer:
         return Load(seconds=time.perf_counter() - began, latencies=good, errors=len(latencies) - len(good))
 
 
+def package_for(site: Site, name: str, variant: str) -> Path:
+    """Packages the bundle with the handlers as they are now."""
+    return package(site.material / "bundle", name, "1.0", site.store, variant)
+
+
 def _contender(
     name: str, title: str, variant: str, protocol: Literal["REST", "gRPC"] = "REST", workers: int | None = None
 ) -> Contender:
     def prepare(site: Site) -> None:
-        """Packages the bundle with the handlers as they are now."""
-        archive = package(site.material / "bundle", name, "1.0", site.store, variant)
+        """Packages the bundle, with other workers where they are given."""
+        archive = package_for(site, name, variant)
         if workers is not None:
             update_model_config(archive, {"minWorkers": workers, "maxWorkers": workers})
 
