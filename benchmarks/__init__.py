@@ -5,10 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-import tyro
-
-from marquee.commands.cli import run
-
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder."""
 WORK = ROOT / ".benchmarks"
@@ -30,4 +26,8 @@ def program() -> str:
 
 def main(measure: Callable[[T], Path], settings: type[T], description: str | None) -> NoReturn:
     """Runs a benchmark as a command: arguments in, the path of the result file out."""
+    import tyro  # benchmarks.gpu runs where it is not installed
+
+    from marquee.commands.cli import run
+
     run(lambda: print(measure(tyro.cli(settings, prog=program(), description=description))))

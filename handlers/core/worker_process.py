@@ -26,9 +26,13 @@ def device_of(gpu_id: int | None) -> str:
 
 
 def exit_if_device_is_lost(error: Exception) -> None:
-    """After a CUDA fault every later call fails too; a new process is the only cure, and TorchServe starts one."""
-    lost = getattr(torch, "AcceleratorError", None)
-    if lost is not None and isinstance(error, lost):
+    """After a CUDA fault every later call fails too; a new process is the only cure, and TorchServe starts one.
+
+    A lack of memory is none, even where CUDA itself reports it, as when a kernel that is needed for the first time
+    cannot be loaded: the next call may succeed.
+    """
+    fault = getattr(torch, "AcceleratorError", None)
+    if fault is not None and isinstance(error, fault) and "out of memory" not in str(error):
         logger.critical("the device is lost, this worker ends: %s", error)
         logging.shutdown()
         os._exit(1)

@@ -50,12 +50,8 @@ class Owner:
         """Whether it still runs; a process of another machine counts as alive, because nobody here can tell."""
         if self.host != platform.node():
             return True
-        import psutil  # takes a while, and every command imports this module
-
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.create_time) < 1
-        except psutil.Error:
-            return False
+        started = _create_time(self.pid)
+        return started is not None and abs(started - self.create_time) < 1
 
 
 class LockedError(Exception):
@@ -198,14 +194,36 @@ def _read(handle: int) -> Owner | None:
 
 
 def _write(handle: int, path: Path, doing: str) -> None:
-    import psutil  # see above
-
-    owner = Owner(pid=os.getpid(), create_time=psutil.Process().create_time(), host=platform.node(), doing=doing)
+    started = _create_time(os.getpid()) or 0.0
+    owner = Owner(pid=os.getpid(), create_time=started, host=platform.node(), doing=doing)
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
     except OSError as error:  # which does not know the path
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+
+
+def _create_time(pid: int) -> float | None:
+    """Start of a process in seconds since the epoch; None when there is no such process."""
+    try:
+        import psutil  # takes a while, and every command imports this module
+    except ImportError:
+        return _create_time_in_proc(pid)
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def _create_time_in_proc(pid: int, proc: Path = Path("/proc")) -> float | None:
+    """The same on Linux, without psutil; see proc_pid_stat(5)."""
+    try:
+        # The second field is the command's name in brackets, which may contain anything; the start is the 22nd.
+        ticks = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
+        booted = next(line.split()[1] for line in (proc / "stat").read_text().splitlines() if line.startswith("btime "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return int(booted) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _forget() -> None:

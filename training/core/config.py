@@ -138,6 +138,9 @@ class LoopConfig:
     """Loader processes per device; -1: one fewer than there are cores, at most 8."""
     seed: int = 0
     """Determines split, initial weights, order and augmentation; equal seeds give equal weights on a CPU."""
+    deterministic: bool = False
+    """Use deterministic algorithms wherever PyTorch has them, so that equal seeds give equal weights on one kind of GPU
+    too; slower. An operation that has none is named in a warning."""
 
     @property
     def first_full_epoch(self) -> int:

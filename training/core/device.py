@@ -1,7 +1,8 @@
 """Device and number format."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -44,6 +45,22 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return "bf16"
     return "fp32"
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Uses deterministic algorithms within the block, where ``wanted``; an operation that has none only warns."""
+    if not wanted:
+        yield
+        return
+    # Read when cuBLAS is first used; without it, its results depend on the order of its streams.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

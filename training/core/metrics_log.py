@@ -1,6 +1,7 @@
 """The log of a run's epochs."""
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -12,9 +13,11 @@ from marquee.training.core.run_folder import RunFolder
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+logger = logging.getLogger(__name__)
+
 
 class MetricsLog:
-    """Metrics of each epoch as JSON lines and for TensorBoard.
+    """Metrics of each epoch as JSON lines and, where it is installed, for TensorBoard.
 
     Args:
         folder: the run's folder; None logs nothing (ranks other than 0).
@@ -30,12 +33,14 @@ class MetricsLog:
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """Appends one epoch."""
-        if self._path is None or self._board is None:
+        if self._path is None:
             return
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"epoch": epoch, **values}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        if self._board is None:
+            return
         for name, value in values.items():
             self._board.add_scalar(name.replace("_", "/", 1), value, epoch)
         self._board.flush()
@@ -46,9 +51,12 @@ class MetricsLog:
             self._board.close()
 
 
-def _board(folder: Path, purge_step: int) -> "SummaryWriter":
-    from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
-
+def _board(folder: Path, purge_step: int) -> "SummaryWriter | None":
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
+    except ImportError:
+        logger.info(f"tensorboard is not installed: the metrics are in {RunFolder(folder).metrics} alone")
+        return None
     return SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=purge_step)
 
 

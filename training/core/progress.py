@@ -1,13 +1,14 @@
-"""Progress display: a bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""Progress display: a bar on a terminal, plain lines elsewhere and without rich. Everything goes to stderr."""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 _PLAIN_SECONDS = 15.0
 """Smallest interval between two plain lines of a task."""
@@ -16,7 +17,7 @@ _PLAIN_SECONDS = 15.0
 class Task:
     """A piece of work with ``total`` units, of which ``done`` were completed before."""
 
-    def __init__(self, name: str, total: int, bar: RichProgress | None, quiet: bool, done: int = 0) -> None:
+    def __init__(self, name: str, total: int, bar: "Bar | None", quiet: bool, done: int = 0) -> None:
         self._name, self._total, self._bar, self._quiet = name, total, bar, quiet
         self._id: TaskID | None = bar.add_task(name, total=total, completed=done) if bar else None
         self._done = self._begun = done
@@ -51,14 +52,28 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._console = Console(stderr=True)
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
         """A task that is displayed while the block runs; ``done`` of its units were completed before."""
-        if self.quiet or not self._console.is_terminal:
+        bar = None if self.quiet else _bar()
+        if bar is None:
             yield Task(name, total, None, self.quiet, done)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with RichProgress(*columns, console=self._console, transient=True) as bar:
+        with bar:
             yield Task(name, total, bar, quiet=False, done=done)
+
+
+def _bar() -> "Bar | None":
+    """A bar on stderr; None where that is no terminal, or rich is absent."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+    except ImportError:
+        return None
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=console, transient=True)

@@ -21,7 +21,7 @@ from marquee.training.core.checkpoint import CheckpointStore, TrainingState, loa
 from marquee.training.core.config import RunConfig, load_run_config
 from marquee.training.core.context import RunContext
 from marquee.training.core.dataset import SPLITS
-from marquee.training.core.device import resolve_device, resolve_precision
+from marquee.training.core.device import deterministic_algorithms, resolve_device, resolve_precision
 from marquee.training.core.distributed import ProcessGroup, process_group
 from marquee.training.core.environment import describe_environment, library_versions
 from marquee.training.core.errors import CheckpointError, TrainingError
@@ -37,6 +37,7 @@ from marquee.training.core.loop import (
 )
 from marquee.training.core.metrics_log import MetricsLog
 from marquee.training.core.optim import check_optimizer
+from marquee.training.core.out_of_memory import explained_in_run
 from marquee.training.core.places import check_apart
 from marquee.training.core.progress import Progress
 from marquee.training.core.records import prepare_folder
@@ -89,7 +90,8 @@ def train(
             for line in task.advise(config, recorded):
                 logger.info(line)
         context = RunContext(folder=RunFolder(out), device=device, world=world, progress=progress)
-        result = _train(config, recorded, context)
+        with deterministic_algorithms(config.loop.deterministic), explained_in_run(config, context):
+            result = _train(config, recorded, context)
         if report and world.is_main:
             logger.info("writing the report")
             task.write_report(out)

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from marquee.handlers.core.input import InputSpec
 from marquee.training.core.device import autocast
 from marquee.training.core.errors import TrainingError
+from marquee.training.core.out_of_memory import is_out_of_memory
 
 
 def check_forward(model: nn.Module, source: InputSpec, items: int, device: torch.device, precision: str) -> None:
@@ -33,8 +34,8 @@ def check_forward(model: nn.Module, source: InputSpec, items: int, device: torch
         try:
             model(*inputs)
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise  # the step itself needs more, and explains it
+            if is_out_of_memory(error):
+                raise
             raise TrainingError(_explain(model, items, error)) from error
 
 

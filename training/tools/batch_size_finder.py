@@ -18,6 +18,7 @@ from marquee.training.core.config import RunConfig
 from marquee.training.core.device import resolve_device, resolve_precision
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.optim import check_optimizer
+from marquee.training.core.out_of_memory import is_out_of_memory
 from marquee.training.core.progress import Progress
 from marquee.training.core.records import read_data
 from marquee.training.core.task import task_of
@@ -178,8 +179,7 @@ def _measure_on_gpu(trial: TrialSpec, batch_size: int) -> BatchMeasurement:
     try:
         return measure(trial, batch_size)
     except RuntimeError as error:
-        # torch.OutOfMemoryError is a RuntimeError; MPS raises a plain one.
-        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise DoesNotFitError(f"a batch of {batch_size}: {error}") from None
     finally:

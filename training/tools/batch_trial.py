@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from marquee.child import ChildError, child
@@ -156,6 +155,8 @@ def _outcome(_: None, trial: TrialSpec, batch_size: int) -> BatchMeasurement | T
 
 
 def _resident_bytes(pid: int) -> int:
+    import psutil  # a GPU's memory is measured without it
+
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # the process has ended

@@ -22,6 +22,7 @@ from marquee.training.core.device import resolve_device
 from marquee.training.core.files import write_atomic
 from marquee.training.core.loop import NonFiniteLossError, Trainer, deferred_signals
 from marquee.training.core.optim import check_optimizer
+from marquee.training.core.out_of_memory import explained
 from marquee.training.core.progress import Progress
 from marquee.training.core.records import read_data
 from marquee.training.core.run_folder import RunFolder
@@ -76,7 +77,7 @@ def find_learning_rate(config: RunConfig, data: Path, rates: RateRange, progress
     manifest, _ = read_data(config, data, progress)
     config = task.resolve(config, manifest)
     network = task.build(config, manifest)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, explained(device):
         context = RunContext(folder=RunFolder(Path(folder)), device=device, progress=progress)
         trainer = build_trainer(config, manifest, network, context)
         logger.info(f"{task.title(config)} on {device} in {trainer.precision}, {rates.steps} steps")

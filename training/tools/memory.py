@@ -4,8 +4,6 @@ import resource
 import sys
 from pathlib import Path
 
-import psutil
-
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROCESS_CGROUPS = Path("/proc/self/cgroup")
 _STATUS = Path("/proc/self/status")
@@ -13,6 +11,8 @@ _STATUS = Path("/proc/self/status")
 
 def available_bytes() -> int:
     """Memory that this process can still use without swapping or being killed: that of the machine or of its cgroup."""
+    import psutil  # a GPU's memory is measured without it
+
     limits = [psutil.virtual_memory().available, cgroup_available_bytes()]
     return min(limit for limit in limits if limit is not None)
 

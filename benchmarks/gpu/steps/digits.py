@@ -1,0 +1,119 @@
+"""Training on the digits on the device, compared with the CPU: accuracy, golden answers, evaluation."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.gpu.material import accuracy, cpu_run, digits, digits_are_drawn, quick_config
+from benchmarks.gpu.step import Report, Site
+from marquee.handlers.core.arrays import Arrays
+from marquee.handlers.core.golden import read_golden, replay
+from marquee.handlers.core.input import attempt
+from marquee.handlers.core.predictor import Predictor
+from marquee.training.core.evaluation import evaluate
+from marquee.training.core.run import train
+
+POINTS = 1.0
+"""Largest difference of an accuracy from the CPU's, in points, that is right."""
+SMALL_POINTS = 5.0
+"""The same for the small runs on the CPU, in which one image is more than half a point."""
+
+
+def run(site: Site, report: Report) -> None:
+    """Trains on the CPU in fp32 and on the device in bf16, without and with torch.compile, and compares the results."""
+    if digits_are_drawn():
+        report.row("digits", "drawn by Pillow", note="scikit-learn, which has the real ones, is absent")
+    started = time.monotonic()
+    reference = accuracy(cpu_run(site))
+    seconds = time.monotonic() - started
+    report.row("accuracy: CPU, fp32", 100 * reference, "%", note=f"what the others are compared with; {seconds:.0f} s")
+    trained = []
+    for name, compiled in _ways(site).items():
+        with report.guard(f"accuracy: {name}"):
+            trained.append(_train(site, report, name, compiled, reference))
+    for folder in trained[:1]:
+        with report.guard("golden answers"):
+            _golden(site, report, folder / "bundle")
+        with report.guard("evaluation"):
+            _evaluation(site, report, folder / "bundle")
+
+
+def _ways(site: Site) -> Mapping[str, bool]:
+    """Name -> whether it is compiled; the CPU does not spend its seconds on compilation."""
+    plain = {f"{site.device}, bf16, channels_last": False}
+    return {**plain, f"{site.device}, bf16, channels_last, compiled": True} if site.full else plain
+
+
+def _train(site: Site, report: Report, name: str, compiled: bool, reference: float) -> Path:
+    folder = site.work / ("compiled" if compiled else "plain")
+    loop = {"precision": "bf16", "channels_last": True, "compile": compiled}
+    started = time.monotonic()
+    metrics = train(quick_config(site, loop=loop), digits(site), folder, report=False)
+    seconds, points = time.monotonic() - started, 100 * (metrics["accuracy"] - reference)
+    allowed = POINTS if site.full else SMALL_POINTS
+    report.row(
+        f"accuracy: {name}",
+        100 * metrics["accuracy"],
+        "%",
+        right=abs(points) <= allowed,
+        wanted=f"within {allowed:g} points of the CPU",
+        note=f"{points:+.2f} points on {metrics['images']} images; {seconds:.0f} s with export and evaluation",
+    )
+    return folder
+
+
+def _golden(site: Site, report: Report, bundle: Path) -> None:
+    """The bundle's golden answers, which evaluation wrote on the CPU, on the CPU and on the device."""
+    found: dict[str, Arrays] = {}
+    for device in dict.fromkeys(["cpu", site.device]):
+        predictor = Predictor.load(bundle, device)
+        samples = read_golden(predictor.bundle, predictor.variant)
+        lines = replay(predictor)
+        report.row(
+            f"golden answers: {device}",
+            len(samples) - len(lines),
+            f"of {len(samples)} equal",
+            right=not lines,
+            wanted=f"each within {predictor.variant.tolerance:g} of evaluation's",
+            note=lines[0] if lines else "",
+        )
+        opener = predictor.input.opener()
+        batch = predictor.input.collate([attempt(opener.file, sample.data) for sample in samples])
+        found[device] = predictor.outputs(batch.inputs)
+    _difference(report, "golden answers: largest difference", predictor, found)
+
+
+def _evaluation(site: Site, report: Report, bundle: Path) -> None:
+    """The test images, through the bundle, on the CPU and on the device; training has measured them on the CPU."""
+    before, found = accuracy(bundle.parent), dict[str, Arrays]()
+    for device in dict.fromkeys(["cpu", site.device]):
+        started = time.monotonic()
+        predictor = Predictor.load(bundle, device)
+        measured = evaluate(predictor, digits(site))
+        share = float(measured.metrics["accuracy"])
+        report.row(
+            f"evaluation: {device}",
+            100 * share,
+            "%",
+            right=abs(share - before) * len(measured.records) < 1.5,
+            wanted="training's accuracy, but for one image at most",
+            note=f"{len(measured.records)} images in {time.monotonic() - started:.1f} s",
+        )
+        found[device] = measured.outputs
+    _difference(report, "evaluation: largest difference", predictor, found)
+
+
+def _difference(report: Report, name: str, predictor: Predictor, found: Mapping[str, Arrays]) -> None:
+    """The row for the largest difference of a probability between two devices; none where there is but one."""
+    if len(found) < 2:
+        return
+    first, second = found.values()
+    apart, tolerance = float(predictor.output.differences(first, second).max()), predictor.variant.tolerance
+    same = float(predictor.output.agreement(first, second).mean())
+    report.row(
+        name,
+        apart,
+        right=apart <= tolerance,
+        wanted=f"at most {tolerance:g} of a probability between {' and '.join(found)}",
+        note=f"{100 * same:.4g} % of the answers are the same",
+    )
