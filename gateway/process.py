@@ -1,6 +1,7 @@
 """``marquee serve run``: TorchServe, kept alive, and the gateway in front of it, in one process until a signal."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -38,6 +39,8 @@ _STOP_SECONDS = 30.0
 _GIVEN_UP_SECONDS = 1.0
 """For requests under way where TorchServe cannot be brought back, so that nobody can answer them."""
 _TELL_SECONDS = 10.0
+_COLLECT_AFTER = 20_000
+"""Objects; Python's own 700 are those of a request or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +187,7 @@ class _Process:
                 opening.cancel()
         if self._signals.stop.is_set():
             return
+        _spare_the_collector()
         self._record.save()
         self.was_ready = True
         self._ready(self._record, self._service)
@@ -229,6 +233,17 @@ class _Process:
                 stop(server, _STOP_SECONDS)
         except OperationError:  # another command is working there, and will find what is left
             stop(server, _STOP_SECONDS)
+
+
+def _spare_the_collector() -> None:
+    """What was imported and opened lives as long as the process: looking through it would hold up requests.
+
+    See https://docs.python.org/3/library/gc.html#gc.freeze. What requests leave is freed by its reference counts; few
+    objects are part of a cycle.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 def _record(plan: Plan, service: Service, doorway: "Doorway | None") -> GatewayRecord:

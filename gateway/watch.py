@@ -122,8 +122,13 @@ class Watch:
 
     def look(self) -> None:
         """Looks at the processes, and tells the listeners."""
-        before, after = self._versions, {key(version): self._seen(version) for version in self._told}
-        self._versions = after
+        self._show(self._see())
+
+    def _see(self) -> dict[tuple[str, str], Version]:
+        return {key(version): self._seen(version) for version in self._told}
+
+    def _show(self, after: dict[tuple[str, str], Version]) -> None:
+        before, self._versions = self._versions, after
         self._defaults = {version.name: version.version for version in after.values() if version.is_default}
         metrics.set_pending({key(version): version.pending for version in after.values()})
         for loss in losses(before, after):
@@ -137,17 +142,21 @@ class Watch:
             tell()
 
     async def _look_once(self) -> None:
-        if self._has_lost():
+        seen = self._see()
+        if self._has_lost(seen):
             # It may have been taken away on purpose, as with a version that another one has replaced as the default:
             # nobody should be refused meanwhile.
             with suppress(asyncio.TimeoutError):
                 async with timeout(ASK_AGAIN_SECONDS):
                     await self.ask()
-        self.look()
+            seen = self._see()
+        self._show(seen)
 
-    def _has_lost(self) -> bool:
+    def _has_lost(self, seen: Mapping[tuple[str, str], Version]) -> bool:
+        """Whether a process has ended, or was stopped, of which the host says that it is READY."""
+        states = {(worker.id, worker.pid): worker.state for version in seen.values() for worker in version.workers}
         workers = [worker for version in self._versions.values() for worker in version.workers]
-        return any(worker.state == "READY" and _look_at(worker) != worker for worker in workers)
+        return any(worker.state == "READY" != states.get((worker.id, worker.pid), "READY") for worker in workers)
 
     async def _repeat(self, action: Callable[[], Awaitable[None]], period: float) -> None:
         while True:

@@ -80,21 +80,12 @@ def digits(site: Site) -> Path:
     return folder
 
 
-def digits_are_drawn() -> bool:
-    """Whether the digits are drawn, since scikit-learn, which has the real ones, is absent."""
-    try:
-        import sklearn.datasets  # noqa: F401
-    except ImportError:
-        return True
-    return False
-
-
 def _digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 (N, H, W), and labels, int (N,)."""
-    if digits_are_drawn():
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
         return draw_digits()
-    from sklearn.datasets import load_digits
-
     loaded = load_digits()
     return np.rint(loaded.images * 255 / 16).astype(np.uint8), loaded.target
 

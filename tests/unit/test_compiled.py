@@ -77,7 +77,9 @@ def optimized(tmp_path_factory) -> Path:
         export=ClassificationExportConfig(unfamiliar=0),
     )
     train(config, folder / "data", folder / "run", report=False)
-    fast = OptimizeConfig(variants=OF_IMAGES, max_accuracy_drop=0.99, rounds=1, seconds=0.01)
+    # With the threads of this process: then what is compiled here is found in the compiler's cache below.
+    threads = torch.get_num_threads()
+    fast = OptimizeConfig(variants=OF_IMAGES, max_accuracy_drop=0.99, rounds=1, seconds=0.01, threads=threads)
     found = optimize(folder / "run", fast, PruningConfig(), "cpu", Progress(quiet=True))
     assert set(found.left_out) == missing_here(), found.left_out
     return folder / "run"

@@ -86,7 +86,7 @@ def log() -> Iterator[io.StringIO]:
     """What the server logs, as JSON."""
     stream, logger = io.StringIO(), logging.getLogger(access_log.LOGGER)
     before = logger.handlers[:], logger.propagate
-    log_to(stream, as_json=True)
+    log_to(stream, "json")
     yield stream
     logger.handlers[:], logger.propagate = before
 
@@ -148,7 +148,7 @@ def test_nothing_secret_is_logged(server, log, caplog):
 def test_a_client_cannot_forge_a_line(as_json, server):
     stream, logger = io.StringIO(), logging.getLogger(access_log.LOGGER)
     before = logger.handlers[:], logger.propagate
-    log_to(stream, as_json=as_json)
+    log_to(stream, "json" if as_json else "logfmt")
     try:
         server.send("/a%0Atime=2000%20status=200%1b[2J%00%7f%22%E2%80%A8")
         server.send("/" + "a" * 5_000, "X-Request-ID: b status=999\xff")
@@ -167,6 +167,21 @@ def test_a_client_cannot_forge_a_line(as_json, server):
         fields = [field.split("=") for field in re.sub(r'"(\\.|[^"])*"', "TEXT", line).split()]
         assert [name for name, _ in fields] == FIELDS
         assert dict(fields)["status"] == status
+
+
+def test_no_lines(server):
+    stream, logger = io.StringIO(), logging.getLogger(access_log.LOGGER)
+    before = logger.handlers[:], logger.propagate, logger.level
+    log_to(stream, "none")
+    try:
+        server.send("/v2")
+        log_to(stream, "logfmt")
+        server.send("/v1")
+        wait_for(lambda: stream.getvalue())
+    finally:
+        logger.handlers[:], logger.propagate = before[:2]
+        logger.setLevel(before[2])
+    assert [line.split(" path=")[1].split()[0] for line in stream.getvalue().splitlines()] == ["/v1"]
 
 
 def test_a_refusal_is_warned_of_with_the_address(caplog):

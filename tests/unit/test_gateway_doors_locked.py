@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 from marquee.gateway.access.check import KeyAccess
 from marquee.gateway.access.keys import KeyStore, id_of
 from marquee.gateway.access.scope import SCOPES
-from marquee.gateway.app import build_app, operations
+from marquee.gateway.app import build_routes, operations
 from marquee.gateway.config import CorsConfig
 from marquee.gateway.gateway import Gateway
 from marquee.gateway.grpc_server import rpcs
@@ -69,7 +69,7 @@ class Doors:
     @property
     def routes(self) -> list[str]:
         """The paths that the application answers; anything but a plain route would need a look of its own."""
-        routes = build_app(self.gateway).routes
+        routes = build_routes(self.gateway)
         assert all(type(route) is Route for route in routes)
         return [route.path for route in routes]
 

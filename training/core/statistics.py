@@ -1,7 +1,6 @@
 """Confidence intervals for few items, and for items that form groups."""
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
@@ -39,11 +38,13 @@ def share_interval(right: np.ndarray, groups: Sequence[str] | None = None) -> li
         right: bool (N,), such as which answers are right.
         groups: the group of each item; None: all items are independent.
     """
+    from scipy.stats import binomtest, norm  # takes a second to import
+
     items, hits = len(right), int(right.sum())
-    independent = groups is None or len(set(groups)) == items
-    effective = float(items) if independent or groups is None else effective_number(right, groups)
-    share, z = hits / items, NormalDist().inv_cdf(0.975)
+    if groups is None or len(set(groups)) == items:
+        interval = binomtest(hits, items).proportion_ci(method="wilson")
+        return [float(interval.low), float(interval.high)]
+    share, effective, z = hits / items, effective_number(right, groups), float(norm.ppf(0.975))
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     spread = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
-    low, high = float(centre - spread), float(centre + spread)
-    return [low if hits else 0.0, high if hits < items else 1.0]
+    return [float(max(0.0, centre - spread)), float(min(1.0, centre + spread))]

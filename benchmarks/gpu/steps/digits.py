@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.gpu.material import accuracy, cpu_run, digits, digits_are_drawn, quick_config
+from benchmarks.gpu.material import accuracy, cpu_run, digits, quick_config
 from benchmarks.gpu.step import Report, Site
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.golden import read_golden, replay
@@ -21,8 +21,6 @@ SMALL_POINTS = 5.0
 
 def run(site: Site, report: Report) -> None:
     """Trains on the CPU in fp32 and on the device in bf16, without and with torch.compile, and compares the results."""
-    if digits_are_drawn():
-        report.row("digits", "drawn by Pillow", note="scikit-learn, which has the real ones, is absent")
     started = time.monotonic()
     reference = accuracy(cpu_run(site))
     seconds = time.monotonic() - started

@@ -4,7 +4,6 @@ They are fitted on validation images and stored in the bundle's spec.
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,30 +42,16 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, likelihood: Likelih
         likelihood: the mean negative log-likelihood of logits, given targets and a small probability that a target is
             wrong.
     """
+    from scipy.optimize import minimize_scalar  # takes a second to import
+
     doubt = 1 / (len(targets) + 2)
 
     def loss(log_temperature: float) -> float:
         return likelihood(logits / np.exp(log_temperature), targets, doubt)
 
     # In the logarithm, half and double are equally far from 1.
-    return math.exp(least(loss, *map(math.log, TEMPERATURES)))
-
-
-def least(function: Callable[[float], float], low: float, high: float, tolerance: float = 1e-6) -> float:
-    """The place between ``low`` and ``high`` at which a function with one minimum is least: golden section search."""
-    golden = (math.sqrt(5) - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > tolerance:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
+    result = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(result.x))
 
 
 def single_label_likelihood(logits: np.ndarray, targets: np.ndarray, doubt: float) -> float:
@@ -77,8 +62,9 @@ def single_label_likelihood(logits: np.ndarray, targets: np.ndarray, doubt: floa
         targets: int (N,).
         doubt: target probability that the other classes share.
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    from scipy.special import log_softmax
+
+    logs = log_softmax(logits, axis=1)
     true = logs[np.arange(len(targets)), targets]
     others = (logs.sum(axis=1) - true) / (logits.shape[1] - 1)
     return float(-((1 - doubt) * true + doubt * others).mean())
@@ -92,10 +78,11 @@ def multi_label_likelihood(logits: np.ndarray, targets: np.ndarray, doubt: float
         targets: zeros and ones (N, classes).
         doubt: target probability of the opposite of each.
     """
-    # The likelihood is sigmoid(z) for a label that is present, sigmoid(-z) for one that is absent; its negative
-    # logarithm is log(1 + exp(-z)).
-    signed = (2 * targets - 1) * logits
-    return float(((1 - doubt) * np.logaddexp(0, -signed) + doubt * np.logaddexp(0, signed)).mean())
+    from scipy.special import log_expit
+
+    # The likelihood is sigmoid(z) for a label that is present, sigmoid(-z) for one that is absent.
+    signs = 2 * targets - 1
+    return float(-((1 - doubt) * log_expit(signs * logits) + doubt * log_expit(-signs * logits)).mean())
 
 
 def abstain_threshold(confidence: np.ndarray, right: np.ndarray, max_error: float) -> float:

@@ -75,27 +75,6 @@ def sample_of(records: Sequence[Record]) -> Sequence[Record]:
     return records[:: -(-len(records) // SAMPLE)]
 
 
-def shrunk_covariance(differences: np.ndarray) -> np.ndarray:
-    """The covariance, shrunk towards a multiple of the identity, the more the fewer rows there are.
-
-    It can be inverted even with fewer rows than columns (Ledoit and Wolf, 2004, section 3.2).
-
-    Args:
-        differences: float64 (N, D), from their means.
-
-    Returns:
-        float64 (D, D).
-    """
-    rows, columns = differences.shape
-    sample = differences.T @ differences / rows
-    scale = float(np.trace(sample)) / columns
-    spread = float(np.square(sample).sum()) - columns * scale**2
-    noise = (float(np.square(np.square(differences).sum(axis=1)).sum()) / rows - float(np.square(sample).sum())) / rows
-    share = min(1.0, noise / spread) if spread > 0 else 0.0
-    shrunk: np.ndarray = (1 - share) * sample + share * scale * np.eye(columns)
-    return shrunk
-
-
 @torch.inference_mode()
 def fit_distance(
     model: Classifier,
@@ -116,6 +95,8 @@ def fit_distance(
     Returns:
         None if the architecture does not expose its features, or if they do not differ within any class.
     """
+    from sklearn.covariance import ledoit_wolf  # takes a second to import
+
     features = []
     with progress.task("measuring features", len(images)) as task:
         for pixels, _ in evaluation_loader(images, 64, workers):
@@ -128,6 +109,8 @@ def fit_distance(
     values = np.concatenate(features)
     names, classes = np.unique(sets, return_inverse=True)
     means = np.stack([values[classes == i].mean(axis=0) for i in range(len(names))])
+    # Shrunk towards a multiple of the identity, the more the fewer images there are (Ledoit and Wolf, 2004): it can be
+    # inverted even with fewer images than features.
     differences = values - means[classes]
     if not np.square(differences).mean() > LEAST_SPREAD * np.square(values).mean():
         logger.warning(
@@ -135,7 +118,7 @@ def fit_distance(
             "unfamiliar images will not be detected"
         )
         return None
-    covariance = shrunk_covariance(differences)
+    covariance, _ = ledoit_wolf(differences, assume_centered=True)
     # Without a floor, features that are constant in training would give infinite distances as soon as they vary.
     floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
     return tables_of(means, covariance + floor * np.eye(len(covariance)))
