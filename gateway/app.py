@@ -85,8 +85,8 @@ def build_app(gateway: Gateway) -> App:
     """The application, which serves nothing but operations.
 
     Its host, its backend and what watches them are opened and closed by who runs it. There is no
-    :class:`starlette.applications.Starlette` around the router: :class:`Answering` answers errors, and what else that
-    would do takes a twentieth of the time of a request.
+    :class:`starlette.applications.Starlette` around the router: :class:`Answering` answers the errors of operations,
+    uvicorn those of what is around them, and another layer takes a twentieth of the time of a request.
 
     Args:
         gateway: whose models are served.

@@ -39,8 +39,6 @@ _STOP_SECONDS = 30.0
 _GIVEN_UP_SECONDS = 1.0
 """For requests under way where TorchServe cannot be brought back, so that nobody can answer them."""
 _TELL_SECONDS = 10.0
-_COLLECT_AFTER = 20_000
-"""Objects; Python's own 700 are those of a request or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +236,10 @@ class _Process:
 def _spare_the_collector() -> None:
     """What was imported and opened lives as long as the process: looking through it would hold up requests.
 
-    See https://docs.python.org/3/library/gc.html#gc.freeze. What requests leave is freed by its reference counts; few
-    objects are part of a cycle.
+    See https://docs.python.org/3/library/gc.html#gc.freeze. What requests leave is still collected, as often as before.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER)
 
 
 def _record(plan: Plan, service: Service, doorway: "Doorway | None") -> GatewayRecord:

@@ -143,7 +143,7 @@ class Watch:
 
     async def _look_once(self) -> None:
         seen = self._see()
-        if self._has_lost(seen):
+        if self.is_connected and self._has_lost(seen):
             # It may have been taken away on purpose, as with a version that another one has replaced as the default:
             # nobody should be refused meanwhile.
             with suppress(asyncio.TimeoutError):
@@ -153,7 +153,7 @@ class Watch:
         self._show(seen)
 
     def _has_lost(self, seen: Mapping[tuple[str, str], Version]) -> bool:
-        """Whether a process has ended, or was stopped, of which the host says that it is READY."""
+        """Whether a worker that was READY at the last look is so no more."""
         states = {(worker.id, worker.pid): worker.state for version in seen.values() for worker in version.workers}
         workers = [worker for version in self._versions.values() for worker in version.workers]
         return any(worker.state == "READY" != states.get((worker.id, worker.pid), "READY") for worker in workers)

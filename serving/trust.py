@@ -76,13 +76,12 @@ class Trust:
         options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
         if not (is_https if self.grpc_tls is None else self.grpc_tls):
             return grpc.insecure_channel(address, options=options)
-        own = {} if self.client is None else {"certificate_chain": self.client[0].read_bytes()}
-        own |= {} if self.client is None else {"private_key": self.client[1].read_bytes()}
+        own = () if self.client is None else tuple(map(_read, reversed(self.client)))  # the key comes first
         if self.certificate is None:
-            return grpc.secure_channel(address, grpc.ssl_channel_credentials(**own), options=options)
+            return grpc.secure_channel(address, grpc.ssl_channel_credentials(None, *own), options=options)
         # A channel cannot leave out the name, so it has to expect the certificate's own.
         options += [("grpc.ssl_target_name_override", name) for name in self._names(address)[:1]]
-        credentials = grpc.ssl_channel_credentials(self.certificate.encode("ascii"), **own)
+        credentials = grpc.ssl_channel_credentials(self.certificate.encode("ascii"), *own)
         return grpc.secure_channel(address, credentials, options=options)
 
     def _names(self, address: str) -> list[str]:
@@ -110,7 +109,7 @@ class Trust:
             OperationError: the client's certificate and key are not readable, or do not belong together.
         """
         if self.certificate is None:
-            context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)  # as requests does
+            context = ssl.create_default_context(**_public_authorities())
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False  # exactly this certificate is trusted, and nobody else has its key
@@ -192,10 +191,7 @@ def _from_keystore(path: Path, properties: Mapping[str, str]) -> str:
 
 def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     for path in (certificate, key):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise OperationError(f"{path}: cannot be read: {error.strerror or error}") from error
+        _read(path)
     try:
         # Without a password; OpenSSL would otherwise ask for one at the terminal.
         context.load_cert_chain(certificate, key, password="")
@@ -203,6 +199,19 @@ def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         raise OperationError(
             f"{certificate} and {key}: expected a certificate and its unencrypted private key as PEM: {error}"
         ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OperationError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _public_authorities() -> dict[str, str]:
+    """Where ``requests`` finds them: a file or a folder that the environment names, or those that come with it."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+    return {"capath" if Path(named).is_dir() else "cafile": named}
 
 
 class _ContextAdapter(HTTPAdapter):

@@ -1,6 +1,5 @@
 """From a request to the handler's reply, alike for every protocol over HTTP."""
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -8,13 +7,10 @@ from typing import TYPE_CHECKING
 from marquee.gateway.access.caller import Caller
 from marquee.gateway.backend import FORWARDED_HEADERS, Call, Reply, Verb
 from marquee.gateway.body import read_body
+from marquee.gateway.doors.explanation_scope import asks_explanation
 from marquee.gateway.doors.json_answer import forward
 from marquee.gateway.errors import FORBIDDEN, GatewayError
-from marquee.gateway.form_fields import fields_of
 from marquee.gateway.gateway import Gateway
-from marquee.handlers.core.errors import InputError
-from marquee.handlers.core.payload import unpack_fields
-from marquee.handlers.explain.request import may_be_asked, parse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -25,10 +21,6 @@ _FORM = "application/x-www-form-urlencoded"
 _FORM_BODY = re.compile(rb"[A-Za-z0-9_.-]{1,64}=[ -~\r\n\t]*")
 """One or more fields: what is no printable ASCII is percent-encoded in a form."""
 _FORWARDED = frozenset(name.encode() for name in FORWARDED_HEADERS)
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-"""How JPEG and PNG files begin, in which nothing can be asked: neither JSON nor what is packed begins like this."""
-_LARGE = 1 << 20
-"""Bytes of a body that is looked into in a thread: it would hold up others for milliseconds."""
 
 
 async def ask(
@@ -62,8 +54,10 @@ async def ask(
     caller: Caller = request.state.caller
     if body is None:
         body = await read_body(request, gateway.config)
-    if verb == "predictions" and "explain" not in caller.scopes:
-        await _refuse_explanations(body, content_type, caller)
+    # A prediction may ask for an explanation by one of its fields, which takes as long as hundreds of predictions.
+    is_free = verb != "predictions" or "explain" in caller.scopes
+    if not is_free and await asks_explanation(body, content_type):
+        raise GatewayError(FORBIDDEN, f"the key of {caller.name} does not allow explain, which the request asks for")
     told = {**forwarded(request), **(headers or {})}
     call = Call(model=model, version=version, body=body, content_type=content_type, verb=verb, headers=told)
     return await gateway.ask(call, caller)
@@ -101,26 +95,3 @@ def forwarded(request: "Request") -> dict[str, str]:
     }
     headers["x-request-id"] = request.state.request_id
     return headers
-
-
-async def _refuse_explanations(body: bytes, content_type: str, caller: Caller) -> None:
-    """A prediction may ask for an explanation by one of its fields, which takes as long as hundreds of predictions."""
-    if body.startswith(_IMAGES) and not content_type.lower().startswith((_FORM, "multipart/")):
-        return
-    is_packed = body[:1] in (b"\x1f", b"\x78")
-    # The word may be written with escapes.
-    if not is_packed and b"explain" not in body and b"\\u" not in body:
-        return
-    asks = _asks_explanation
-    is_long = is_packed or len(body) > _LARGE
-    if await asyncio.to_thread(asks, body, content_type) if is_long else asks(body, content_type):
-        raise GatewayError(FORBIDDEN, f"the key of {caller.name} does not allow explain, which the request asks for")
-
-
-def _asks_explanation(body: bytes, content_type: str) -> bool:
-    """As the handler finds out; it does not know of keys."""
-    try:
-        fields = unpack_fields(fields_of(body, content_type))
-        return may_be_asked(fields) and parse(fields, False) is not None
-    except InputError:
-        return False  # the handler refuses it

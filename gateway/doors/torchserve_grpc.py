@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from urllib3 import encode_multipart_formdata
 
 from marquee.gateway.backend import Call, Reply
+from marquee.gateway.doors.explanation_scope import asks_explanation
 from marquee.gateway.doors.in_order import in_order
 from marquee.gateway.doors.rpc import Rpc, Visit, error_of
 from marquee.gateway.errors import BAD_REQUEST, INTERNAL, NOT_FOUND, UNAUTHENTICATED, GatewayError
@@ -26,7 +27,6 @@ from marquee.serving.grpc_stubs import load_stubs
 INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService"
 OCTETS = "application/octet-stream"
 _BODY_FIELDS = ("data", "body")
-_EXPLAIN = "explain"
 _EXCEPTIONS = "org.pytorch.serve.archive.model"
 _ABSENT = replace(NOT_FOUND, grpc=INTERNAL.grpc)
 
@@ -100,9 +100,9 @@ class InferenceDoor:
         name, version = request.model_name, request.model_version or None
         if not name:
             raise GatewayError(BAD_REQUEST, "Parameter model_name is required.")
-        if _EXPLAIN in request.input:
-            visit.demand("explain")
         body, content_type = encode_fields(request.input)
+        if "explain" not in visit.caller.scopes and await asks_explanation(body, content_type):
+            visit.demand("explain")
         call = Call(model=name, version=version, body=body, content_type=content_type, headers=visit.forwarded)
         try:
             return await self._gateway.ask(call, visit.caller, visit.seconds)

@@ -146,6 +146,22 @@ def may_be_asked(request: Mapping[str, Any]) -> bool:
     return False
 
 
+def is_asked_for(request: Mapping[str, Any]) -> bool:
+    """Whether a prediction asks for an explanation by one of its fields, whatever its settings, and also in vain.
+
+    For those who decide who may ask: :func:`parse` refuses settings that another kind of input has.
+
+    Args:
+        request: see :func:`parse`.
+    """
+    if not may_be_asked(request):
+        return False
+    said = [_text(request["explain"])] if "explain" in request and len(request) > 1 else []
+    documents = [document for body in request.values() if (document := _document(body)) is not None]
+    said += [document["explain"] for document in documents if "explain" in document]
+    return any(value not in (False, "false") for value in said)
+
+
 def _size(body: Any) -> int:
     """Bytes of a body, at least; 0 of one that the server has parsed."""
     return len(body) if isinstance(body, (str, bytes, bytearray)) else 0

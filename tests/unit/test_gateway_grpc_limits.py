@@ -1,6 +1,9 @@
 """Who may call what over gRPC, how large and how slow a call may be, and what no message may do."""
 
 import asyncio
+import base64
+import gzip
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -122,11 +125,17 @@ class TestKeys:
             else:
                 assert code == "PERMISSION_DENIED", rpc.path
 
-    def test_an_explanation_needs_its_scope(self, door, keys, image):
-        message = load_stubs().inference.PredictionsRequest(
-            model_name="digits", input={"data": image, "explain": b"true", "method": b"occlusion"}
-        )
-        content = message.SerializeToString()
+    @pytest.mark.parametrize("how", ["field", "JSON", "packed", "JSON in a part"])
+    def test_an_explanation_needs_its_scope(self, door, keys, image, how):
+        asked = {"b64": base64.b64encode(image).decode(), "explain": True, "method": "occlusion"}
+        document = json.dumps(asked).encode()
+        fields = {
+            "field": {"data": image, "explain": b"true", "method": b"occlusion"},
+            "JSON": {"data": document},
+            "packed": {"data": gzip.compress(document)},
+            "JSON in a part": {"data": document, "label": b"3"},
+        }
+        content = load_stubs().inference.PredictionsRequest(model_name="digits", input=fields[how]).SerializeToString()
         assert ask(door, PREDICTIONS, keys.add("predicts"), content)[0] == "PERMISSION_DENIED"
         assert ask(door, PREDICTIONS, keys.add("explains", ("predict", "explain")), content)[0] == "OK"
 
@@ -412,6 +421,7 @@ def open_door(store):
         assert ask(channel, "/inference.GRPCInferenceService/ServerReady")[0] == "OK"
 
 
+@pytest.mark.slow
 class TestAnyMessage:
     """Whatever comes, the call ends with a status of the table, and the process answers the next one."""
 

@@ -192,8 +192,17 @@ class TestKeys:
             {"data": "data=x&explain=true", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
             {"data": gzip.compress(b'{"b64": "", "explain": true}')},
             {"data": b'{"b64": "' + b"A" * 2_000_000 + b'", "explain": true}'},
+            {"json": {"instances": [{"age": 3}], "explain": True}},
+            {"json": {"instances": [{"age": 3}], "method": "shapley", "explain": True}},
+            {"json": {"b64": "", "explain": "maybe"}},
+            {"data": "data=x&%65xplain=true", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+            {"files": {"data": gzip.compress(b'{"b64": "", "explain": true}')}},
+            {"files": {"data": b"\xff\xd8\xff", "explain": (None, "true")}},
         ],
-        ids=["JSON", "escaped", "form", "short form", "packed", "long"],
+        ids=[
+            *("JSON", "escaped", "form", "short form", "packed", "long", "rows", "method of rows", "no truth value"),
+            *("encoded name", "packed part", "image in a form"),
+        ],
     )
     def test_an_explanation_needs_its_scope(self, locked_server, keys, options):
         """Whichever way it is asked for, beside the path that says so."""

@@ -71,7 +71,7 @@ class Background:
     def last_document(self) -> str | None:
         """The last line of JSON in its log that is no line of the access log."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
-        return next((line for line in reversed(lines) if line.startswith("{") and '"differences"' in line), None)
+        return next((line for line in reversed(lines) if line.startswith("{") and '"differences": [' in line), None)
 
     def _pass_on(self) -> None:
         with open(self.log, "rb") as stream:
