@@ -109,7 +109,8 @@ class Trust:
             OperationError: the client's certificate and key are not readable, or do not belong together.
         """
         if self.certificate is None:
-            context = ssl.create_default_context(**_public_authorities())
+            # As the session does without a context, which is told to read nothing from the environment.
+            context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False  # exactly this certificate is trusted, and nobody else has its key
@@ -206,12 +207,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise OperationError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _public_authorities() -> dict[str, str]:
-    """Where ``requests`` finds them: a file or a folder that the environment names, or those that come with it."""
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-    return {"capath" if Path(named).is_dir() else "cafile": named}
 
 
 class _ContextAdapter(HTTPAdapter):

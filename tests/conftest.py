@@ -44,6 +44,20 @@ _INDEPENDENT = {
     "test_benchmarks.py",
 }
 """Long files whose tests share nothing that takes long to make."""
+_LONGEST = (
+    "test_compiled.py",
+    "test_gateway_process.py",
+    "test_gateway_survival.py",
+    "test_parts_that_fail.py",
+    "test_run_folders.py",
+    "test_gpu_pack.py",
+    "test_optimize.py",
+    "test_other_hosts.py",
+    "test_tuning.py",
+)
+"""Files that take minutes in one worker, the longest first: they are begun first."""
+_QUICK = {"test_serving.py", "test_oip_archive.py", "test_forked.py"}
+"""The integration tests that --quick runs, too: an endpoint from its training to its answers."""
 
 
 class _Scheduling(LoadScopeScheduling):
@@ -66,12 +80,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "integration" and item.path.name not in _QUICK:
+            item.add_marker(pytest.mark.slow)
     if config.getoption("--quick"):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow; left out by --quick"))
     # The longest come first: nobody should wait for them in the end.
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    name = item.path.name
+    return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST), "slow" not in item.keywords
 
 
 @pytest.fixture(autouse=True)

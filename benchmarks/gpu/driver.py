@@ -4,7 +4,6 @@
 ``OUT/logs/NAME.log`` is what a step printed, ``OUT/work`` what it worked on.
 """
 
-import importlib.util
 import json
 import os
 import shlex
@@ -22,7 +21,7 @@ from typing import Any
 
 from benchmarks import ROOT, program, tell
 from benchmarks.gpu.page import render, row_line
-from benchmarks.gpu.plan import PACKAGES
+from benchmarks.gpu.plan import absent
 from benchmarks.gpu.step import Row, Site, Step, environment, error_row, read_rows
 from marquee.training.core.files import write_atomic, write_json
 
@@ -42,7 +41,7 @@ class Plan:
     device: str
     """``cuda`` or ``cpu``."""
     minutes: float
-    """For all steps together; they share it by their weights, and what one leaves goes to those after it."""
+    """For all steps that can run here; they share it by their weights, and what one leaves goes to those after it."""
     out: Path
     """A new folder."""
 
@@ -59,9 +58,10 @@ def run(plan: Plan) -> int:
     try:
         with _sigterm_as_interrupt():
             result["machine"] = _machine(plan)
-            for number, step in enumerate(plan.steps):
-                seconds = share(ends - time.monotonic(), [one.weight for one in plan.steps[number:]])
-                _run_step(plan, step, seconds, result["steps"][number], result)
+            steps = _skip_absent(plan, result)
+            for number, (step, entry) in enumerate(steps):
+                seconds = share(ends - time.monotonic(), [one.weight for one, _ in steps[number:]])
+                _run_step(plan, step, seconds, entry, result)
     except KeyboardInterrupt:
         tell("interrupted; what was done is kept")
         result["interrupted"] = True
@@ -119,20 +119,28 @@ def _machine(plan: Plan) -> dict[str, Any]:
     return facts
 
 
+def _skip_absent(plan: Plan, result: dict[str, Any]) -> list[tuple[Step, dict[str, Any]]]:
+    """The steps that can run here, each with its entry of the result; the entries of the others say what they need."""
+    runnable = []
+    for step, entry in zip(plan.steps, result["steps"], strict=True):
+        if missing := absent(step):
+            entry |= {"status": "skipped", "reason": f"needs {', '.join(missing)}"}
+            tell(f"{step.name}: skipped: {entry['reason']}")
+        else:
+            runnable.append((step, entry))
+    _write(plan, result)
+    return runnable
+
+
 def _run_step(plan: Plan, step: Step, seconds: float, entry: dict[str, Any], result: dict[str, Any]) -> None:
     """Runs a step and fills its entry of the result; both files are written before this returns or raises."""
-    absent = [name for name in (*PACKAGES, *step.packages) if importlib.util.find_spec(name) is None]
-    if absent:
-        entry |= {"status": "skipped", "reason": f"needs {', '.join(absent)}"}
-        tell(f"{step.name}: skipped: {entry['reason']}")
-    elif seconds < LEAST:
+    if seconds < LEAST:
         entry |= {"status": "not run", "reason": "no time was left"}
         tell(f"{step.name}: not run, no time is left")
+        _write(plan, result)
     else:
         tell(f"{step.name}: {step.title}, at most {seconds:.0f} s")
         _in_child(plan, step, seconds, entry, result)
-        return
-    _write(plan, result)
 
 
 def _in_child(plan: Plan, step: Step, seconds: float, entry: dict[str, Any], result: dict[str, Any]) -> None:

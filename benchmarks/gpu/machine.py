@@ -13,10 +13,10 @@ import shutil
 import statistics
 import subprocess
 import threading
+import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
-
-import torch
 
 from marquee.handlers.core.host import read_cpuinfo, usable_cores
 
@@ -47,9 +47,9 @@ PACKAGES = (
     "triton",
 )
 """Distributions whose versions are told, or that they are absent."""
-PROGRAMS = ("nvidia-smi", "g++", "nvcc", "java", "git")
-"""Programs that steps may use; compiled variants need ``g++``."""
-_INTERVAL = 200
+PROGRAMS = ("nvidia-smi", "gcc", "g++", "nvcc", "java", "git")
+"""Programs that steps may use; compiled variants need ``gcc`` and ``g++``."""
+_INTERVAL = 100
 """Milliseconds between two samples of :class:`Sampler`."""
 
 
@@ -59,9 +59,10 @@ def facts(device: str) -> dict[str, Any]:
         "cpu": read_cpuinfo().get("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "memory_gb": memory_gb(),
+        "shared_memory_gb": shared_memory_gb(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "gpus": gpus() if device == "cuda" else [],
         **(cuda_facts() if device == "cuda" else {}),
         "packages": {name: version(name) for name in PACKAGES},
@@ -71,6 +72,8 @@ def facts(device: str) -> dict[str, Any]:
 
 def gpus() -> list[dict[str, Any]]:
     """Name, compute capability, memory in GB and multiprocessors of each GPU; none without CUDA."""
+    import torch  # takes seconds, and without a GPU there is nothing to ask it for
+
     if not torch.cuda.is_available():
         return []
     found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
@@ -87,6 +90,8 @@ def gpus() -> list[dict[str, Any]]:
 
 def cuda_facts() -> dict[str, Any]:
     """Versions of CUDA and its libraries, and of the driver; empty texts where they cannot be asked."""
+    import torch
+
     nccl = ""
     if torch.distributed.is_available() and torch.distributed.is_nccl_available():
         nccl = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
@@ -114,6 +119,14 @@ def memory_gb() -> float:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
 
 
+def shared_memory_gb() -> float | None:
+    """Size of ``/dev/shm`` in GB, through which loader processes hand over their batches; None where there is none."""
+    try:
+        return round(shutil.disk_usage("/dev/shm").total / 1e9, 3)
+    except OSError:
+        return None
+
+
 def version(name: str) -> str:
     """Of an installed distribution; empty where it is absent."""
     try:
@@ -123,7 +136,7 @@ def version(name: str) -> str:
 
 
 class Sampler:
-    """Asks ``nvidia-smi`` five times a second, for the length of a block, how busy GPU 0 is.
+    """Asks ``nvidia-smi`` ten times a second, for the length of a block, how busy GPU 0 is.
 
     ``nvidia-smi`` counts the share of the time in which any kernel ran, not how full the GPU was. Nothing is sampled
     where there is no such program.
@@ -132,10 +145,10 @@ class Sampler:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
-        self._samples: list[tuple[float, float]] = []
+        self._samples: list[tuple[float, float]] = []  # time.perf_counter(), %
 
     def __enter__(self) -> "Sampler":
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]
         try:
             self._process = subprocess.Popen(
                 [*command, "-lms", str(_INTERVAL)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -155,20 +168,19 @@ class Sampler:
     def _read(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
             try:
-                busy, used = line.split(",")
-                self._samples.append((float(busy), float(used)))
+                self._samples.append((time.perf_counter(), float(line)))
             except ValueError:  # "[N/A]", or a cut line
                 continue
 
-    @property
-    def utilisation(self) -> float | None:
-        """Mean of the samples in %; None without any."""
-        return statistics.fmean(busy for busy, _ in self._samples) if self._samples else None
+    def utilisation(self, windows: Iterable[tuple[float, float]]) -> float | None:
+        """Mean of the samples within these windows in %; None without any.
 
-    @property
-    def memory_gb(self) -> float | None:
-        """The most memory of the GPU that was in use, of all processes, in GB; None without a sample."""
-        return max(used for _, used in self._samples) * 2**20 / 1e9 if self._samples else None
+        Args:
+            windows: begin and end of each, of ``time.perf_counter()``.
+        """
+        spans = list(windows)
+        busy = [share for at, share in list(self._samples) if any(begin <= at <= end for begin, end in spans)]
+        return statistics.fmean(busy) if busy else None
 
 
 if __name__ == "__main__":

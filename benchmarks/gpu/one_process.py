@@ -72,8 +72,3 @@ class Trial:
         batches = enumerate(islice(trainer.train_loader, self.steps))
         losses = [trainer.step(tuple(batch), number, rate)[0] for number, batch in batches]
         return [*losses, trainer.validate().loss]
-
-
-def largest_gap(first: list[float], second: list[float]) -> float:
-    """The largest difference between two lists of losses."""
-    return max(abs(one - other) for one, other in zip(first, second, strict=True))

@@ -46,7 +46,7 @@ def _origin(result: dict[str, Any]) -> str:
         lines.append(f"The machine could not be described: {machine['error']}.")
     elif machine:
         lines.append(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; {machine['platform']}.")
-        lines.append(f"Python {machine['python']}, PyTorch {machine['torch']}.")
+        lines.append(f"Python {machine['python']}, PyTorch {machine['torch']}; /dev/shm: {_shared(machine)}.")
         lines += [
             f"GPU {number}: {gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gb']} GB, "
             f"{gpu['multiprocessors']} multiprocessors."
@@ -55,6 +55,11 @@ def _origin(result: dict[str, Any]) -> str:
         versions = [f"{name} {machine[name]}" for name in ("driver", "cuda", "cudnn", "nccl") if machine.get(name)]
         lines += [f"Versions: {', '.join(versions)}."] if versions else []
     return "  \n".join(lines)
+
+
+def _shared(machine: dict[str, Any]) -> str:
+    size = machine.get("shared_memory_gb")
+    return "none" if size is None else f"{size:.3g} GB"
 
 
 def _summary(steps: Sequence[dict[str, Any]]) -> str:

@@ -1,10 +1,12 @@
 """A training run of which every process says what weights it ended with; started by torchrun.
 
 ``torchrun -m benchmarks.gpu.ranks CONFIG DATA OUT``: the arguments are those of :mod:`benchmarks.gpu.training`. Each
-process writes ``OUT.rank-N``: the SHA-256 of its network's weights and buffers.
+process writes ``OUT.rank-N``: the SHA-256 of its network's weights and buffers, and ends with torchrun.
 """
 
+import ctypes
 import hashlib
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from torch import nn
 from benchmarks.gpu import training
 from marquee.training.core.checkpoint import TrainingState
 from marquee.training.core.loop import Trainer
+
+_PR_SET_PDEATHSIG = 1
+"""Of ``<sys/prctl.h>``."""
 
 
 def digests(out: Path) -> list[str]:
@@ -39,6 +44,13 @@ def _write_digests(out: Path) -> None:
     Trainer.fit = fit  # type: ignore[method-assign]
 
 
+def _end_with_parent() -> None:
+    """On Linux, kills this process when torchrun ends, which starts each in a session of its own."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     _write_digests(Path(sys.argv[3]))
     sys.exit(training.main())

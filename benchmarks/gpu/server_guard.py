@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.gpu.step import environment
+from benchmarks.gpu.step import Report, environment
 
 _SECONDS = 45.0
 
 
 @contextmanager
-def ends_with_us(state: Path) -> Iterator[None]:
-    """No server of this state folder outlives the block, even where this process is killed."""
+def ends_with_us(state: Path, report: Report) -> Iterator[None]:
+    """No server of this state folder outlives the block, even where this process is killed.
+
+    Args:
+        state: the folder.
+        report: takes a row where the processes have not ended in time.
+    """
     command = [sys.executable, "-m", "benchmarks.gpu.server_guard", str(state)]
     # In a session of its own: what kills the step's processes leaves it alone.
     guard = subprocess.Popen(
@@ -27,7 +32,10 @@ def ends_with_us(state: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        guard.communicate(timeout=_SECONDS)
+        try:
+            guard.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:  # it is left to go on
+            report.row("end of TorchServe", f"not after {_SECONDS:g} s", right=False, wanted="its processes have ended")
 
 
 def main(state: Path) -> None:

@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from marquee.training.core.assemble import build_trainer
 from marquee.training.core.checkpoint import TrainingState, load_checkpoint
 from marquee.training.core.config import RunConfig
@@ -89,8 +87,3 @@ def restore(trainer: Trainer) -> TrainingState:
         raise CheckpointError(f"{trainer.store.folder}: no checkpoint")
     average = trainer.average.module if trainer.average is not None else None
     return load_checkpoint(last, trainer.model, trainer.optimizer, trainer.scaler, average)
-
-
-def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """The largest difference between two sets of weights of the same names."""
-    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)

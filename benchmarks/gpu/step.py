@@ -1,6 +1,7 @@
 """What a step of the GPU pack is, where it runs, and how it tells what it found. Nothing but the standard library."""
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -12,6 +13,8 @@ from typing import Any
 
 from benchmarks import ROOT
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Read when cuBLAS is first used in a process; deterministic algorithms want it set."""
 Row = dict[str, Any]
 """``name``, ``value`` (number, text or None), ``unit``, ``right`` (None: nothing to be right or wrong), ``wanted``,
 ``note``; ``kind`` is ``"row"``, ``"error"`` or ``"skipped"``."""
@@ -72,7 +75,14 @@ class Site:
 def environment(**values: str) -> dict[str, str]:
     """The environment of a child process that imports ``benchmarks`` and ``marquee``, with ``values`` added."""
     paths = [str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1", **values}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONUNBUFFERED": "1",
+        # From the start, since a step uses cuBLAS before it asks for deterministic algorithms.
+        CUBLAS_WORKSPACE: os.environ.get(CUBLAS_WORKSPACE, ":4096:8"),
+        **values,
+    }
 
 
 class Report:
@@ -123,7 +133,7 @@ class Report:
 
     def _append(self, row: Row) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def new_row(
@@ -135,8 +145,13 @@ def new_row(
     wanted: str = "",
     note: str = "",
 ) -> Row:
-    """A row; a comparison of numpy's or torch's is taken as a Python bool."""
+    """A row; a comparison of numpy's or torch's is taken as a Python bool.
+
+    A number that is not finite becomes text, which JSON has, and is wrong wherever something was wanted.
+    """
     right = None if right is None else bool(right)
+    if isinstance(value, float) and not math.isfinite(value):
+        value, right = str(float(value)), False if wanted or right is not None else None
     return {"kind": kind, "name": name, "value": value, "unit": unit, "right": right, "wanted": wanted, "note": note}
 
 

@@ -1,8 +1,8 @@
 """One training run in a process of its own, for steps that kill it, interrupt it, or start it under torchrun.
 
-``python -m benchmarks.gpu.training CONFIG DATA OUT [--resume]``: CONFIG is a file of settings, see :func:`command`.
-The last line of stdout is the run's metrics as one JSON object. The exit code is 1 for a run that failed, whose message
-is the last line of stderr, and 130 for one that was interrupted.
+``python -m benchmarks.gpu.training CONFIG DATA OUT [--resume | --loop-alone]``: CONFIG is a file of settings, see
+:func:`command`. The last line of stdout is the run's metrics as one JSON object; a loop alone has none. The exit code
+is 1 for a run that failed, whose message is the last line of stderr, and 130 for one that was interrupted.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.gpu.short_run import fit
 from marquee.log import log_to_stderr
 from marquee.training.core.config import RunConfig, dump_config, load_config
 from marquee.training.core.errors import TrainingError
@@ -38,9 +39,13 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--loop-alone", action="store_true", help="without export and evaluation")
     given = parser.parse_args()
     log_to_stderr()
     try:
+        if given.loop_alone:
+            fit(load_config(given.config), given.data, given.out)
+            return 0
         metrics = train(load_config(given.config), given.data, given.out, resume=given.resume, report=False)
     except TrainingError as error:
         print(error, file=sys.stderr)

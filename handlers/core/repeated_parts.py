@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ts.service import Service
-
 from .payload import Repeated
 
 
 def keep_repeated_parts() -> None:
     """Makes the worker put :class:`~.payload.Repeated` in the place of such parts; a second call changes nothing."""
+    from ts.service import Service  # handlers are imported without TorchServe, too
+
     original = Service.retrieve_data_for_inference
     if getattr(original, "keeps_repeated_parts", False):
         return

@@ -9,8 +9,6 @@ with the first byte of one explanation, the carrier, whose HTTP answer is then s
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ts.protocol.otf_message_handler import create_predict_response
-
 FIRST_BYTE = b" "
 """JSON allows white space before a value."""
 
@@ -37,6 +35,8 @@ def answer_early(context: Any, bodies: Sequence[bytes], waiting: Collection[int]
         waiting: requests that are answered at the end.
         carrier: the one of them whose answer begins now, with its status and content type; :func:`can_carry` it.
     """
+    from ts.protocol.otf_message_handler import create_predict_response  # handlers are imported without TorchServe, too
+
     # Service.predict encodes its message for the ids of this very mapping, after the handler has returned.
     ids = context.request_ids
     now = {index: ids[index] for index in ids if index not in waiting or index == carrier}

@@ -1,6 +1,7 @@
 """The GPU pack on the CPU: through its door, with nothing but the packages that it needs, and where steps fail."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from PIL import Image
 from benchmarks.gpu.driver import Plan, run, share
 from benchmarks.gpu.material import draw_digits, photographs
 from benchmarks.gpu.page import render
+from benchmarks.gpu.plan import STEPS, absent
 from benchmarks.gpu.step import Report, Site, Step, environment, read_rows
 from tests.conftest import ROOT
 
@@ -64,6 +66,17 @@ trained = train(merge_config(ImageRunConfig(), settings), data, out, report=Fals
 predictor = Predictor.load(out / "bundle")
 measured = evaluate(predictor, data, seen=True)
 print(json.dumps({"split": trained["split"], "images": len(measured.records), "differences": replay(predictor)}))
+"""
+
+_IMPORT = """
+import importlib, pkgutil
+
+import benchmarks.gpu.steps as steps
+
+names = [f"steps.{module.name}" for module in pkgutil.iter_modules(steps.__path__) if module.name != "served"]
+for name in [*names, "endings", "ranks", "short_of_memory"]:
+    importlib.import_module(f"benchmarks.gpu.{name}")
+print(*names)
 """
 
 
@@ -132,6 +145,16 @@ def test_training_and_evaluation_need_six_packages(tmp_path):
     assert "tensorboard is not installed" in done.stderr
 
 
+def test_every_module_is_imported_with_five_packages(tmp_path):
+    """Those that want scikit-learn, too, import it where they use it."""
+    command, env = [sys.executable, "-c", _IMPORT], bare(tmp_path / "site", NEEDED)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert {f"steps.{step.name}" for step in STEPS} - imported == {"steps.served"}
+    assert "steps.worker" in imported
+
+
 def test_what_is_absent_is_named_and_the_rest_goes_on(tmp_path):
     env = bare(tmp_path / "site", NEEDED)
     done = door("--device", "cpu", "--steps", "digits", "throughput", "--out", tmp_path / "out", env=env)
@@ -153,8 +176,10 @@ def test_every_step_on_the_cpu(tmp_path):
     wrong = [row for step in result["steps"] for row in step["rows"] if row["right"] is False]
     assert not wrong
     assert done.returncode == 0, done.stderr
+    ended = {step["name"]: step["status"] for step in result["steps"]}
+    served = "done" if importlib.util.find_spec("ts") else "skipped"
+    assert ended == {**dict.fromkeys((step.name for step in STEPS), "done"), "served": served}
     assert all(step["rows"] for step in result["steps"] if step["status"] == "done")
-    assert {step["status"] for step in result["steps"]} <= {"done", "skipped"}
 
 
 class TestDoor:
@@ -177,13 +202,13 @@ class TestDoor:
         assert not (tmp_path / "out").exists()
 
 
-def step_that(folder: Path, name: str, weight: float, code: str) -> Step:
+def step_that(folder: Path, name: str, weight: float, code: str, packages: tuple[str, ...] = ()) -> Step:
     """A step with a module of its own, whose ``run`` has this body."""
     body = "".join(f"    {line}\n" for line in code.splitlines())
     (folder / f"gpu_step_{name}.py").write_text(
         f"import os, subprocess, sys, time\nfrom pathlib import Path\n\ndef run(site, report):\n{body}"
     )
-    return Step(name=name, title=name.title(), module=f"gpu_step_{name}", weight=weight)
+    return Step(name=name, title=name.title(), module=f"gpu_step_{name}", weight=weight, packages=packages)
 
 
 SLEEPS = """
@@ -198,6 +223,8 @@ def test_a_step_that_fails_or_hangs_ends_no_other(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     steps = [
         step_that(tmp_path, "hangs", 0.5, SLEEPS),
+        # It takes no time from the others.
+        step_that(tmp_path, "needs_more", 500.0, "report.row('never')", packages=("juggling",)),
         step_that(tmp_path, "dies", 1.0, "print('about to die')\nsys.stdout.flush()\nos._exit(3)"),
         step_that(tmp_path, "crashes", 1.0, "import ctypes\nctypes.string_at(0)"),
         step_that(tmp_path, "raises", 1.0, "report.row('first', 'x')\nraise ValueError('wrong\\nreally')"),
@@ -206,11 +233,12 @@ def test_a_step_that_fails_or_hangs_ends_no_other(tmp_path, monkeypatch):
     ]
     out = tmp_path / "out"
     assert run(Plan(steps=steps, device="cpu", minutes=2.0, out=out)) == 1
-    hangs, dies, crashes, raises, goes_on, works = result_of(out)["steps"]
+    hangs, needs_more, dies, crashes, raises, goes_on, works = result_of(out)["steps"]
     assert hangs["status"] == "timed out"
     assert [row["name"] for row in hangs["rows"]] == ["before", "the step"]
     assert hangs["rows"][1]["note"].startswith("timed out after ")
-    assert hangs["seconds"] < 30
+    assert 5 < hangs["limit"] <= hangs["seconds"] < 30
+    assert (needs_more["status"], needs_more["reason"], needs_more["rows"]) == ("skipped", "needs juggling", [])
     assert has_ended(int((out / "work" / "shared" / "pid").read_text()))
     assert (dies["status"], dies["rows"][0]["note"]) == ("failed", "ended with code 3: about to die")
     assert crashes["rows"][0]["note"].startswith("ended by SIGSEGV")
@@ -270,6 +298,26 @@ def test_what_a_step_leaves_goes_to_those_after_it():
     assert share(480, [1, 2, 1]) == 120
     assert share(470, [2, 1]) == pytest.approx(313.3, abs=0.1)
     assert share(-3, [1]) == 0
+
+
+def test_a_package_that_is_too_old_is_absent(monkeypatch):
+    step = Step(name="x", title="X", module="x")
+    assert absent(step) == []
+    found = {"torch": "2.8.0+cu126", "timm": "1.0.15.dev0"}
+    monkeypatch.setattr("benchmarks.gpu.plan.importlib.metadata.version", found.__getitem__)
+    assert absent(step) == ["torch 2.9 (it is 2.8.0+cu126)"]
+
+
+def test_numbers_that_are_not_finite_are_text(tmp_path):
+    report = Report(tmp_path / "rows.jsonl")
+    report.row("a figure", float("inf"))
+    report.row("wanted", float("nan"), right=True, wanted="0")
+    report.row("compared", np.float64("-inf"), right=np.bool_(True))
+    assert [(row["value"], row["right"]) for row in read_rows(report.path)] == [
+        ("inf", None),
+        ("nan", False),
+        ("-inf", False),
+    ]
 
 
 def test_rows_survive_a_kill(tmp_path):

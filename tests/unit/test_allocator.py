@@ -28,6 +28,7 @@ print(growth())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="the C library is not glibc")
+@pytest.mark.slow
 def test_a_freed_block_is_used_again():
     """Sixty requests of 40 MB, one after the other, take a few blocks, not sixty.
 

@@ -169,6 +169,7 @@ def weights_of(run):
 
 
 @pytest.mark.parametrize(("balance", "select"), [("sampler", "balanced"), ("weights", "validation")])
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(photos, tmp_path, balance, select):
     labels = ["a", "a", "a", "b"]
     manifest = manifest_of(photos, labels)

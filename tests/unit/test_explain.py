@@ -131,6 +131,7 @@ def share(heat: np.ndarray, corner: tuple[int, int]) -> float:
     return float(positive[row : corner[0] + PATCH + 4, column : corner[1] + PATCH + 4].sum() / positive.sum())
 
 
+@pytest.mark.slow
 class TestReason:
     @pytest.mark.parametrize("method", METHODS)
     def test_the_map_lies_on_the_patch_that_decides(self, predictor, method):

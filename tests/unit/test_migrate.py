@@ -67,6 +67,7 @@ def test_variants_are_made_from_the_tables_inside_its_program():
     assert np.array_equal(found.means, kept.means)
 
 
+@pytest.mark.slow
 def test_measuring_an_older_archive_leaves_it_readable_by_its_own_code(tmp_path):
     """Its handler knows version 2 only: nothing but measurements and rankings may be new in its spec.json."""
     folder = tmp_path / "bundle"

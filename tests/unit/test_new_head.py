@@ -42,6 +42,7 @@ def first_loss(model: Classifier, image: ImageSpec, config: ImageRunConfig, mani
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.slow
 def test_one_logit(arch, photos):
     """The fewer the outputs, the larger the weights that some families draw."""
     manifest, config = manifest_of(photos, "ab"), settings(arch, BCE)
@@ -96,6 +97,7 @@ def run(begun) -> Path:
     return begun[0]
 
 
+@pytest.mark.slow
 class TestFromAnotherRun:
     def test_the_same_labels_keep_the_head(self, photos, run):
         model, _ = build(settings("test_efficientnet", pretrained=str(run)), manifest_of(photos, "ab"))

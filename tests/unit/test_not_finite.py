@@ -105,6 +105,7 @@ def test_fine_tuning_of_a_student(photos):
         fine_tune(model, model, WILD, manifest, image, DistilConfig(epochs=1, lr=1e30), QUIET)
 
 
+@pytest.mark.slow
 def test_selection_leaves_the_candidate_out(photos, tmp_path):
     for number, path in enumerate(photos):
         place = tmp_path / "data" / "ab"[number % 2] / path.name

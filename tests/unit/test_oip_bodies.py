@@ -130,6 +130,7 @@ def is_recognised(document: Any) -> bool:
 
 @given(document=documents)
 @MANY
+@pytest.mark.slow
 def test_any_document(door, document):
     answer = door.ask(document, REST)
     assert_well_formed(answer, is_recognised(document))
@@ -145,6 +146,7 @@ def test_any_document_beside_a_good_one(door, good, document):
 
 @given(document=documents, rest=st.binary(max_size=30), length=st.none() | st.integers(-2, 200) | st.text(max_size=3))
 @MANY
+@pytest.mark.slow
 def test_any_document_with_bytes_behind_it(door, document, rest, length):
     text = json.dumps(document, allow_nan=True).encode("utf-8", "replace")
     said = str(len(text) if length is None else length)
@@ -160,6 +162,7 @@ def test_any_document_with_bytes_behind_it(door, document, rest, length):
     chosen=outputs,
 )
 @MANY
+@pytest.mark.slow
 def test_any_raw_tensor(door, content, datatype, shape, cut, chosen):
     """Bytes that nearly fit: those of elements, with some missing or too many."""
     raw = (

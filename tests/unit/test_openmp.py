@@ -35,6 +35,7 @@ def spins(command: list, cwd: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_threads_sleep_soon(way, tmp_path):
     reported = spins(WAYS[way], tmp_path)
     # torchrun itself loads torch before it starts what is ours.

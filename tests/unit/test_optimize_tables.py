@@ -206,6 +206,7 @@ class TestPreparation:
 
 
 class TestOpenVino:
+    @pytest.mark.slow
     def test_it_answers_as_the_first_variant_does(self, run, tmp_path):
         datasets = datasets_of(run, tmp_path / "bundle")
         variant = Builder(Network(prefix="", model=datasets.run.model), datasets, OptimizeConfig(), QUIET).build(

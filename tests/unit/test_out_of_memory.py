@@ -10,9 +10,10 @@ import torch
 from marquee.handlers.core.worker_process import exit_if_device_is_lost
 from marquee.training.core.checkpoint import WEIGHTS, CheckpointStore
 from marquee.training.core.config import CheckpointConfig
+from marquee.training.core.context import RunContext
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.loop import Trainer
-from marquee.training.core.out_of_memory import explained, is_out_of_memory
+from marquee.training.core.out_of_memory import explained, explained_in_run, is_out_of_memory
 from marquee.training.core.progress import Progress
 from marquee.training.core.run import train
 from marquee.training.core.run_folder import RunFolder
@@ -88,6 +89,20 @@ def test_before_the_first_checkpoint_there_is_none_to_go_on_from(few, short, tmp
         train(replace(TINY, checkpoint=CheckpointConfig()), few, tmp_path / "run", report=False)
 
 
+def test_a_damaged_checkpoint_is_not_what_is_told_instead(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    (folder.checkpoints / "last").write_text("epoch-0001\n")
+    context = RunContext(folder=folder, device=CPU, progress=Progress(quiet=True))
+    with pytest.raises(TrainingError, match="^cpu: out of memory") as caught, explained_in_run(TINY, context):
+        impossible()
+    said = str(caught.value)
+    assert "raise --loop.accumulate" in said
+    assert "there is no checkpoint to go on from" in said
+    assert "not a complete checkpoint" in said
+    assert "\n" not in said
+
+
 def test_find_lr_says_it_in_one_line(few, short):
     short(3)
     with pytest.raises(TrainingError, match=r"^cpu: out of memory .*; raise --loop\.accumulate"):
@@ -101,6 +116,8 @@ def test_find_lr_says_it_in_one_line(few, short):
         torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried ..."),
         MemoryError(),
     ],
     ids=lambda error: type(error).__name__,
@@ -111,9 +128,12 @@ def test_what_counts_as_out_of_memory(error):
         raise error
 
 
-def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="^sizes differ$"), explained(CPU):
-        raise RuntimeError("sizes differ")
+@pytest.mark.parametrize(
+    "said", ["sizes differ", "cannot allocate memory for a thread: Resource temporarily unavailable"]
+)
+def test_other_errors_stay_what_they_are(said):
+    with pytest.raises(RuntimeError, match=f"^{said}$"), explained(CPU):
+        raise RuntimeError(said)
 
 
 def test_a_worker_outlives_what_cuda_reports_of_memory(monkeypatch):

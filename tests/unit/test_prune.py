@@ -123,6 +123,7 @@ class TestTarget:
             PruneTarget(**wish)
 
 
+@pytest.mark.slow
 class TestChannels:
     def test_the_share_of_multiplications(self, trained):
         before = copied(trained.model)
@@ -230,6 +231,7 @@ def objective(kind: type[ImageObjective]) -> ImageObjective:
     return kind(nn.CrossEntropyLoss(), Mixing(AugmentConfig(), 2), ProgressiveResizing(1.0, 32, 1))
 
 
+@pytest.mark.slow
 class TestDistillation:
     def test_loss_of_one_answer(self):
         student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 2 * math.log(3)]])

@@ -128,6 +128,7 @@ class TestOptimizers:
     # the process of the tests.
     @torch.compiler.set_stance("force_eager")
     @pytest.mark.parametrize("name", [n for n in list_optimizers() if not n.startswith(FOREIGN)])
+    @pytest.mark.slow
     def test_every_one_of_timm_resumes_exactly_or_is_refused(self, name, tmp_path):
         def parts():
             torch.manual_seed(0)

@@ -12,6 +12,7 @@ import marquee
     "model", [{"name": "linear"}, {"name": "mlp", "width": 8}, {"name": "tabm", "width": 8, "members": 2}]
 )
 @pytest.mark.parametrize("prepare", [{"scale": "standard", "target": "log"}, {"scale": "none"}])
+@pytest.mark.slow
 def test_a_row_of_any_size_is_answered(tmp_path, model, prepare):
     rows = np.random.default_rng(0).normal(size=(60, 2))
     lines = [f"{a},{b},{2 * a - b + 20}" for a, b in rows.tolist()]

@@ -166,6 +166,7 @@ class TestParts:
         assert len(server.bodies) < 300
 
     @pytest.mark.parametrize("header", [True, False], ids=["header", "no header"])
+    @pytest.mark.slow
     def test_a_long_file_without_a_good_row_takes_a_bounded_number_of_requests(self, send, header):
         lines, server, _ = send("a.csv", body(rows(15_000, range(15_000)), header))
         assert [int(line["line"]) for line in lines] == list(range(1 + header, 15_001 + header))

@@ -182,6 +182,7 @@ def test_names_are_text_and_nothing_is_loaded(request, name):
 
 
 @each
+@pytest.mark.slow
 def test_equal_runs_give_equal_bytes(run):
     paths = write_report(run)
     assert set(paths) == {"report", "model_card"}

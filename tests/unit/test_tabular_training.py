@@ -443,6 +443,7 @@ def out(diabetes, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 class TestPublicDoor:
     """A linear regression with redundant columns: a category for each stage of age, beside an intercept."""
 

@@ -226,6 +226,7 @@ class TestAugmentation:
             edge = (pixels[2, :, 0] > 128).sum()
             assert abs(edge - 16) <= 16 * math.tan(math.radians(10)) + 1.5
 
+    @pytest.mark.slow
     def test_loaders_that_do_not_fork_can_have_it(self, digits):
         from marquee.training.core.sampler import DistributedBatchSampler
         from marquee.training.tasks.image_classification.data.loading import TrainingImages

@@ -34,6 +34,7 @@ def fill_free_memory_with_nan() -> None:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.slow
 def test_a_step_on_tiny_maps_has_finite_gradients(channels_last):
     """On a CPU with bf16 instructions, most of these passes leave a NaN without the workaround."""
     torch.manual_seed(0)

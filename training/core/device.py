@@ -49,11 +49,15 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Uses deterministic algorithms within the block, where ``wanted``; an operation that has none only warns."""
+    """Uses deterministic algorithms within the block, where ``wanted``; an operation that has none only warns.
+
+    It also sets ``CUBLAS_WORKSPACE_CONFIG``, unless it is set. The variable stays after the block, and acts only where
+    this process has not used cuBLAS before: to be sure of it, set it before the process starts.
+    """
     if not wanted:
         yield
         return
-    # Read when cuBLAS is first used; without it, its results depend on the order of its streams.
+    # Without it, results of cuBLAS depend on the order of its streams.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

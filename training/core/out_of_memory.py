@@ -10,9 +10,14 @@ from marquee import hints
 from marquee.training.core.checkpoint import CheckpointStore
 from marquee.training.core.config import RunConfig
 from marquee.training.core.context import RunContext
-from marquee.training.core.errors import TrainingError
+from marquee.training.core.errors import CheckpointError, TrainingError
 
-_WORDS = ("out of memory", "allocate memory", "not enough memory", "_ALLOC_FAILED")
+_WORDS = (
+    "out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "_ALLOC_FAILED",
+)
 """Of MPS, of the CPU's allocator on Linux and Windows, of cuBLAS and cuDNN: their errors have no type of their own."""
 _SMALLER = "raise --loop.accumulate, which divides a step into smaller parts, or lower --loop.batch-size"
 
@@ -49,7 +54,10 @@ def explained_in_run(config: RunConfig, context: RunContext) -> AbstractContextM
 
 
 def _way_on(config: RunConfig, context: RunContext) -> str:
-    last = CheckpointStore(context.folder.checkpoints, config.checkpoint.keep).find("last")
+    try:
+        last = CheckpointStore(context.folder.checkpoints, config.checkpoint.keep).find("last")
+    except CheckpointError as error:
+        return f"{_SMALLER}; and there is no checkpoint to go on from: {error}"
     if last is None:
         return f"there is no checkpoint yet; {_SMALLER}"
     resume = hints.command("train", "--out", context.folder.path, "--resume")

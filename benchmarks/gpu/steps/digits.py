@@ -4,8 +4,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.gpu.compilers import why_not_compiled
 from benchmarks.gpu.material import accuracy, cpu_run, digits, quick_config
 from benchmarks.gpu.step import Report, Site
+from benchmarks.gpu.steps.gauges import Deadline
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.golden import read_golden, replay
 from marquee.handlers.core.input import attempt
@@ -18,28 +20,36 @@ POINTS = 1.0
 SMALL_POINTS = 5.0
 """The same for the small runs on the CPU, in which one image is more than half a point."""
 
+_COMPILING = 30.0
+"""Seconds that must be left before the training with torch.compile is begun."""
+
 
 def run(site: Site, report: Report) -> None:
     """Trains on the CPU in fp32 and on the device in bf16, without and with torch.compile, and compares the results."""
-    started = time.monotonic()
+    deadline, started = Deadline(site.seconds), time.monotonic()
     reference = accuracy(cpu_run(site))
     seconds = time.monotonic() - started
     report.row("accuracy: CPU, fp32", 100 * reference, "%", note=f"what the others are compared with; {seconds:.0f} s")
-    trained = []
-    for name, compiled in _ways(site).items():
-        with report.guard(f"accuracy: {name}"):
-            trained.append(_train(site, report, name, compiled, reference))
-    for folder in trained[:1]:
+    name = f"accuracy: {site.device}, bf16, channels_last"
+    with report.guard(name):
+        bundle = _train(site, report, name, False, reference) / "bundle"
         with report.guard("golden answers"):
-            _golden(site, report, folder / "bundle")
+            _golden(site, report, bundle)
         with report.guard("evaluation"):
-            _evaluation(site, report, folder / "bundle")
+            _evaluation(site, report, bundle)
+    if site.full:  # the CPU does not spend its seconds on compilation
+        _compiled(site, report, f"{name}, compiled", reference, deadline)
 
 
-def _ways(site: Site) -> Mapping[str, bool]:
-    """Name -> whether it is compiled; the CPU does not spend its seconds on compilation."""
-    plain = {f"{site.device}, bf16, channels_last": False}
-    return {**plain, f"{site.device}, bf16, channels_last, compiled": True} if site.full else plain
+def _compiled(site: Site, report: Report, name: str, reference: float, deadline: Deadline) -> None:
+    """The same training with torch.compile: last, since compiling takes long and is wanted least."""
+    if reason := why_not_compiled(site.device):
+        report.skip(name, reason)
+    elif not deadline.allows(_COMPILING):
+        report.skip(name, f"compiling is not begun with less than {_COMPILING:g} s left")
+    else:
+        with report.guard(name):
+            _train(site, report, name, True, reference)
 
 
 def _train(site: Site, report: Report, name: str, compiled: bool, reference: float) -> Path:
@@ -50,7 +60,7 @@ def _train(site: Site, report: Report, name: str, compiled: bool, reference: flo
     seconds, points = time.monotonic() - started, 100 * (metrics["accuracy"] - reference)
     allowed = POINTS if site.full else SMALL_POINTS
     report.row(
-        f"accuracy: {name}",
+        name,
         100 * metrics["accuracy"],
         "%",
         right=abs(points) <= allowed,

@@ -9,9 +9,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from benchmarks.gpu.differences import largest_difference
 from benchmarks.gpu.endings import report_endings
 from benchmarks.gpu.material import digits, quick_config
-from benchmarks.gpu.short_run import ShortRun, fit, largest_difference
+from benchmarks.gpu.short_run import ShortRun, fit
 from benchmarks.gpu.step import Report, Site
 from marquee.training.core.checkpoint import AVERAGE, WEIGHTS
 from marquee.training.core.device import resolve_device
@@ -53,12 +54,13 @@ def run(site: Site, report: Report) -> None:
             _half(site, report, data)
     else:
         report.skip("fp16", "needs CUDA")
-    report_endings(site, report, _config(site, loop={"epochs": 3}), data)
+    report_endings(site, report, _config(site, loop={"epochs": 3 if site.full else 2}), data)
 
 
 def _config(site: Site, **sections: Mapping[str, Any]) -> ImageRunConfig:
     """Short runs of a network that is small on the CPU."""
-    loop = {"epochs": 4, "batch_size": 64 if site.full else 16} | dict(sections.pop("loop", {}))
+    sizes = {"epochs": 4, "batch_size": 64} if site.full else {"epochs": 2, "batch_size": 16}
+    loop = sizes | dict(sections.pop("loop", {}))
     model = {} if site.full else {"arch": "test_resnet"}
     return quick_config(site, model=model, loop=loop, **sections)
 
@@ -90,7 +92,7 @@ def _batch_size(site: Site, report: Report, data: Path) -> None:
 
 
 def _learning_rate(site: Site, report: Report, data: Path) -> None:
-    steps = 100 if site.full else 40
+    steps = 100 if site.full else 20
     curve = find_learning_rate(_config(site), data, RateRange(start=1e-5, stop=1.0, steps=steps), _QUIET)
     finite = len(curve.losses) > 10 and all(map(math.isfinite, curve.losses))
     report.row("find_lr", curve.suggestion, right=finite, wanted="finite losses", note=curve.note)

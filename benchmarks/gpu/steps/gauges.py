@@ -3,10 +3,11 @@
 import gc
 import os
 import resource
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class Pace:
     images_per_second: float
     waiting: float
     """Share of the time, 0 to 1, in which the next batch was waited for."""
+    window: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
+    """Begin and end of the measurement, of ``time.perf_counter()``."""
 
 
 class Watched:
@@ -71,14 +74,14 @@ class Watched:
 
     def __init__(self, batches: Iterable[Any], skip: int, count: int, synchronize: Callable[[], None]) -> None:
         self._batches, self._skip, self._count, self._synchronize = batches, skip, count, synchronize
-        self._images, self._seconds, self._waited = 0, 0.0, 0.0
+        self._images, self._seconds, self._waited, self._began = 0, 0.0, 0.0, 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        source, started = iter(self._batches), 0.0
+        source = iter(self._batches)
         for number in range(self._skip + self._count):
             if number == self._skip:
                 self._synchronize()
-                started = time.perf_counter()
+                self._began = time.perf_counter()
             asked = time.perf_counter()
             batch = next(source)
             if number >= self._skip:
@@ -86,7 +89,7 @@ class Watched:
                 self._images += len(batch[0])
             yield batch
         self._synchronize()
-        self._seconds = time.perf_counter() - started
+        self._seconds = time.perf_counter() - self._began
         for _ in source:  # there are none, but only at its end does a loader give up what it holds
             break
 
@@ -99,13 +102,34 @@ class Watched:
         """
         if not self._seconds:
             raise RuntimeError("the loop ended before all batches were measured")
-        return Pace(self._images / self._seconds, self._waited / self._seconds)
+        window = self._began, self._began + self._seconds
+        return Pace(self._images / self._seconds, self._waited / self._seconds, window)
 
 
 def median(paces: Iterable[Pace]) -> Pace:
     """The medians of several repetitions."""
     speeds, waits = zip(*((pace.images_per_second, pace.waiting) for pace in paces), strict=True)
     return Pace(statistics.median(speeds), statistics.median(waits))
+
+
+def workers_that_fit(workers: int, batch: int, size: int) -> int:
+    """How many of these loader processes find room in ``/dev/shm``, which holds their batches until they are read.
+
+    Args:
+        workers: as many as there are to be.
+        batch: images of a batch; each process makes two in advance.
+        size: side of the images in pixels, of three bytes.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:  # a system that has none keeps them elsewhere
+        return workers
+    return min(workers, free // (2 * batch * size**2 * 3))
+
+
+def fewer_workers(wanted: int, workers: int) -> str:
+    """For the note of a row: that ``/dev/shm`` has room for fewer loader processes; empty where it is large enough."""
+    return "" if workers == wanted else f"; {wanted} of them would need a larger /dev/shm"
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:

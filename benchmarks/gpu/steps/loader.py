@@ -1,31 +1,26 @@
 """What the loader's processes deliver, what keeps the device waiting, and which setting helps most.
 
-First the loader alone, with several numbers of processes; then training with it, a setting at a time. The augmentation
-is the default of ``marquee train`` where nothing else is said.
+First the loader alone, with several numbers of processes; then training with it, a setting at a time. One loop exists
+at a time: its processes have the cores to themselves. The augmentation is the default of ``marquee train`` where
+nothing else is said.
 """
 
-import shutil
 import time
-from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.gpu.material import photographs
+from benchmarks.gpu.material import enlarge, photographs
 from benchmarks.gpu.step import Report, Site
-from benchmarks.gpu.steps.gauges import Deadline, Pace, median, release
+from benchmarks.gpu.steps.gauges import Deadline, Pace, fewer_workers, median, release, workers_that_fit
 from benchmarks.gpu.steps.our_loop import OurLoop, create_network, passes_for, photo_config, read_photographs
 from marquee.handlers.core.host import usable_cores
 from marquee.training.core.device import resolve_device
 from marquee.training.core.task import Network
 from marquee.training.tasks.image_classification.config import ImageRunConfig
 
-K = TypeVar("K", bound=Hashable)
 Settings = dict[str, Mapping[str, Any]]
 """Part of the configuration -> field -> value."""
 _BASE = "decoding every epoch"
@@ -105,15 +100,14 @@ class LoaderStep:
     def __init__(self, site: Site, report: Report, sizes: Sizes) -> None:
         self._site, self._report, self._sizes = site, report, sizes
         self._deadline, self._device = Deadline(site.seconds), resolve_device(site.device)
+        self._longest = 0.0  # seconds of a loop so far
 
     def measure(self) -> None:
         """The loader alone, then in training; then large photographs."""
-        memory = shutil.disk_usage("/dev/shm").total / 1e9
-        self._report.row("/dev/shm", memory, "GB", note="through it processes hand over their batches")
         folder = photographs(self._site, self._sizes.photographs)
         manifest = read_photographs(photo_config(self._site), folder)
         network = create_network(self._config({}, 0, len(manifest.split("train"))), manifest)
-        best = self._sizes.workers[-1]
+        best = self._fitting(self._sizes.workers[-1])
         with self._report.guard("the loader alone"):
             best = self._alone(manifest, network)
         release(self._device)
@@ -125,33 +119,34 @@ class LoaderStep:
 
     def _alone(self, manifest: Any, network: Network) -> int:
         """Tells what each number of processes delivers; returns the one that delivers most."""
-        loops = {
-            workers: self._loop(f"alone-{workers}", {}, workers, manifest, network) for workers in self._sizes.workers
-        }
-        turns = {workers: partial(loop.load, 1, self._steps(workers)) for workers, loop in loops.items()}
-        speeds = {workers: pace.images_per_second for workers, pace in self._in_turns(turns).items()}
-        for workers, speed in speeds.items():
-            self._report.row(f"loader alone, {workers} processes", speed, "images/s", note="default augmentation")
+        speeds: dict[int, float] = {}
+        for wanted in self._sizes.workers:
+            workers, name = self._fitting(wanted), f"loader alone, {wanted} processes"
+            if workers < wanted:
+                self._report.skip(name, f"/dev/shm has room for the batches of {workers}")
+                continue
+            loop = partial(self._loop, f"alone-{workers}", {}, workers, manifest, network)
+            if pace := self._measure(name, loop, OurLoop.load, workers):
+                speeds[workers] = pace.images_per_second
+                self._report.row(name, pace.images_per_second, "images/s", note="default augmentation")
+        if not speeds:
+            return self._fitting(self._sizes.workers[-1])
         best = max(speeds, key=lambda workers: speeds[workers])
         self._report.row("processes that deliver most", best, note=f"of {usable_cores()} cores")
         return best
 
     def _in_training(self, manifest: Any, network: Network, workers: int) -> None:
         """Tells the pace of training with each setting, and which helps most."""
-        loops = {}
+        paces: dict[str, Pace] = {}
         for name, changed in SETTINGS.items():
-            with self._report.guard(f"training, {name}"):
-                loops[name] = self._loop(name.replace(" ", "-"), changed, workers, manifest, network)
-        for loop in loops.values():
-            loop.train_on_noise(1, 1)  # kernels are chosen
-        turns = {name: partial(loop.train, 1, self._steps(workers)) for name, loop in loops.items()}
-        paces = self._in_turns(turns)
-        for name, pace in paces.items():
-            self._report.row(f"training, {name}", pace.images_per_second, "images/s", note=_waiting(pace))
+            title = f"training, {name}"
+            loop = partial(self._loop, name.replace(" ", "-"), changed, workers, manifest, network)
+            if pace := self._measure(title, loop, OurLoop.train, workers):
+                paces[name] = pace
+                note = f"{pace.waiting:.0%} of the time waits for the loader" + self._fewer
+                self._report.row(title, pace.images_per_second, "images/s", note=note)
         if _BASE in paces:
             self._tell_best(paces)
-        for name in loops.keys() - paces.keys():
-            self._report.skip(f"training, {name}", "no time left")
 
     def _tell_best(self, paces: dict[str, Pace]) -> None:
         base = paces[_BASE]
@@ -170,29 +165,40 @@ class LoaderStep:
             return
         large = enlarge(folder, self._site.work / "large", self._sizes.large, self._sizes.large_size)
         manifest = read_photographs(photo_config(self._site), large)
-        loops = {
-            decode: self._loop(
-                f"large-{decode}", {"image": {"decode": decode}}, workers, manifest, network, self._sizes.large_batch
-            )
-            for decode in ("scaled", "full")
-        }
-        turns = {decode: partial(loop.load, 1, max(2, workers)) for decode, loop in loops.items()}
         width, height = self._sizes.large_size
-        for decode, pace in self._in_turns(turns).items():
-            name = f"loader alone, photographs of {width} x {height}, image.decode {decode}"
-            self._report.row(name, pace.images_per_second, "images/s", note=f"{workers} processes")
+        for decode in ("scaled", "full"):
+            changed: Settings = {"image": {"decode": decode}}
+            loop = partial(self._loop, f"large-{decode}", changed, workers, manifest, network, self._sizes.large_batch)
+            title = f"loader alone, photographs of {width} x {height}, image.decode {decode}"
+            if pace := self._measure(title, loop, OurLoop.load, workers):
+                self._report.row(title, pace.images_per_second, "images/s", note=f"{workers} processes" + self._fewer)
 
-    def _in_turns(self, turns: Mapping[K, Callable[[], Pace]]) -> dict[K, Pace]:
-        """Each in turn, round by round, as long as there is time; the medians of those that were measured."""
-        paces: dict[K, list[Pace]] = {}
-        longest = 0.0
-        for _ in range(self._sizes.rounds):
-            for name, turn in turns.items():
-                if self._deadline.allows(longest):
-                    started = time.monotonic()
-                    paces.setdefault(name, []).append(turn())
-                    longest = max(longest, time.monotonic() - started)
-        return {name: median(measured) for name, measured in paces.items()}
+    def _measure(
+        self, title: str, create: Callable[[], OurLoop], use: Callable[[OurLoop, int, int], Pace], workers: int
+    ) -> Pace | None:
+        """The median pace of a loop that lives no longer; None, and a row that says why, where there is none."""
+        if not self._deadline.allows(self._longest):
+            self._report.skip(title, "no time left")
+            return None
+        pace, started = None, time.monotonic()
+        with self._report.guard(title):
+            pace = self._pace(create(), use, workers)
+        release(self._device)  # the loop's processes end with it
+        self._longest = max(self._longest, time.monotonic() - started)
+        return pace
+
+    def _pace(self, loop: OurLoop, use: Callable[[OurLoop, int, int], Pace], workers: int) -> Pace:
+        if use is OurLoop.train:
+            loop.train_on_noise(1, 1)  # kernels are chosen
+        return median([use(loop, self._skipped(workers), self._steps(workers)) for _ in range(self._sizes.rounds)])
+
+    def _fitting(self, workers: int) -> int:
+        return workers_that_fit(workers, self._sizes.batch, photo_config(self._site).image.size)
+
+    @property
+    def _fewer(self) -> str:
+        most = self._sizes.workers[-1]
+        return fewer_workers(most, self._fitting(most))
 
     def _loop(
         self, name: str, changed: Settings, workers: int, manifest: Any, network: Network, batch: int = 0
@@ -203,7 +209,7 @@ class LoaderStep:
 
     def _config(self, changed: Settings, workers: int, images: int, batch: int = 0) -> ImageRunConfig:
         batch = batch or self._sizes.batch
-        passes = passes_for(self._steps(max(workers, 0)) + 1, batch, images)
+        passes = passes_for(self._steps(workers) + self._skipped(workers), batch, images)
         loop = {"batch_size": batch, "workers": workers, "passes": passes, "epochs": 100, **changed.get("loop", {})}
         model = {"arch": self._sizes.network, "dropout": 0.0}
         return photo_config(self._site, **{**changed, "model": model, "loop": loop})
@@ -212,33 +218,6 @@ class LoaderStep:
         # Loader processes begin together and deliver in waves, a batch each.
         return max(2, self._sizes.waves * workers)
 
-
-def _waiting(pace: Pace) -> str:
-    return f"{pace.waiting:.0%} of the time waits for the loader"
-
-
-def enlarge(folder: Path, target: Path, count: int, size: tuple[int, int]) -> Path:
-    """Writes ``count`` of the photographs in ``folder`` as large as telephones take them, with a camera's grain.
-
-    Args:
-        folder: class folders of JPEG files.
-        target: has the same class folders afterwards.
-        count: how many.
-        size: width and height in pixels.
-    """
-    width, height = size
-    grain = np.random.default_rng(0).normal(0, 6, (height, width, 1)).astype(np.float32)
-
-    def write(numbered: tuple[int, Path]) -> None:
-        number, path = numbered
-        with Image.open(path) as photograph:
-            pixels = np.asarray(photograph.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
-        noisy = (pixels + np.roll(grain, number, axis=1)).clip(0, 255).astype(np.uint8)
-        place = target / path.parent.name / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy).save(place, quality=85)
-
-    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        # By the number in the name, so that every class has some.
-        list(pool.map(write, enumerate(sorted(folder.rglob("*.jpg"), key=lambda path: path.name)[:count])))
-    return target
+    def _skipped(self, workers: int) -> int:
+        # The first wave comes with the start of the processes.
+        return max(1, workers)

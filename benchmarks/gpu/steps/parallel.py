@@ -1,6 +1,7 @@
 """DDP on every GPU there is, NCCL with one process, and whether FSDP2 takes our networks."""
 
 import json
+import math
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,10 +12,11 @@ import safetensors.torch
 import torch
 
 from benchmarks import ROOT
+from benchmarks.gpu.differences import largest_difference, largest_gap
 from benchmarks.gpu.material import digits, quick_config
-from benchmarks.gpu.one_process import Trial, group_of_one, largest_gap
+from benchmarks.gpu.one_process import Trial, group_of_one
 from benchmarks.gpu.ranks import digests
-from benchmarks.gpu.short_run import fit, largest_difference
+from benchmarks.gpu.short_run import fit
 from benchmarks.gpu.step import Report, Site, environment
 from benchmarks.gpu.training import command
 from marquee.training.core.checkpoint import WEIGHTS, CheckpointStore
@@ -60,9 +62,10 @@ def _torchrun(site: Site, report: Report, data: Path, processes: int) -> None:
     one, several = site.work / "one", site.work / "several"
     _start_torchrun(config, data, several, processes, limit=0.8 * site.seconds)
     alone = fit(config, data, one)
-    ends = digests(several)
-    right = len(ends) == processes and len(set(ends)) == 1
-    report.row("processes", len(ends), right=right, wanted=f"{processes}, with equal weights")
+    if processes > 1:
+        ends = digests(several)
+        right = len(ends) == processes and len(set(ends)) == 1
+        report.row("processes", len(ends), right=right, wanted=f"{processes}, with equal weights")
     epochs = [json.loads(line) for line in RunFolder(several).metrics.read_text("utf-8").splitlines()]
     losses = [epoch["train_loss"] for epoch in epochs]
     gap = largest_gap(losses, list(alone.train_losses))
@@ -73,7 +76,8 @@ def _torchrun(site: Site, report: Report, data: Path, processes: int) -> None:
     report.row(
         "accuracy, from one process", round(100 * gap, 2), "points", right=right, wanted=f"within {100 * _ACCURACY:g}"
     )
-    report.row("weights, from one process", largest_difference(_weights(one), _weights(several)))
+    difference = largest_difference(_weights(one), _weights(several))
+    report.row("weights, from one process", difference, right=math.isfinite(difference), wanted="finite")
     speeds = f"one process: {alone.images_per_second:.0f}"
     report.row(f"{processes} processes", round(epochs[-1]["images_per_second"]), "images/s", note=speeds)
 

@@ -4,15 +4,18 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from benchmarks import ROOT
+from benchmarks.gpu.differences import are_equal, largest_difference
 from benchmarks.gpu.material import digits, quick_config
-from benchmarks.gpu.short_run import fit, largest_difference
-from benchmarks.gpu.step import Report, Site, environment
+from benchmarks.gpu.short_run import fit
+from benchmarks.gpu.step import CUBLAS_WORKSPACE, Report, Site, environment
+from benchmarks.gpu.steps.gauges import Deadline
 from benchmarks.gpu.training import command
 from marquee.training.core.checkpoint import WEIGHTS
 from marquee.training.core.config import RunConfig
@@ -22,17 +25,17 @@ from marquee.training.core.run_folder import RunFolder
 
 _POLL_SECONDS = 0.01
 _SECOND_EPOCH = re.compile(r"epoch-0001-batch-\d+")
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _UNIT = "largest difference of a weight"
 
 
 def run(site: Site, report: Report) -> None:
     """Compares weights: resumed and uninterrupted, and on a GPU two equal runs with PyTorch's default algorithms."""
+    deadline = Deadline(site.seconds)
     with report.guard("resumed after kill -9"):
         _resumed(site, report)
     if site.full:
         with report.guard("default algorithms"):
-            _default_algorithms(site, report)
+            _default_algorithms(site, report, deadline)
 
 
 def config_of(site: Site, deterministic: bool) -> RunConfig:
@@ -42,7 +45,7 @@ def config_of(site: Site, deterministic: bool) -> RunConfig:
         model={"dropout": 0.1},
         augment={"crop_scale": 0.8, "rotation": 10.0},
         loop={"epochs": 6 if site.full else 2, "ema": 0.9, "deterministic": deterministic},
-        checkpoint={"steps": 3},
+        checkpoint={"steps": 3 if site.full else 10},
     )
 
 
@@ -53,16 +56,16 @@ def _resumed(site: Site, report: Report) -> None:
     train(config, data, killed, resume=True, report=False)
     with deterministic_algorithms(True):
         fit(config, data, whole)
-    apart = _apart(killed, whole)
+    same = are_equal(_weights(killed), _weights(whole))
     report.row(
         "resumed after kill -9",
-        apart,
+        _apart(killed, whole),
         _UNIT,
-        right=apart == 0,
+        right=same,
         wanted="0: bit for bit that of an uninterrupted run",
         note=f"deterministic algorithms; killed after {at}, resumed to the end and exported",
     )
-    if apart:  # is it the resume, or do the kernels themselves vary?
+    if not same:  # is it the resume, or do the kernels themselves vary?
         with deterministic_algorithms(True):
             fit(config, data, again)
         report.row("two uninterrupted runs", _apart(whole, again), _UNIT, note="deterministic algorithms")
@@ -89,18 +92,33 @@ def _kill(config: RunConfig, data: Path, out: Path, seconds: float) -> str:
     return last.read_text("utf-8").strip()
 
 
-def _default_algorithms(site: Site, report: Report) -> None:
+def _default_algorithms(site: Site, report: Report, deadline: Deadline) -> None:
     """Two equal runs at once, in processes that have never heard of deterministic algorithms."""
     config, data = config_of(site, deterministic=False), digits(site)
     both = [site.work / name for name in ("default-1", "default-2")]
-    clean = {name: value for name, value in environment().items() if name != _WORKSPACE}
-    processes = [
-        subprocess.Popen([sys.executable, "-m", *command(config, data, out)], cwd=ROOT, env=clean) for out in both
-    ]
-    codes = [process.wait() for process in processes]
+    _run_together([[*command(config, data, out), "--loop-alone"] for out in both], deadline)
+    report.row("two runs with PyTorch's default algorithms", _apart(*both), _UNIT, note="nothing is wanted of it")
+
+
+def _run_together(commands: Sequence[Sequence[str]], deadline: Deadline) -> None:
+    """Runs Python modules at once; none outlives the call.
+
+    Raises:
+        RuntimeError: one failed.
+        subprocess.TimeoutExpired: one had not ended when the step's time had.
+    """
+    clean = {name: value for name, value in environment().items() if name != CUBLAS_WORKSPACE}
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for one in commands:
+            processes.append(subprocess.Popen([sys.executable, "-m", *one], cwd=ROOT, env=clean))
+        codes = [process.wait(max(1.0, deadline.left)) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     if any(codes):
         raise RuntimeError(f"the runs ended with codes {codes}")
-    report.row("two runs with PyTorch's default algorithms", _apart(*both), _UNIT, note="nothing is wanted of it")
 
 
 def _apart(first: Path, second: Path) -> float:

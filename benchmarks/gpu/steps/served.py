@@ -81,7 +81,7 @@ def run(site: Site, report: Report) -> None:
     archive = package(find_bundle(_trained(site)), _NAME, "1.0", store)
     settings = {"number_of_gpu": "1"} if site.full else {}
     started = time.monotonic()
-    with ends_with_us(state):
+    with ends_with_us(state, report):
         port = Addresses.free().base_port
         with start_verified([_NAME], store=store, folder=state, port=port, settings=settings) as service:
             report.row("start, with golden answers", round(time.monotonic() - started, 1), "s")
@@ -136,7 +136,7 @@ def _throughput(site: Site, report: Report, served: _Served) -> None:
     server = served.service.server
     token = KeyFile(server.folder / "key_file.json").token("inference")
     endpoint = Endpoint.of_model(server.addresses.inference, _NAME, token)
-    load = closed_loop(endpoint, served.samples.bodies, _CLIENTS, 5.0 if site.full else 1.0)
+    load = closed_loop(endpoint, served.samples.bodies, _CLIENTS, 5.0 if site.full else 0.5)
     report.row(
         "throughput", round(load.throughput, 1), "images/s", note=f"{_CLIENTS} clients, {_WORKERS} workers, REST"
     )

@@ -4,7 +4,6 @@ The contenders of a network and a batch take turns, round by round. What they re
 lets them; on noise, a batch that lies on the device, it is what the steps alone would allow.
 """
 
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,12 @@ from benchmarks.gpu.steps.gauges import (
     Deadline,
     Pace,
     PeakMemory,
+    fewer_workers,
     matrix_product_speed,
     median,
     operations_of_an_image,
     release,
+    workers_that_fit,
 )
 from benchmarks.gpu.steps.our_loop import OurLoop, create_network, passes_for, photo_config, read_photographs
 from benchmarks.gpu.steps.plain_loop import PlainLoop
@@ -62,7 +63,7 @@ class Sizes:
 def sizes_for(site: Site) -> Sizes:
     """The sizes for a GPU; a tiny network and a few images on the CPU."""
     if not site.full:
-        both = tuple((part, batch) for part in (NOISE, PHOTOGRAPHS) for batch in (8, 4))
+        both = ((NOISE, 8), (PHOTOGRAPHS, 8))
         return Sizes(networks=("test_resnet",), parts=both, photographs=40, workers=0, images=8, rounds=2, side=256)
     first = ((NOISE, 256), (PHOTOGRAPHS, 256), (NOISE, 64), (NOISE, 512), (PHOTOGRAPHS, 64), (PHOTOGRAPHS, 512))
     return Sizes(
@@ -93,7 +94,7 @@ class Throughput:
     def __init__(self, site: Site, report: Report, sizes: Sizes) -> None:
         self._site, self._report, self._sizes = site, report, sizes
         self._deadline, self._device = Deadline(site.seconds), resolve_device(site.device)
-        self._peak = 0.0
+        self._peak, self._sampler = 0.0, Sampler()
         self._seconds = {NOISE: 0.0, PHOTOGRAPHS: 0.0}  # of the longest case so far
         self._noise: dict[tuple[str, int], float] = {}  # images a second of the project's loop
         self._operations: dict[str, float] = {}
@@ -107,9 +108,10 @@ class Throughput:
             report.row("bf16 matrix product", self._peak / 1e12, "TFLOP/s", note=f"{sizes.side} x {sizes.side}")
         folder = photographs(self._site, sizes.photographs).absolute()
         manifest = read_photographs(photo_config(self._site), folder)
-        for part, batch in sizes.parts:
-            for network in sizes.networks:
-                self._attempt(part, network, batch, manifest, folder)
+        with self._sampler:  # once: nvidia-smi takes its time to start
+            for part, batch in sizes.parts:
+                for network in sizes.networks:
+                    self._attempt(part, network, batch, manifest, folder)
 
     def _attempt(self, part: str, network: str, batch: int, manifest: Any, folder: Path) -> None:
         title = f"{network}, batch {batch}, {part}"
@@ -119,15 +121,26 @@ class Throughput:
         started = time.monotonic()
         with self._report.guard(title), self._within_memory(title):
             config = self._config(network, batch, len(manifest.split("train")))
-            if network not in self._networks:
-                self._networks[network] = create_network(config, manifest)
-            ours = OurLoop(config, manifest, self._networks[network], self._site.work / title.replace(" ", "-"))
+            chosen = self._take(config, manifest)
+            ours = OurLoop(config, manifest, chosen, self._site.work / title.replace(" ", "-"))
             if part == NOISE:
                 self._on_noise(title, ours, config, manifest, folder)
             else:
                 self._on_photographs(title, ours, config, manifest, folder)
         release(self._device)
         self._seconds[part] = max(self._seconds[part], time.monotonic() - started)
+
+    def _take(self, config: ImageRunConfig, manifest: Any) -> Network:
+        """The network of a run; the others leave the device, so that its peak of memory is not theirs."""
+        arch = config.model.arch
+        for name, network in self._networks.items():
+            if name != arch:
+                network.model.zero_grad()
+                network.model.cpu()
+        release(self._device)
+        if arch not in self._networks:
+            self._networks[arch] = create_network(config, manifest)
+        return self._networks[arch]
 
     @contextmanager
     def _within_memory(self, title: str) -> Iterator[None]:
@@ -139,7 +152,8 @@ class Throughput:
 
     def _config(self, network: str, batch: int, images: int) -> ImageRunConfig:
         passes = passes_for(max(_WARM_UP, self._steps(batch)) + 1, batch, images)
-        loop = {"batch_size": batch, "workers": self._sizes.workers, "passes": passes, "epochs": 100}
+        workers = workers_that_fit(self._sizes.workers, batch, photo_config(self._site).image.size)
+        loop = {"batch_size": batch, "workers": workers, "passes": passes, "epochs": 100}
         return photo_config(self._site, model={"arch": network, "dropout": 0.0}, augment=_AUGMENT, loop=loop)
 
     def _steps(self, batch: int) -> int:
@@ -174,17 +188,15 @@ class Throughput:
     def _on_photographs(self, title: str, ours: OurLoop, config: ImageRunConfig, manifest: Any, folder: Path) -> None:
         report, count = self._report, self._steps(config.loop.batch_size)
         plain = PlainLoop(config, folder, [record.path for record in manifest.split("train")], self._device)
-        own, other, busy = [], [], []
+        own, other = [], []
         for _ in range(2):
-            with Sampler() as sampler:
-                own.append(ours.train(1, count))
-            busy += [] if sampler.utilisation is None else [sampler.utilisation]
+            own.append(ours.train(1, count))
             other.append(plain.train(1, count))
+        busy = self._sampler.utilisation(one.window for one in own)
         pace, speed = median(own), median(other).images_per_second
         noise = self._noise.get((config.model.arch, config.loop.batch_size))
-        note = f"{config.loop.workers} loader processes" + (
-            f"; {pace.images_per_second / noise:.0%} of what noise allows" if noise else ""
-        )
+        note = f"{config.loop.workers} loader processes" + fewer_workers(self._sizes.workers, config.loop.workers)
+        note += f"; {pace.images_per_second / noise:.0%} of what noise allows" if noise else ""
         report.row(f"{title}: ours", pace.images_per_second, "images/s", note=note)
         report.row(f"{title}: waiting for the loader", pace.waiting * 100, "%", note="of the time of our steps")
         report.row(
@@ -193,7 +205,7 @@ class Throughput:
             "images/s",
             note=f"ours is {pace.images_per_second / speed:.2f} times as fast",
         )
-        if busy:
-            report.row(f"{title}: GPU utilisation", statistics.fmean(busy), "%", note="of nvidia-smi, in our loop")
+        if busy is not None:
+            report.row(f"{title}: GPU utilisation", busy, "%", note="of nvidia-smi, in the measured steps of our loop")
         else:
             report.skip(f"{title}: GPU utilisation", "nvidia-smi gave no samples")

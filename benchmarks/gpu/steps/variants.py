@@ -6,24 +6,21 @@ answers are those of the bundle's first variant on the CPU, which its golden ans
 
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from benchmarks import ROOT
+from benchmarks.gpu.compilers import why_not_ahead_of_time, why_not_compiled
 from benchmarks.gpu.material import cpu_run
 from benchmarks.gpu.step import Report, Site, environment
+from benchmarks.gpu.steps.aot_inductor import ahead_of_time
 from benchmarks.gpu.steps.gauges import Deadline, release
+from benchmarks.gpu.steps.speeds import Calls, Engine, tell_speeds
 from marquee.handlers.core.arrays import Arrays
 from marquee.handlers.core.bundle import Bundle
-from marquee.handlers.core.engines.exported import load_program
 from marquee.handlers.core.errors import InputError
 from marquee.handlers.core.golden import compare, read_golden
 from marquee.handlers.core.predictor import Predictor
@@ -37,7 +34,7 @@ from marquee.training.optimize.datasets import Datasets, read_datasets, read_run
 
 _ALIKE = 0.98
 """Share of the test images whose label must be evaluation's, in half precision."""
-_NOT_COMPILED = "compiling is not begun with less than {:g} s left"
+_AHEAD_OF_TIME = "aot-inductor"
 _LOST = "the device is lost"
 """What a worker logs before it ends."""
 
@@ -47,10 +44,7 @@ class Sizes:
     """What is measured."""
 
     kinds: tuple[str, ...]
-    batches: tuple[int, ...]
-    rounds: int
-    seconds: float
-    """Of calls in one measurement of a speed."""
+    calls: Calls
     compiling: float
     """Seconds that must be left before something is compiled; on a CPU so many that only ``--minutes 60`` has them."""
 
@@ -59,8 +53,9 @@ def sizes_for(site: Site) -> Sizes:
     """On a GPU every kind and batch; on the CPU, one of each way to load a variant, and few calls."""
     if site.full:
         kinds = ("bf16", "fp16", "compiled-fp32", "compiled-bf16")
-        return Sizes(kinds=kinds, batches=(1, 8, 32, 64, 128, 256), rounds=3, seconds=0.15, compiling=15)
-    return Sizes(kinds=("bf16", "fp16", "compiled-bf16"), batches=(1, 8), rounds=2, seconds=0.02, compiling=900)
+        return Sizes(kinds=kinds, calls=Calls(batches=(1, 8, 32, 64, 128, 256), rounds=3, seconds=0.15), compiling=40)
+    few = Calls(batches=(1, 8), rounds=2, seconds=0.02)
+    return Sizes(kinds=("bf16", "fp16", "compiled-bf16"), calls=few, compiling=900)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +71,43 @@ class Reference:
 
 
 def run(site: Site, report: Report) -> None:
-    """See the module."""
+    """Speeds in each number format, a lost device, and what is compiled: each as soon as it is there."""
     deadline, sizes = Deadline(site.seconds), sizes_for(site)
     datasets, bundle = build(site, report, sizes.kinds)
     reference = _reference(bundle.folder, datasets)
-    engines: dict[str, Callable[[Arrays], object]] = {}
+    engines: dict[str, Engine] = {}
     for variant in bundle.spec.variants:
-        if variant.engine == "compiled" and not deadline.allows(sizes.compiling):
-            report.skip(variant.name, _NOT_COMPILED.format(sizes.compiling))
-            continue
-        with report.guard(variant.name):
-            engines[variant.name] = load(site, report, bundle, variant.name, reference)
+        if variant.engine != "compiled":
+            with report.guard(variant.name):
+                engines[variant.name] = load(site, report, bundle, variant.name, reference)
+    tell_speeds(report, engines, reference.inputs, sizes.calls, deadline)
     with report.guard("lost device"):
-        lose_device(site, report, bundle.folder)
-    if deadline.allows(sizes.compiling):
-        with report.guard("aot-inductor"):
-            engines["aot-inductor"] = ahead_of_time(site, report, bundle, reference)
-    else:
-        report.skip("aot-inductor", _NOT_COMPILED.format(sizes.compiling))
-    tell_speeds(report, engines, reference.inputs, sizes, deadline)
+        lose_device(site, report, bundle.folder, deadline)
+    for variant in bundle.spec.variants:
+        if variant.engine == "compiled":
+            compiled(site, report, bundle, variant.name, reference, deadline)
+    compiled(site, report, bundle, _AHEAD_OF_TIME, reference, deadline)
     release(resolve_device(site.device))
 
 
-def load(site: Site, report: Report, bundle: Bundle, name: str, reference: Reference) -> Callable[[Arrays], object]:
+def compiled(site: Site, report: Report, bundle: Bundle, name: str, reference: Reference, deadline: Deadline) -> None:
+    """Compiles a variant, or the first one's program ahead of time, and tells of its answers and its speeds."""
+    sizes, is_ahead = sizes_for(site), name == _AHEAD_OF_TIME
+    if reason := (why_not_ahead_of_time if is_ahead else why_not_compiled)(site.device):
+        report.skip(name, reason)
+        return
+    if not deadline.allows(sizes.compiling):
+        report.skip(name, f"compiling is not begun with less than {sizes.compiling:g} s left")
+        return
+    with report.guard(name):
+        if is_ahead:
+            engine = ahead_of_time(site, report, bundle, reference.predictor, reference.inputs, reference.outputs)
+        else:
+            engine = load(site, report, bundle, name, reference)
+        tell_speeds(report, {name: engine}, reference.inputs, sizes.calls, deadline)
+
+
+def load(site: Site, report: Report, bundle: Bundle, name: str, reference: Reference) -> Engine:
     """Loads a variant on the device and tells of its answers; returns its engine."""
     started = time.monotonic()
     predictor = Predictor.load(bundle.folder, str(resolve_device(site.device)), name)
@@ -168,85 +177,12 @@ def tell_answers(report: Report, predictor: Predictor, reference: Reference) -> 
     )
 
 
-def ahead_of_time(site: Site, report: Report, bundle: Bundle, reference: Reference) -> Callable[[Arrays], object]:
-    """The first variant's program as AOTInductor compiles it: no engine of the project, but what one would gain.
-
-    Args:
-        site: where.
-        report: takes the rows.
-        bundle: with the program.
-        reference: evaluation's answers.
-
-    Returns:
-        What runs it.
-    """
-    from torch._inductor import aoti_compile_and_package, aoti_load_package
-    from torch.export.passes import move_to_device_pass
-
-    program, started = load_program(bundle.program(bundle.spec.variants[0])), time.monotonic()
-    device = str(resolve_device(site.device))
-    if site.full:
-        program = move_to_device_pass(program, device)
-    # Bundles do not hold the inputs that a program was traced with.
-    example = (torch.from_numpy(values).to(device) for values in bundle.spec.input.example(2).values())
-    program.example_inputs = (tuple(example), {})
-    package = aoti_compile_and_package(program, package_path=str(site.work / "aot.pt2"))
-    report.row("aot-inductor: compiling", time.monotonic() - started, "s", note="once; a worker loads the result")
-    started = time.monotonic()
-    compiled = aoti_load_package(package)
-    report.row("aot-inductor: loading", time.monotonic() - started, "s")
-    names = bundle.spec.variants[0].outputs
-
-    @torch.inference_mode()
-    def call(inputs: Arrays) -> Arrays:
-        tensors = [torch.from_numpy(values).to(device) for values in inputs.values()]
-        result = compiled(*tensors)
-        outputs = result if isinstance(result, (tuple, list)) else (result,)
-        return {name: tensor.float().cpu().numpy() for name, tensor in zip(names, outputs, strict=True)}
-
-    output, tolerance = reference.predictor.output, bundle.spec.variants[0].tolerance
-    largest = float(output.differences(output.read(call(reference.inputs)), reference.outputs).max())
-    report.row(
-        "aot-inductor: largest difference of a probability",
-        largest,
-        right=largest <= tolerance,
-        wanted=f"at most {tolerance:g}",
-    )
-    return call
-
-
-def tell_speeds(
-    report: Report, engines: dict[str, Callable[[Arrays], object]], inputs: Arrays, sizes: Sizes, deadline: Deadline
-) -> None:
-    """Images a second of each engine at each batch: copies to and from the device count, reading requests does not."""
-    rates: dict[tuple[str, int], list[float]] = {}
-    for _ in range(sizes.rounds):
-        for batch in sizes.batches:
-            arrays = {name: np.array(values[np.arange(batch) % len(values)]) for name, values in inputs.items()}
-            for name, engine in engines.items():
-                if deadline.allows(4 * sizes.seconds):
-                    with report.guard(f"{name}: batch {batch}"):
-                        rates.setdefault((name, batch), []).append(batch / _median_seconds(engine, arrays, sizes))
-    for (name, batch), measured in rates.items():
-        report.row(f"{name}: batch {batch}", statistics.median(measured), "images/s")
-
-
-def _median_seconds(engine: Callable[[Arrays], object], arrays: Arrays, sizes: Sizes) -> float:
-    engine(arrays)  # kernels and memory are chosen at a batch's first call
-    durations: list[float] = []
-    end = time.monotonic() + sizes.seconds
-    while not durations or time.monotonic() < end:
-        started = time.perf_counter()
-        engine(arrays)  # its result is on the CPU, so that nothing is left to wait for
-        durations.append(time.perf_counter() - started)
-    return statistics.median(durations)
-
-
-def lose_device(site: Site, report: Report, bundle: Path) -> None:
+def lose_device(site: Site, report: Report, bundle: Path, deadline: Deadline) -> None:
     """Tells what a worker does out of memory, and when its device is lost: see :mod:`benchmarks.gpu.steps.worker`."""
     command = [sys.executable, "-m", "benchmarks.gpu.steps.worker", str(bundle), site.device]
+    limit = max(1.0, deadline.left)
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=site.seconds, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=limit, check=False
     )
     sys.stderr.write(done.stderr)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
