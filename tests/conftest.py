@@ -79,6 +79,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the tests marked slow")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes that are no short text are called by their place: gzip puts the time into them, and workers must agree."""
+    is_text = isinstance(val, bytes) and len(val) <= 40 and val.isascii() and val.decode("ascii").isprintable()
+    return argname if isinstance(val, bytes) and not is_text else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "integration" and item.path.name not in _QUICK:
