@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 LOCK_FILE = "lock"
@@ -205,10 +206,10 @@ def _write(handle: int, path: Path, doing: str) -> None:
 
 def _create_time(pid: int) -> float | None:
     """Start of a process in seconds since the epoch; None when there is no such process."""
-    try:
-        import psutil  # takes a while, and every command imports this module
-    except ImportError:
+    if find_spec("psutil") is None:
         return _create_time_in_proc(pid)
+    import psutil  # takes a while, and every command imports this module
+
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:

@@ -26,7 +26,7 @@ def test_a_process_has_its_start_without_psutil(monkeypatch, tmp_path):
 
 
 def test_progress_without_rich(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setattr("marquee.training.core.progress._PLAIN_SECONDS", 0.0)
     with Progress().task("training", 4) as task:
         task.advance("epoch 1")
@@ -34,7 +34,7 @@ def test_progress_without_rich(monkeypatch, capsys):
 
 
 def test_metrics_without_tensorboard(monkeypatch, tmp_path, caplog):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level("INFO"):
         log = MetricsLog(tmp_path, 0)
     log.write(1, {"train_loss": 0.5})

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +53,12 @@ class MetricsLog:
 
 
 def _board(folder: Path, purge_step: int) -> "SummaryWriter | None":
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
-    except ImportError:
+    # No `except ImportError`: some extension modules turn Ctrl-C during their import into one.
+    if find_spec("tensorboard") is None:
         logger.info(f"tensorboard is not installed: the metrics are in {RunFolder(folder).metrics} alone")
         return None
+    from torch.utils.tensorboard import SummaryWriter  # most processes that import this module log nothing
+
     return SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=purge_step)
 
 
