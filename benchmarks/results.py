@@ -59,9 +59,11 @@ def add(series: Series, contender: str, values: Values) -> None:
         series.setdefault(contender, {}).setdefault(metric, []).append(value)
 
 
-def write_result(folder: Path, source: Result, settings: dict[str, Any], series: Series, baseline: str = "") -> Path:
-    """Writes ``folder/BENCHMARK.json`` and returns its path."""
-    path = folder / f"{source['benchmark']}.json"
+def write_result(
+    folder: Path, source: Result, settings: dict[str, Any], series: Series, baseline: str = "", name: str = ""
+) -> Path:
+    """Writes ``folder/NAME.json``, by default called as the benchmark is, and returns its path."""
+    path = folder / f"{name or source['benchmark']}.json"
     rounds = max(len(values) for metrics in series.values() for values in metrics.values())
     baseline = baseline if baseline in series else ""
     write_json(path, {**source, "settings": settings, "rounds": rounds, "baseline": baseline, "series": series})

@@ -10,7 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from marquee.handlers.core.errors import InputError
 from marquee.handlers.core.payload import Repeated
 
-_FORM, _PARTS, _JSON = "application/x-www-form-urlencoded", "multipart/form-data", "application/json"
+FORM = "application/x-www-form-urlencoded"
+_PARTS, _JSON = "multipart/form-data", "application/json"
 _MOST_PARTS = 1_000
 """Parts of a form; nobody sends more on purpose."""
 
@@ -26,7 +27,7 @@ def fields_of(body: bytes, content_type: str) -> dict[str, Any]:
         InputError: the body is not the form that the header promises.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if kind == _FORM:
+    if kind == FORM:
         pairs: list[tuple[str, Any]] = [
             (name, value.encode()) for name, value in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
         ]

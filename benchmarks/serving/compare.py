@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from benchmarks import ROOT, WORK, main, tell
-from benchmarks.results import Result, Series, add, kept, origin, write_result
+from benchmarks.results import Series, add, kept, origin, write_result
 from benchmarks.serving.contenders import CONTENDERS
 from benchmarks.serving.contenders.base import Contender, Site
 from benchmarks.serving.contenders.marquee import MARQUEE
@@ -34,7 +33,6 @@ from benchmarks.serving.processes import ContenderError
 from benchmarks.serving.servers import likeliest
 from benchmarks.serving.turn import Plan, Size, as_text, photographs, take_turn
 from marquee.training.core.errors import TrainingError
-from marquee.training.core.files import write_atomic
 
 RESULTS = ROOT / "benchmarks" / "serving" / "results"
 _PACKAGES = (
@@ -128,17 +126,10 @@ def compare(settings: Compare, plan: Plan = FULL) -> Path:
         if not series:
             raise TrainingError(f"no contender could be measured; the first: {next(iter(failed.values()))}")
         # After every round: what an interruption leaves is a result of fewer rounds.
-        path = _write(settings, source, described | {"left_out": failed}, series)
+        baseline = STOCK if STOCK in series else MARQUEE
+        told = described | {"left_out": failed}
+        path = write_result(settings.results, source, told, series, baseline, settings.name)
     shutil.rmtree(turns)
-    return path
-
-
-def _write(settings: Compare, source: Result, described: dict[str, Any], series: Series) -> Path:
-    """Writes the result, whose kind is the same under each name."""
-    baseline = STOCK if STOCK in series else MARQUEE
-    written = write_result(settings.work / "result", source, described, series, baseline)
-    path = settings.results / f"{settings.name}.json"
-    write_atomic(path, written.read_bytes())
     return path
 
 

@@ -10,6 +10,7 @@ from marquee.gateway.body import read_body
 from marquee.gateway.doors.explanation_scope import asks_explanation
 from marquee.gateway.doors.json_answer import forward
 from marquee.gateway.errors import FORBIDDEN, GatewayError
+from marquee.gateway.form_fields import FORM
 from marquee.gateway.gateway import Gateway
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 OCTETS = "application/octet-stream"
-_FORM = "application/x-www-form-urlencoded"
 _FORM_BODY = re.compile(rb"[A-Za-z0-9_.-]{1,64}=[ -~\r\n\t]*")
 """One or more fields: what is no printable ASCII is percent-encoded in a form."""
 _FORWARDED = frozenset(name.encode() for name in FORWARDED_HEADERS)
@@ -83,7 +83,7 @@ def sent_type(request: "Request", body: bytes) -> str:
     such files; what is no form is passed on as octets, in which the handler recognises images, JSON and tables.
     """
     content_type: str = request.headers.get("content-type", "").strip() or OCTETS
-    if content_type.partition(";")[0].strip().lower() == _FORM and not _FORM_BODY.fullmatch(body):
+    if content_type.partition(";")[0].strip().lower() == FORM and not _FORM_BODY.fullmatch(body):
         return OCTETS
     return content_type
 

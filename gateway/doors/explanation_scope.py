@@ -2,7 +2,7 @@
 
 import asyncio
 
-from marquee.gateway.form_fields import fields_of
+from marquee.gateway.form_fields import FORM, fields_of
 from marquee.handlers.core.errors import InputError
 from marquee.handlers.core.payload import unpack_fields
 from marquee.handlers.explain.request import is_asked_for
@@ -11,7 +11,7 @@ _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """How JPEG and PNG files begin, in which nothing can be asked: neither JSON nor what is packed begins like this."""
 _PACKED = (b"\x1f", b"\x78")
 """How gzip and zlib begin."""
-_FORMS = ("application/x-www-form-urlencoded", "multipart/")
+_FORMS = (FORM, "multipart/")
 _LARGE = 1 << 20
 """Bytes of a body that is looked into in a thread: it would hold up others for milliseconds."""
 

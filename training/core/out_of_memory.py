@@ -16,9 +16,11 @@ _WORDS = (
     "out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
+    "Cannot allocate memory",
     "_ALLOC_FAILED",
 )
-"""Of MPS, of the CPU's allocator on Linux and Windows, of cuBLAS and cuDNN: their errors have no type of their own."""
+"""Of MPS, of the CPU's allocator on Linux and Windows, of the system where memory is shared, of cuBLAS and cuDNN: their
+errors have no type of their own."""
 _SMALLER = "raise --loop.accumulate, which divides a step into smaller parts, or lower --loop.batch-size"
 
 

@@ -16,6 +16,7 @@ from marquee.training.core.context import RunContext
 from marquee.training.core.device import resolve_device
 from marquee.training.core.errors import TrainingError
 from marquee.training.core.loop import deferred_signals
+from marquee.training.core.out_of_memory import is_out_of_memory
 from marquee.training.core.progress import Progress
 from marquee.training.core.run_folder import RunFolder
 from marquee.training.core.task import task_of
@@ -150,7 +151,7 @@ def _outcome(_: None, trial: TrialSpec, batch_size: int) -> BatchMeasurement | T
     except TrainingError as error:
         return error if isinstance(error, BatchRefusedError) else TrainingError(str(error))
     except (MemoryError, RuntimeError) as error:
-        kind = DoesNotFitError if isinstance(error, MemoryError) or "allocate memory" in str(error) else TrainingError
+        kind = DoesNotFitError if is_out_of_memory(error) else TrainingError
         return kind(f"a batch of {batch_size}: {error}")
 
 
