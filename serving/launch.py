@@ -23,6 +23,8 @@ from marquee.serving.settings import read_addresses
 from marquee.serving.store import Reference
 from marquee.serving.trust import trust_of
 
+INTERPRETER = sys.executable
+"""Of the server and its workers, where a start names no other."""
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _LONGEST_SOCKET = 107
 """Bytes that the path of a Unix socket may have on Linux."""
@@ -38,7 +40,7 @@ class Launch:
     """All settings, with absolute paths."""
     models: Sequence[Reference]
     store: Path
-    python: str = sys.executable
+    python: str
     """Interpreter of the server and its workers."""
 
     def __post_init__(self) -> None:

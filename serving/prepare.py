@@ -1,10 +1,10 @@
 """Reads what a start needs, and refuses what cannot be started, before anything is written."""
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from marquee.serving import launch
 from marquee.serving.archive import check_archive
 from marquee.serving.defaults import DEFAULT_CONFIG, DEFAULT_STATE, find_config, find_store, settings_folder
 from marquee.serving.launch import LOG_CONFIG, Launch
@@ -23,7 +23,7 @@ def prepare(
     store: Path | None = None,
     folder: Path = DEFAULT_STATE,
     port: int | None = None,
-    python: str = sys.executable,
+    python: str | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Launch:
     """What a start needs; nothing is written or started yet.
@@ -35,7 +35,7 @@ def prepare(
         store: folder of archives; the configuration's ``model_store`` when None.
         folder: the state folder.
         port: first of five consecutive ports, instead of the configuration's.
-        python: interpreter of the server and its workers.
+        python: interpreter of the server and its workers; this process's own when None.
         settings: keys of ``config.properties`` that override the configuration's.
 
     Raises:
@@ -61,4 +61,6 @@ def prepare(
         "vmargs": properties.get("vmargs", "").replace("serving/log4j2.xml", LOG_CONFIG.as_uri()),
     }
     trust_of(properties)  # which it refuses where they cannot be used
-    return Launch(folder=folder, properties=properties, models=references, store=store, python=python)
+    return Launch(
+        folder=folder, properties=properties, models=references, store=store, python=python or launch.INTERPRETER
+    )

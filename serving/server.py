@@ -12,7 +12,6 @@ The server runs in a state folder (default ``.torchserve``), which holds all of 
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ def start(
     folder: Path = DEFAULT_STATE,
     port: int | None = None,
     timeout: float = 300,
-    python: str = sys.executable,
+    python: str | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Server:
     """Starts TorchServe with the named models and waits until each has a worker that is READY.
@@ -83,7 +82,7 @@ def start(
         folder: the state folder.
         port: first of five consecutive ports.
         timeout: seconds until all models must be ready.
-        python: interpreter of the server and its workers.
+        python: interpreter of the server and its workers; this process's own when None.
         settings: keys of ``config.properties``.
 
     Raises:

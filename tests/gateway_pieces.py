@@ -60,7 +60,8 @@ class Pieces:
         """As :meth:`ready`, after the host was told how many there are to be."""
         path = f"/models/{self.model}"
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "true"}
-        assert (await self.backend.manage("PUT", path, query)).status == 200
+        reply = await self.backend.manage("PUT", path, query)
+        assert reply.status == 200, reply
         return await self.ready(workers)
 
 

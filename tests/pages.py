@@ -46,12 +46,12 @@ def run_commands(page: str, folder: Path, programs: Path) -> str:
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     options = {"cwd": folder, "env": {**os.environ, "PATH": path}, "check": False}
     log = programs / "log"
-    with forked.command(programs / "marquee", "marquee"):
-        try:
-            with open(log, "w") as stream:
-                bash = ["bash", "-euxc", commands]
-                result = subprocess.run(bash, stdout=stream, stderr=stream, timeout=500, **options)
-            assert result.returncode == 0, log.read_text()
-        finally:
-            subprocess.run([programs / "marquee", "serve", "stop"], capture_output=True, timeout=90, **options)
+    marquee = forked.command(programs / "marquee", "marquee")
+    try:
+        with open(log, "w") as stream:
+            bash = ["bash", "-euxc", commands]
+            result = subprocess.run(bash, stdout=stream, stderr=stream, timeout=500, **options)
+        assert result.returncode == 0, log.read_text()
+    finally:
+        subprocess.run([marquee, "serve", "stop"], capture_output=True, timeout=90, **options)
     return log.read_text()

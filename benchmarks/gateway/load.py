@@ -83,7 +83,7 @@ class Counts:
             self.latencies.append(seconds)
         else:
             self.wrong += 1
-            self.what[f"wrong: {best}"] += 1
+            self.what[f"wrong: {best}, expected {question.label} {question.probability:.6f}"] += 1
         return True
 
     def refuse(self, why: str, seconds: float) -> None:
@@ -109,11 +109,13 @@ class Load:
         ask: sends a body.
         questions: are asked in turn.
         callers: how many there are at a time.
+        pause: seconds between an answer and the caller's next request.
     """
 
     ask: Ask
     questions: Sequence[Question]
     callers: int
+    pause: float = 0.0
     counts: Counts = field(default_factory=Counts)
     _stopping: bool = False
 
@@ -147,5 +149,5 @@ class Load:
                 is_taken = False
                 counts.lost += 1
                 counts.what[f"{type(error).__name__}: {error}"] += 1
-            if not is_taken:
-                await asyncio.sleep(PATIENCE_SECONDS)
+            if pause := self.pause if is_taken else PATIENCE_SECONDS:
+                await asyncio.sleep(pause)

@@ -78,8 +78,90 @@ def test_a_shell_finds_it_as_a_command(tmp_path):
     folder = tmp_path / "a folder"
     folder.mkdir()
     shutil.move(tmp_path / "program.py", folder)
-    with forked.command(tmp_path / "greet", "program"):
-        shell = ["bash", "-c", 'GREETING=hello greet "two words" | tr a-z A-Z; exit ${PIPESTATUS[0]}']
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        result = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    forked.command(tmp_path / "greet", "program")
+    shell = ["bash", "-c", 'GREETING=hello greet "two words" | tr a-z A-Z; exit ${PIPESTATUS[0]}']
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (3, f"['TWO WORDS'] {str(folder).upper()} HELLO TRUE\n")
+
+
+FORK_SERVER = """
+import multiprocessing, os, sys, time
+
+def report(queue):
+    queue.put(("torch" in sys.modules, os.getpid()))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    queue = context.SimpleQueue()
+    child = context.Process(target=report, args=(queue,))
+    child.start()
+    had_torch, pid = queue.get()
+    child.join()
+    print(had_torch, child.exitcode, pid == child.pid)
+    quiet = context.Process(target=time.sleep, args=(600,))
+    quiet.start()
+    quiet.kill()
+    quiet.join()
+    print(quiet.exitcode)
+"""
+
+
+def test_the_fork_server_of_multiprocessing_is_forked_too(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(FORK_SERVER)
+    command = [sys.executable, str(program)]
+    assert forked.run(command, timeout=60).stdout.split() == ["True", "0", "True", "-9"]
+    real = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert real.stdout.split() == ["False", "0", "True", "-9"]
+
+
+WORKER = """
+import os, sys, time
+print(sys.argv[1:], "torch" in sys.modules, "marquee" in sys.modules, os.environ["PYTHONPATH"] in sys.path, os.getpid())
+sys.stdout.flush()
+time.sleep(float(sys.argv[1]))
+sys.exit(3)
+"""
+
+
+def start_worker(folder, seconds: float, **environment: str) -> "subprocess.Popen[str]":
+    """As TorchServe starts one."""
+    program = folder / "ts" / "model_service_worker.py"
+    program.parent.mkdir()
+    program.write_text(WORKER)
+    command = [forked.interpreter(), str(program), str(seconds)]
+    environment = {**os.environ, "PYTHONPATH": str(folder), **environment}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_worker_of_torchserve_is_forked_without_the_project(tmp_path):
+    with start_worker(tmp_path, 0) as process:
+        line = process.stdout.read().strip()
+        assert process.wait(30) == 3
+    assert line.startswith("['0'] True False True ")
+    assert int(line.split()[-1]) != process.pid
+
+
+def test_a_worker_starts_as_a_users_does_where_that_is_asked(tmp_path):
+    with start_worker(tmp_path, 0, **{forked.REAL_WORKERS: "1"}) as process:
+        assert process.stdout.read().strip() == f"['0'] False False True {process.pid}"
+        assert process.wait(30) == 3
+
+
+@pytest.mark.parametrize("kills_the_forked_one", [False, True])
+def test_neither_process_of_a_worker_outlives_the_other(kills_the_forked_one, tmp_path):
+    with start_worker(tmp_path, 600) as process:
+        pid = int(process.stdout.readline().split()[-1])
+        os.kill(pid if kills_the_forked_one else process.pid, signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+        assert process.stdout.read() == "", "the end of the stream comes when both are gone"
+
+
+def test_it_sees_the_packages_of_this_interpreter():
+    code = "import sys, pytest, marquee; print(pytest.__file__, marquee.__file__, len(sys.path))"
+    seen = [
+        subprocess.run([program, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for program in (sys.executable, forked.interpreter())
+    ]
+    assert seen[0][:2] == seen[1][:2]

@@ -12,6 +12,7 @@ import pytest
 import requests
 import yaml
 
+from tests import forked
 from tests.conftest import ROOT
 from tests.pages import choose_ports, run_commands
 
@@ -72,7 +73,7 @@ def test_the_unit_and_the_pod(folder):
     (folder / "config.properties").write_text(with_free_ports((ROOT / "config.properties").read_text()))
     arguments = [with_free_ports(word).replace("0.0.0.0", "127.0.0.1") for word in container["command"][1:]]
     command = [sys.executable, "-m", "marquee", *arguments]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with forked.Forked(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             lines = []
             for line in process.stdout or ():

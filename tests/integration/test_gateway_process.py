@@ -32,6 +32,7 @@ from marquee.serving.errors import OperationError
 from marquee.serving.grpc_stubs import load_stubs
 from marquee.serving.processes import left_over, worker_pids
 from marquee.serving.server import find
+from tests import forked
 from tests.conftest import ROOT, WORKER, find_free_port
 
 SERVE = [sys.executable, str(ROOT / "scripts" / "serve.py")]
@@ -102,9 +103,7 @@ class Foreground:
             options = (*options, "--gateway", 0, "--no-keys")
         self.command = [*SERVE, "run", *names, *map(str, options)]
         with open(self.output, "wb") as stream:
-            self.process = subprocess.Popen(
-                self.command, stdout=stream, stderr=stream, env={**os.environ, **(env or {})}
-            )
+            self.process = forked.Forked(self.command, stdout=stream, stderr=stream, env={**os.environ, **(env or {})})
 
     @property
     def text(self) -> str:
@@ -133,7 +132,7 @@ class Foreground:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        subprocess.run([*SERVE, "stop", "--state", str(self.state)], capture_output=True, check=False, timeout=100)
+        forked.run([*SERVE, "stop", "--state", str(self.state)], timeout=100)
 
 
 @contextmanager
@@ -381,7 +380,7 @@ class TestStartsThatFail:
 
     def test_a_killed_start(self, store, tmp_path):
         command = [*SERVE, "start", "digits", *map(str, self.options(tmp_path, store))]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with forked.Forked(command, stderr=subprocess.PIPE, text=True) as process:
             server = wait_for(lambda: find(tmp_path / "s"))
             process.terminate()
             assert process.wait(100) == 1

@@ -22,13 +22,16 @@ from marquee.gateway.errors import GatewayError
 from marquee.gateway.torchserve.target import Target
 from marquee.serving import server as serving
 from marquee.serving.record import Server, find
+from tests import forked
 from tests.conftest import find_free_port
 from tests.gateway_pieces import PATIENCE, Pieces, happens, is_running, pieces
 from tests.integration.test_refusal import change_one_weight, renew_digest, rewrite
 
 QUEUE = 32
-SECONDS = 20.0
-"""Of a load that is disturbed; the minute is in benchmarks/gateway."""
+KILLS = 4
+"""In the middle of a load; the long one is in benchmarks/gateway."""
+PAUSE = 0.03
+"""Seconds between a caller's answer and its next request, so that the load is no flood."""
 SLEEPY = '''
 import time
 from pathlib import Path
@@ -91,7 +94,8 @@ def pack_sleepy(folder: Path) -> None:
 
 def start(fleet: Path, state: Path, port: int) -> Server:
     settings = {"enable_model_api": "true", "job_queue_size": str(QUEUE)}
-    return serving.start(["digits=1.0"], store=fleet, folder=state, port=port, settings=settings)
+    python = forked.interpreter()
+    return serving.start(["digits=1.0"], store=fleet, folder=state, port=port, settings=settings, python=python)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,7 @@ async def loaded(
     place: Pieces, questions: list[Question], callers: int, disturb: Callable[[], Awaitable[None]]
 ) -> Counts:
     """The counts of a load that lasts as long as a disturbance."""
-    load = Load(place.ask, questions, callers)
+    load = Load(place.ask, questions, callers, PAUSE)
     task = asyncio.create_task(load.run())
 
     async def more() -> None:
@@ -157,14 +161,11 @@ def test_killed_workers_lose_no_request(callers, workers, server, questions):
             before = sent_again()
 
             async def disturb() -> None:
-                end = time.monotonic() + SECONDS
-                kills = 0
-                while time.monotonic() < end or kills < 2:
+                for _ in range(KILLS):
                     pid = (await happens(place.pids))[0]
                     os.kill(pid, signal.SIGKILL)
-                    kills += 1
                     await happens(lambda: not is_running(pid) and pid not in place.pids())  # noqa: B023
-                    await asyncio.sleep(random.uniform(0.5, 4))
+                    await asyncio.sleep(random.uniform(0.2, 1.5))
                 await place.ready(workers)
 
             counts = await loaded(place, questions, callers, disturb)
@@ -195,7 +196,7 @@ def test_ready_means_proven_since_this_worker_came(server, questions, caplog):
     async def main() -> None:
         async with pieces(server) as place:
             (pid,) = await place.scale(1)
-            unanswered = asyncio.create_task(_until_lost(place, questions))
+            unanswered = asyncio.create_task(_until_sent_again(place, questions))
             os.kill(pid, signal.SIGKILL)
             began = time.monotonic()
             await happens(lambda: not place.proofs.is_ready, 2)
@@ -226,15 +227,15 @@ def test_ready_means_proven_since_this_worker_came(server, questions, caplog):
     asyncio.run(main())
 
 
-async def _until_lost(place: Pieces, questions: list[Question]) -> str:
+async def _until_sent_again(place: Pieces, questions: list[Question]) -> str:
     """Asks one after the other until an answer takes a restart; what became of that one."""
-    counts = Counts()
+    counts, before = Counts(), sent_again()
     while True:
         for question in questions:
             began = time.monotonic()
             reply = await place.ask(question.body)
             counts.judge(question, reply, time.monotonic() - began)
-            if time.monotonic() - began > 2:
+            if sent_again() > before:
                 return "right" if counts.wrong + counts.lost == 0 else str(counts)
 
 

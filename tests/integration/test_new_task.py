@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from marquee.serving.settings import Addresses
+from tests import forked
 from tests.conftest import ROOT
 
 TOY = ROOT / "tests" / "data" / "toy_task"
@@ -42,9 +42,11 @@ def marquee(tmp_path_factory):
         with open(package / name, "a", encoding="utf-8") as stream:
             stream.write(line)
 
+    program = forked.command(place / "command", "marquee", plain=True)
+
     def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "marquee", *map(str, arguments)],
+            [program, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(place)},
             cwd=place,
             capture_output=True,

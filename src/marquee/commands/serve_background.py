@@ -9,6 +9,7 @@ from pathlib import Path
 
 from marquee.gateway.record import GatewayRecord, recorded, refuse_second
 from marquee.locks import LockedError, owner_of
+from marquee.serving import launch
 from marquee.serving.logs import GATEWAY_LOG
 
 _END_SECONDS = 120.0
@@ -93,7 +94,7 @@ def _program() -> list[str]:
     """How to run marquee serve as this process was run, so that messages name commands that the user knows."""
     started = Path(sys.argv[0])
     if started.name == "serve.py" and started.is_file():
-        return [sys.executable, str(started)]
+        return [launch.INTERPRETER, str(started)]
     if started.name == "marquee" and started.is_file():
-        return [sys.executable, str(started), "serve"]
-    return [sys.executable, "-m", "marquee", "serve"]
+        return [launch.INTERPRETER, str(started), "serve"]
+    return [launch.INTERPRETER, "-m", "marquee", "serve"]
