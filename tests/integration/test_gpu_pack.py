@@ -170,8 +170,10 @@ def test_what_is_absent_is_named_and_the_rest_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_step_on_the_cpu(tmp_path):
-    done = door("--device", "cpu", "--out", tmp_path / "out")
+    # Other tests run beside it.
+    done = door("--device", "cpu", "--minutes", "24", "--out", tmp_path / "out", timeout=1450)
     result = result_of(tmp_path / "out")
     wrong = [row for step in result["steps"] for row in step["rows"] if row["right"] is False]
     assert not wrong
