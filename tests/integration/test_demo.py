@@ -28,13 +28,13 @@ def test_the_demo_of_tables(tmp_path, script):
 
 def test_a_failing_step_is_named_with_its_log(tmp_path, script):
     """A library that cannot be imported: training fails, and the demo says where to read why."""
-    broken = tmp_path / "broken" / "timm"
+    broken = tmp_path / "broken" / "torch"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise RuntimeError('this timm is broken')")
+    (broken / "__init__.py").write_text("raise RuntimeError('this torch is broken')")
     result = script("run_demo", "--work", tmp_path / "demo", check=False, PYTHONPATH=str(broken.parent))
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: step train failed: RuntimeError: this timm is broken")
+    assert last.startswith("error: step train failed: RuntimeError: this torch is broken")
     assert last.endswith(f"log: {tmp_path / 'demo' / 'logs' / 'train.log'}")
     assert '"accuracy"' not in result.stdout
 
