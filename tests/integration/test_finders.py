@@ -40,7 +40,8 @@ def test_training_at_the_suggested_rate_learns(digits, script, tmp_path):
     place = tmp_path / "work"
     place.mkdir()
     files = ["--out", place / "lr.json", "--plot", place / "lr.svg"]
-    result = script("find_lr", "--data", digits, *QUICK, *files, "--json", cwd=place)
+    small = [*QUICK, "--image.size", 16]
+    result = script("find_lr", "--data", digits, *small, *files, "--json", cwd=place)
     curve = json.loads(result.stdout)
     assert curve == json.loads((place / "lr.json").read_text())
     assert {path.name for path in place.iterdir()} == {"lr.json", "lr.svg"}
@@ -49,7 +50,7 @@ def test_training_at_the_suggested_rate_learns(digits, script, tmp_path):
     assert 1e-6 < curve["suggestion"] < 1
     assert 1e-6 < curve["tenth_of_lowest"] < 1
     rate = ["--optimizer.lr", curve["suggestion"], "--loop.epochs", 3]
-    trained = json.loads(script("train", "--data", digits, "--out", tmp_path / "run", *QUICK, *rate, "--json").stdout)
+    trained = json.loads(script("train", "--data", digits, "--out", tmp_path / "run", *small, *rate, "--json").stdout)
     assert trained["accuracy"] > 0.6  # chance is 0.1
 
 

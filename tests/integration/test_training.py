@@ -26,6 +26,13 @@ from tests.conftest import QUICK, ROOT
 from tests.forked import Forked
 
 TINY = [*QUICK, "--loop.epochs", "2", "--augment.crop-scale", "1"]
+SHORT = [*TINY, "--loop.epochs", "1"]
+
+
+@pytest.fixture(scope="session")
+def short(once, few, script) -> Path:
+    """A finished run of one epoch on few digits, with a cache of decoded images (see the full disk)."""
+    return once("short", lambda folder: script("train", "--data", few, "--out", folder / "run", *SHORT)) / "run"
 
 
 def weights(run: Path, which: str = "last") -> dict:
@@ -281,7 +288,7 @@ def test_data_is_required(script, tmp_path):
 
 def test_a_start_that_failed_can_be_repeated(few, script, tmp_path):
     """This architecture refuses the size only when it is built, after the data were read."""
-    start = ["train", "--data", few, "--out", tmp_path / "run", *TINY, "--loop.epochs", 1]
+    start = ["train", "--data", few, "--out", tmp_path / "run", *SHORT]
     assert script(*start, "--model.arch", "test_vit", "--image.size", 33, check=False).returncode == 1
     script(*start)
 
@@ -293,17 +300,18 @@ def test_an_existing_folder_is_not_overwritten(run, digits, script):
 
 
 @pytest.mark.slow
-def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(few, script, tmp_path):
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(few, short, script, tmp_path):
     """In whichever process, and with the cache or without it."""
-    for name, seed, cache in (("a", 5, "decoded"), ("b", 5, "none"), ("c", 6, "decoded")):
-        arguments = ["--data", few, "--out", tmp_path / name, *TINY, "--loop.epochs", 1, "--loop.seed", seed]
+    seed = load_config(short / "config.yaml").loop.seed
+    for name, other, cache in (("b", seed, "none"), ("c", seed + 1, "decoded")):
+        arguments = ["--data", few, "--out", tmp_path / name, *SHORT, "--loop.seed", other, "--loop.cache", cache]
         # Forked processes hash strings alike; two interpreters do not.
-        script("train", *arguments, "--loop.cache", cache, cold=name == "b")
-    assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+        script("train", *arguments, cold=name == "b")
+    assert_same_weights(weights(short), weights(tmp_path / "b"))
     with pytest.raises(AssertionError):
-        assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "c"))
-    bundles = [(tmp_path / name / "bundle" / "model.pt2").read_bytes() for name in "ab"]
-    assert bundles[0] == bundles[1]
+        assert_same_weights(weights(short), weights(tmp_path / "c"))
+    first, second = ((run / "bundle" / "model.pt2").read_bytes() for run in (short, tmp_path / "b"))
+    assert first == second
 
 
 def start_training(digits: Path, out: Path, *arguments: str, **options) -> subprocess.Popen:
@@ -465,10 +473,10 @@ class TestResumeWithEverything:
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_last_good_checkpoint(few, script, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(short, script, tmp_path):
     """A limit on the size of files stands in for a disk that fills up in the middle of a checkpoint."""
     out = tmp_path / "run"
-    script("train", "--data", few, "--out", out, *TINY, "--loop.epochs", 1)
+    shutil.copytree(short, out)
     good = weights(out)
     limited = tmp_path / "limited.py"
     limited.write_text(
@@ -612,17 +620,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(few, script, tmp_path):
     assert listed[0] in result.stderr
 
 
-def start_torchrun(processes: int, digits: Path, out: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["--max-restarts", str(restarts), str(ROOT / "scripts" / "train.py"), "--data", str(digits)]
-    command += ["--out", str(out), *TINY, *arguments]
+def start_torchrun(train: list[str], few: Path, out: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen:
+    """Two processes of the command ``train``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(restarts), *train, "--data", str(few), "--out", str(out), *TINY, *arguments]
     return Forked(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-
-
-def torchrun(processes: int, digits: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    process = start_torchrun(processes, digits, out, *arguments)
-    _, stderr = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, "", stderr)
 
 
 @pytest.mark.slow
@@ -635,8 +637,10 @@ def test_processes_and_parts_of_a_step_train_as_one_and_a_killed_rank_is_restart
         "--model.arch test_vit --model.dropout 0 --loop.precision fp32 --loop.batch-size 64 --loop.epochs 2 "
         "--loop.ema 0.9 --optimizer.freeze-epochs 1 --checkpoint.steps 2"
     ).split()
-    result = torchrun(2, few, tmp_path / "two", *arguments)
-    assert result.returncode == 0, result.stderr
+    train = [str(ROOT / "scripts" / "train.py")]
+    process = start_torchrun(train, few, tmp_path / "two", *arguments)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
     script("train", "--data", few, "--out", tmp_path / "one", *TINY, *arguments)
     script("train", "--data", few, "--out", tmp_path / "three", *TINY, *arguments, "--loop.accumulate", 3)
     one = weights(tmp_path / "one")
@@ -650,14 +654,17 @@ def test_processes_and_parts_of_a_step_train_as_one_and_a_killed_rank_is_restart
     assert (tmp_path / "two" / "bundle" / "spec.json").exists()
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
-    killed = tmp_path / "killed"
-    process = start_torchrun(2, few, killed, *arguments, restarts=1)
-    wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
-    ranks = [child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline())]
-    assert len(ranks) == 2
-    ranks[1].kill()
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    killed, program = tmp_path / "killed", tmp_path / "marquee"
+    with forked.command(program, "marquee"):
+        if os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun gives each rank one thread; a forked one has as many
+            train = ["--no-python", str(program), "train"]
+        process = start_torchrun(train, few, killed, *arguments, restarts=1)
+        wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
+        ranks = [child for child in psutil.Process(process.pid).children() if str(killed) in child.cmdline()]
+        assert len(ranks) == 2
+        ranks[1].kill()
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
     assert "resuming from" in stderr
     assert_same_weights(weights(tmp_path / "two"), weights(killed))
 
@@ -678,7 +685,7 @@ def test_half_set_rank_variables_are_refused(few, script, tmp_path):
 )
 def test_other_losses_learn_in_any_precision(loss, options, few, script, tmp_path):
     # No more than is needed to see that it learns: each loss is measured by hand in the unit tests.
-    steps = ["--loop.batch-size", 8, "--loop.epochs", 3]
+    steps = ["--image.size", 16, "--loop.batch-size", 8, "--loop.epochs", 3]
     result = script(
         "train", "--data", few, "--out", tmp_path / "run", *TINY, "--loss.name", loss, *options.split(), *steps
     )

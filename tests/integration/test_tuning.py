@@ -33,7 +33,7 @@ def archive(store, tmp_path) -> Path:
 
 def tune(archive, *arguments) -> list[str]:
     command = [sys.executable, str(ROOT / "scripts" / "tune.py"), "digits", "--store", str(archive.parent)]
-    return [*command, "--seconds", "0.5", *arguments]
+    return [*command, "--seconds", "0.3", *arguments]
 
 
 def has_worker(state: Path) -> bool:
@@ -68,7 +68,7 @@ def test_a_kill_in_the_middle_and_the_way_to_an_archive_that_serves(archive, scr
     assert archive.read_bytes() == before
 
     # The same command stops what was left behind, and keeps to its time.
-    result = forked.run(tune(archive, "--minutes", "0.2", "--json"), cwd=ROOT, timeout=300)
+    result = forked.run(tune(archive, "--minutes", "0.1", "--json"), cwd=ROOT, timeout=300)
     assert result.returncode == 0, result.stderr
     assert f"stopping pid {left.pid}, which an earlier call left behind" in result.stderr
     assert not left.is_running()
