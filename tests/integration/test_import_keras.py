@@ -15,9 +15,10 @@ from marquee.training.core.errors import TrainingError
 from marquee.training.core.progress import Progress
 from marquee.training.importing.bundle import import_bundle
 from marquee.training.importing.config import ImportConfig
+from tests.lazily import lazily
 
 os.environ["KERAS_BACKEND"] = "openvino"
-keras = pytest.importorskip("keras", "3.12")
+keras = lazily("keras", "3.12")
 h5py = pytest.importorskip("h5py")
 SIDE = 16
 

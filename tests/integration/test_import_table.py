@@ -5,25 +5,25 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.datasets import load_diabetes
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 
-skops_io = pytest.importorskip("skops.io")
+from marquee.handlers.core.errors import BundleError
+from marquee.handlers.core.golden import replay
+from marquee.handlers.core.predictor import Predictor
+from marquee.serving.archive import open_archive
+from marquee.training.core.errors import ExportError, TrainingError
+from marquee.training.core.progress import Progress
+from marquee.training.importing import scikit
+from marquee.training.importing.scikit import import_table
+from marquee.training.importing.scikit_config import TableImportConfig
+from tests.lazily import lazily
 
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor  # noqa: E402
-from sklearn.datasets import load_diabetes  # noqa: E402
-from sklearn.impute import SimpleImputer  # noqa: E402
-from sklearn.linear_model import LogisticRegression, Ridge  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler  # noqa: E402
-
-from marquee.handlers.core.errors import BundleError  # noqa: E402
-from marquee.handlers.core.golden import replay  # noqa: E402
-from marquee.handlers.core.predictor import Predictor  # noqa: E402
-from marquee.serving.archive import open_archive  # noqa: E402
-from marquee.training.core.errors import ExportError, TrainingError  # noqa: E402
-from marquee.training.core.progress import Progress  # noqa: E402
-from marquee.training.importing import scikit  # noqa: E402
-from marquee.training.importing.scikit import import_table  # noqa: E402
-from marquee.training.importing.scikit_config import TableImportConfig  # noqa: E402
+skops_io = lazily("skops.io")
 
 DATA = load_diabetes(scaled=False)
 NAMES = list(DATA.feature_names)

@@ -7,15 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-
-skops_io = pytest.importorskip("skops.io")
-
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor  # noqa: E402
-from sklearn.datasets import load_diabetes  # noqa: E402
-from sklearn.ensemble import ExtraTreesRegressor  # noqa: E402
-from sklearn.impute import SimpleImputer  # noqa: E402
-from sklearn.kernel_ridge import KernelRidge  # noqa: E402
-from sklearn.linear_model import (  # noqa: E402
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.datasets import load_diabetes
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import (
     ElasticNet,
     HuberRegressor,
     Lasso,
@@ -27,9 +24,9 @@ from sklearn.linear_model import (  # noqa: E402
     SGDClassifier,
     SGDRegressor,
 )
-from sklearn.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import (  # noqa: E402
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
     Binarizer,
     FunctionTransformer,
     MaxAbsScaler,
@@ -41,17 +38,20 @@ from sklearn.preprocessing import (  # noqa: E402
     RobustScaler,
     StandardScaler,
 )
-from sklearn.svm import LinearSVR  # noqa: E402
+from sklearn.svm import LinearSVR
 
-from marquee.handlers.inputs.table.spec import CODES, MISSING, NUMBERS, UNSEEN  # noqa: E402
-from marquee.training.core.errors import DataError, ExportError, TrainingError  # noqa: E402
-from marquee.training.importing.scikit import describe, verify  # noqa: E402
-from marquee.training.importing.scikit_columns import positions  # noqa: E402
-from marquee.training.importing.scikit_compare import check_equal  # noqa: E402
-from marquee.training.importing.scikit_config import TableImportConfig  # noqa: E402
-from marquee.training.importing.scikit_file import load_estimator  # noqa: E402
-from marquee.training.importing.scikit_table import labels_of  # noqa: E402
-from marquee.training.tasks.tabular.network import Served  # noqa: E402
+from marquee.handlers.inputs.table.spec import CODES, MISSING, NUMBERS, UNSEEN
+from marquee.training.core.errors import DataError, ExportError, TrainingError
+from marquee.training.importing.scikit import describe, verify
+from marquee.training.importing.scikit_columns import positions
+from marquee.training.importing.scikit_compare import check_equal
+from marquee.training.importing.scikit_config import TableImportConfig
+from marquee.training.importing.scikit_file import load_estimator
+from marquee.training.importing.scikit_table import labels_of
+from marquee.training.tasks.tabular.network import Served
+from tests.lazily import lazily
+
+skops_io = lazily("skops.io")
 
 DATA = load_diabetes(scaled=False)
 ROWS = 150
