@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 
+from tests import forked
 from tests.conftest import ROOT
 
 EXAMPLE = [sys.executable, str(ROOT / "examples" / "linear_regression")]
@@ -17,9 +18,7 @@ EXAMPLE = [sys.executable, str(ROOT / "examples" / "linear_regression")]
 def test_the_example_shows_the_fault_and_corrects_it(tmp_path):
     """From another folder, as a user may be in; everything it writes is in --work."""
     work = tmp_path / "work"
-    result = subprocess.run(
-        [*EXAMPLE, "--work", work], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    result = forked.run([EXAMPLE[0], f"{EXAMPLE[1]}/__main__.py", "--work", str(work)], cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["printed_nan_values"] == found["printed_values"] == 10

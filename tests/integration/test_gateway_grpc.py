@@ -218,12 +218,12 @@ def test_whatever_comes_the_worker_stays(address, served, image):
     before = worker()
     with grpc.insecure_channel(address) as channel:
 
-        @many(1_000)
+        @many(250)
         @given(message=infer_requests(image))
         def oip(message: Any) -> None:
             check_any(channel, INFER, message.SerializeToString())
 
-        @many(500)
+        @many(125)
         @given(message=predictions_requests(image))
         def torchserve(message: Any) -> None:
             check_any(channel, PREDICTIONS, message.SerializeToString())

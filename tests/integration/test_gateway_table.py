@@ -264,7 +264,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
-@many(150)
+@many(50)
 @given(path=PATHS, body=BODIES, headers=HEADERS)
 def test_bodies_over_rest(path, body, headers, running):
     """Each gets JSON, and says what is wrong with it: never 500, and no broken connection."""
@@ -291,7 +291,7 @@ RPC_TENSORS = st.fixed_dictionaries(
 )
 
 
-@many(150)
+@many(50)
 @given(
     tensors=st.lists(RPC_TENSORS, max_size=3),
     raw=RAW,
@@ -312,7 +312,7 @@ def test_messages_over_grpc(tensors, raw, version, outputs, running):
             assert error.details()
 
 
-@many(150)
+@many(50)
 @given(fields=st.dictionaries(st.sampled_from(["data", "body", "image", "explain", ""]), BODIES, max_size=3))
 def test_fields_over_torchserves_grpc(fields, running):
     """It gives the handler's own error with the status OK, or a status of its own."""

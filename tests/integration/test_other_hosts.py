@@ -42,9 +42,9 @@ KNOWN = {
 
 @pytest.fixture(scope="module")
 def rows(run) -> list[dict[str, Any]]:
-    """All test images with evaluation's answers."""
+    """Every fifth test image with evaluation's answer: several of each class, and many batches."""
     with open(run / "predictions.csv", newline="") as stream:
-        return [{**row, "data": Path(row["path"]).read_bytes()} for row in csv.DictReader(stream)]
+        return [{**row, "data": Path(row["path"]).read_bytes()} for row in list(csv.DictReader(stream))[::5]]
 
 
 def visit(name: str, run: Path, folder: Path, requests: list[dict[str, str]]) -> list[Any]:
@@ -78,7 +78,7 @@ def as_requests(host: Host, contents: list[bytes]) -> list[dict[str, str]]:
         bodies, kind = contents, "application/octet-stream"
     else:
         texts = [{"b64": base64.b64encode(content).decode()} for content in contents]
-        bodies = [json.dumps({"instances": texts[start : start + 64]}).encode() for start in range(0, len(texts), 64)]
+        bodies = [json.dumps({"instances": texts[start : start + 12]}).encode() for start in range(0, len(texts), 12)]
         kind = "application/json"
     return [{"path": host.path, "body": base64.b64encode(body).decode(), "type": kind} for body in bodies]
 
@@ -99,7 +99,7 @@ def test_all_answers_are_evaluations(name, rows, run, tmp_path):
         assert [status for status, _ in answers] == [400 if content is TEXT else 200 for content in contents]
         found = [body for _, body in answers]
     assert found.pop(3)["error"]["code"] == "not_an_image"
-    assert len(found) == len(rows) == 355
+    assert len(found) == len(rows) == 71
     for answer, row in zip(found, rows, strict=True):
         assert answer["label"] == row["predicted"]
         assert answer["probability"] == pytest.approx(float(row[row["predicted"]]), abs=1e-4)

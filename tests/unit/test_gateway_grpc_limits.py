@@ -426,7 +426,7 @@ class TestAnyMessage:
     """Whatever comes, the call ends with a status of the table, and the process answers the next one."""
 
     def test_of_the_open_inference_protocol(self, open_door, image):
-        @many(1_000)
+        @many(250)
         @given(message=infer_requests(image))
         @example(message=pb.ModelInferRequest())
         def holds(message: pb.ModelInferRequest) -> None:
@@ -435,7 +435,7 @@ class TestAnyMessage:
         holds()
 
     def test_of_torchserve(self, open_door, image):
-        @many(1_000)
+        @many(250)
         @given(message=predictions_requests(image))
         def holds(message: Any) -> None:
             check_any(open_door, PREDICTIONS, message.SerializeToString())
@@ -445,7 +445,7 @@ class TestAnyMessage:
     def test_of_any_bytes(self, open_door, image):
         whole = images(image).SerializeToString()
 
-        @many(1_000)
+        @many(250)
         @given(start=st.integers(0, len(whole)), put=st.binary(max_size=4), cut=st.integers(0, 8))
         def holds(start: int, put: bytes, cut: int) -> None:
             check_any(open_door, INFER, whole[:start] + put + whole[start + cut :])

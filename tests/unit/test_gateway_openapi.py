@@ -29,9 +29,10 @@ from marquee.gateway.access.keys import KeyStore
 from marquee.gateway.access.scope import SCOPES
 from marquee.gateway.app import operations
 from tests.gateway_server import HttpGateway
+from tests.properties import FACTOR
 from tests.table_forms import make_models
 
-EXAMPLES = 6
+EXAMPLES = 3 * FACTOR
 """Requests to each method of each path, of either kind."""
 CHECKS = [
     content_type_conformance,

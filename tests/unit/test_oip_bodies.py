@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from marquee.handlers.core.oip.datatypes import DATATYPES, pack_bytes
 from marquee.handlers.core.oip.wire import HEADER_LENGTH
+from tests.properties import FACTOR
 from tests.unit.oip_door import OF_THE_CLIENT, REST, Answer, Door
 
-MANY = settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_FIXTURE = [HealthCheck.function_scoped_fixture]
+MANY = settings(max_examples=250 * FACTOR, deadline=None, suppress_health_check=ANY_FIXTURE)
+FEWER = settings(max_examples=50 * FACTOR, deadline=None, suppress_health_check=ANY_FIXTURE)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,7 @@ def test_any_document(door, document):
 
 
 @given(document=documents)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEWER
 def test_any_document_beside_a_good_one(door, good, document):
     before, answer, after = door.batch([{"body": good}, {"body": document}, {"body": good}], [REST] * 3)
     assert_well_formed(answer, is_recognised(document))
@@ -186,7 +189,7 @@ def test_any_body_with_the_header(door, body, length):
 @given(
     pixels=st.lists(st.sampled_from([0, 1, 2, 128, 255]), min_size=4, max_size=4), white=st.sampled_from([None, 1, 255])
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEWER
 def test_json_and_bytes_mean_the_same(door, pixels, white):
     """An image is the same one, or refused in the same words, however its pixels came."""
     given_range = {} if white is None else {"range": white}
