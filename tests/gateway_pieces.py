@@ -61,6 +61,8 @@ class Pieces:
         path = f"/models/{self.model}"
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "true"}
         reply = await self.backend.manage("PUT", path, query)
+        if reply.status == 500 and b"Job.isControlCmd" in reply.body:  # TorchServe's own: see docs/troubleshooting.md
+            reply = await self.backend.manage("PUT", path, query)
         assert reply.status == 200, reply
         return await self.ready(workers)
 
