@@ -654,17 +654,16 @@ def test_processes_and_parts_of_a_step_train_as_one_and_a_killed_rank_is_restart
     assert (tmp_path / "two" / "bundle" / "spec.json").exists()
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
-    killed, program = tmp_path / "killed", tmp_path / "marquee"
-    with forked.command(program, "marquee"):
-        if os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun gives each rank one thread; a forked one has as many
-            train = ["--no-python", str(program), "train"]
-        process = start_torchrun(train, few, killed, *arguments, restarts=1)
-        wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
-        ranks = [child for child in psutil.Process(process.pid).children() if str(killed) in child.cmdline()]
-        assert len(ranks) == 2
-        ranks[1].kill()
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, stderr
+    killed, program = tmp_path / "killed", forked.command(tmp_path / "marquee", "marquee")
+    if os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun gives each rank one thread; a forked one has as many
+        train = ["--no-python", str(program), "train"]
+    process = start_torchrun(train, few, killed, *arguments, restarts=1)
+    wait_for(lambda: (killed / "checkpoints" / "last").exists(), process)
+    ranks = [child for child in psutil.Process(process.pid).children() if str(killed) in child.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
     assert "resuming from" in stderr
     assert_same_weights(weights(tmp_path / "two"), weights(killed))
 
