@@ -92,7 +92,8 @@ def child(load: Callable[..., Any], *arguments: Any, imports: Sequence[str] = ()
     It loads while this process continues; if loading fails, the first result raises the error. Ctrl-C, which a terminal
     sends to every process, is left to this process. A fork server imports the module of the first call's ``load``, and
     forks this child and those of later calls, because importing torch takes seconds. The fork server computes nothing,
-    so it has no threads that a fork would lose. Its environment is that of this process at the first call.
+    so it has no threads that a fork would lose. Its environment is that of this process at the first call. Where other
+    code of this process has used multiprocessing's fork server before, its children are forked from that one.
 
     Args:
         load: called in the child with ``arguments``; like them, it is sent by pickle.
@@ -106,7 +107,8 @@ def child(load: Callable[..., Any], *arguments: Any, imports: Sequence[str] = ()
     # The tracker unblocks SIGINT when it starts, which must not happen while SIGINT is blocked below.
     resource_tracker.ensure_running()
     try:
-        # The child inherits the signal mask.
+        # The fork server and its children inherit the signal mask, which keeps Ctrl-C from a child that is starting; a
+        # fork server that other code has started passes on its own.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -122,6 +124,7 @@ def child(load: Callable[..., Any], *arguments: Any, imports: Sequence[str] = ()
 
 
 def _serve(connection: Connection, load: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     loaded = _attempt(load, arguments)
     while True:
         try:

@@ -58,6 +58,20 @@ def test_it_leaves_ctrl_c_to_its_parent_and_ends_with_the_block():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def test_it_leaves_ctrl_c_to_its_parent_whoever_started_the_fork_server():
+    """A DataLoader with loader processes may have done so, where Ctrl-C is not blocked."""
+    code = (
+        "import multiprocessing, operator, os, signal; from marquee.child import child\n"
+        "earlier = multiprocessing.get_context('forkserver').Process(target=int)\n"
+        "earlier.start(); earlier.join()\n"
+        "with child(os.getpid) as process:\n"
+        "    os.kill(process.ask(operator.index), signal.SIGINT)\n"
+        "    print(process.ask(operator.index) == process.pid)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.stdout == "True\n", shown.stderr
+
+
 def test_its_server_has_imported_what_the_work_needs():
     code = (
         "import operator; from marquee.child import child\n"
