@@ -57,6 +57,7 @@ PRELOADED = (
     "typeguard",
 )
 """What takes long and several commands need, whether they import it at once or where they use it."""
+PROJECT = Path(__file__).resolve().parent.parent
 STREAMS = 3
 """Of every process; what comes after them in a request are descriptors for the command."""
 READ_ONCE = ("CUDA_", "LD_", "MALLOC_", "MKL_", "OMP_NUM_THREADS", "OPENBLAS_", "PYTHON", "TORCH_")
@@ -75,7 +76,9 @@ def main(listener: socket.socket, lifeline: socket.socket, interpreter: str) -> 
         lifeline: never written to.
         interpreter: of the servers that forked commands start.
     """
-    sys.path[0] = str(Path(__file__).resolve().parent.parent / "scripts")
+    sys.path[0] = str(PROJECT)
+    forked = import_module("tests.forked")
+    sys.path[0] = str(PROJECT / "scripts")
     # Ctrl-C at a terminal is for the tests, which may still need this server to clean up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in PRELOADED:
@@ -86,6 +89,8 @@ def main(listener: socket.socket, lifeline: socket.socket, interpreter: str) -> 
     request, streams = _Server(listener, lifeline).serve()
     _become(request, streams[:STREAMS])
     _fork_the_fork_server(door, started_with)
+    if not request["plain"]:
+        forked.fork_children(door)
     code = 0
     try:
         _run(request["command"], streams[STREAMS:])
@@ -182,7 +187,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for stream in streams:
         os.close(stream)
     # The objects of the server have the right encoding; only a terminal would be read and written differently.
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
+    unbuffered = bool(request["environment"].get("PYTHONUNBUFFERED"))
+    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty(), write_through=unbuffered)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -194,12 +200,49 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         for name in list(sys.modules):
             if name.partition(".")[0] == "marquee":
                 del sys.modules[name]
-        sys.path[1:1] = filter(None, request["environment"].get("PYTHONPATH", "").split(":"))
+    sys.path[1:1] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
 
 
 def read_once(environment: dict[str, str]) -> dict[str, str]:
-    """The variables of :data:`READ_ONCE`."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    """The variables of :data:`READ_ONCE` that make a difference."""
+    found = {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    found.pop("PYTHONUNBUFFERED", None)  # see _become
+    if set(found.get("PYTHONPATH", "").split(os.pathsep)) <= {"", str(PROJECT), str(PROJECT / "src")}:
+        found.pop("PYTHONPATH", None)
+    return found
+
+
+def ask(
+    door: str,
+    command: list[str],
+    descriptors: list[int],
+    *,
+    folder: str | None = None,
+    environment: dict[str, str] | None = None,
+    new_session: bool = False,
+) -> socket.socket:
+    """Asks the server for a process; what is returned gives its pid, and at its end its status, as four bytes each.
+
+    Args:
+        door: of the server.
+        command: what comes after the name of the interpreter.
+        descriptors: the streams of the process, and after them what the command gets as more arguments.
+        folder: this one's by default.
+        environment: this one's by default.
+        new_session: as Popen's ``start_new_session``.
+    """
+    request = {
+        "command": command,
+        "folder": folder or os.getcwd(),
+        "environment": dict(os.environ) if environment is None else environment,
+        "new_session": new_session,
+        "tied": False,
+        "plain": False,
+    }
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(door)
+    socket.send_fds(connection, [json.dumps(request).encode()], descriptors)
+    return connection
 
 
 def _fork_the_fork_server(door: str, started_with: dict[str, str]) -> None:
@@ -210,17 +253,7 @@ def _fork_the_fork_server(door: str, started_with: dict[str, str]) -> None:
         found = re.fullmatch(r"(from multiprocessing\.forkserver import main; main\()\d+, \d+(, .*)", arguments[-1])
         if not found or read_once(dict(os.environ)) != started_with:
             return spawn(path, arguments, descriptors)
-        request = {
-            "command": ["-c", found[1], found[2]],
-            "folder": os.getcwd(),
-            "environment": dict(os.environ),
-            "new_session": False,
-            "tied": False,
-            "plain": False,
-        }
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(door)
-            socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2, *descriptors])
+        with ask(door, ["-c", found[1], found[2]], [0, 1, 2, *descriptors]) as connection:
             connection.recv(4)
             # Its parent looks after it by waitpid: a child of its own, which ends when it ends.
             pid = os.fork()

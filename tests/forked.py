@@ -6,10 +6,10 @@ runs the script from its first line to what it has left for its exit. What diffe
 seconds, have been imported, and are not taken apart in the end. A test of what happens before, during or after that
 uses Popen; a command line or an environment that only a new interpreter reads gets one here as well.
 
-The workers of a TorchServe that a forked command starts are forked, too: :func:`interpreter` is what starts them.
+What a forked command starts by Popen is forked likewise, and so are the workers of a TorchServe that it starts:
+:func:`interpreter` is what starts them.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -21,12 +21,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from tests.fork_server import READ_ONCE, read_once
+from tests.fork_server import READ_ONCE, ask, read_once
 
 ENVIRONMENT = dict(os.environ)
 """The server's."""
 REAL_WORKERS = "MARQUEE_TESTS_REAL_WORKERS"
 """With this in the environment of a command, TorchServe's workers are started as they are for a user."""
+_parents_door = ""
+"""Of the server that has forked this process, if one has."""
 
 
 class Forked(subprocess.Popen):
@@ -41,19 +43,11 @@ class Forked(subprocess.Popen):
         if not _can_be_forked(given, environment):
             start(*arguments, **options)
             return
-        request = {
-            "command": [os.fspath(part) for part in given["args"][1:]],
-            "folder": os.fspath(given["cwd"] or Path.cwd()),
-            "environment": environment,
-            "new_session": given["start_new_session"],
-            "tied": False,
-            "plain": False,
-        }
         streams = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         streams = [number if stream == -1 else stream for number, stream in enumerate(streams)]
-        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.connect(str(_server().door))
-        socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
+        command = [os.fspath(part) for part in given["args"][1:]]
+        how = {"folder": os.fspath(given["cwd"] or Path.cwd()), "new_session": given["start_new_session"]}
+        self._channel = ask(_door(), command, streams, environment=environment, **how)
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in pipes))
         self.pid = self._receive()
@@ -125,7 +119,8 @@ _WORKER = """
 # Whatever goes wrong here is written down and ends the process: Python would go on, and run the worker once more.
 if len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith("ts/model_service_worker.py"):
     known = {{name: value for name, value in os.environ.items() if name.startswith({names!r})}}
-    known.pop("PYTHONPATH", None)
+    for name in ("PYTHONPATH", "PYTHONUNBUFFERED"):
+        known.pop(name, None)
     if known == {known!r} and {real!r} not in os.environ and os.path.exists({door!r}):
         try:
             ask(sys.orig_argv[1:], plain=True)
@@ -143,7 +138,7 @@ def command(path: Path, module: str, plain: bool = False) -> Path:
         module: is run.
         plain: without the modules of this project, which are imported anew, from where PYTHONPATH says.
     """
-    ask = _ASK.format(door=str(_server().door))
+    ask = _ASK.format(door=_door())
     program = f"#!{sys.executable} -IS\n{ask}\nask(['-m', {module!r}, *sys.argv[1:]], plain={plain})\n"
     path.write_text(program)
     path.chmod(0o755)
@@ -159,6 +154,17 @@ def interpreter() -> str:
     other. A test of what a worker imports sets :data:`REAL_WORKERS`.
     """
     return str(_server().interpreter)
+
+
+def fork_children(door: str) -> None:
+    """What this process starts by Popen is forked, too, by the server with this door."""
+    global _parents_door
+    _parents_door = door
+    subprocess.Popen = Forked  # type: ignore[misc]
+
+
+def _door() -> str:
+    return _parents_door or str(_server().door)
 
 
 def _can_be_forked(given: dict[str, Any], environment: dict[str, str]) -> bool:

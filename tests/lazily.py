@@ -13,6 +13,8 @@ class Lazy:
         self._name, self._version = name, version
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # of pytest, which looks at everything in a module that it collects
+            raise AttributeError(attribute)
         return getattr(pytest.importorskip(self._name, self._version), attribute)
 
 

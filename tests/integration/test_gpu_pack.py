@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.gpu.material import draw_digits, photographs
 from benchmarks.gpu.page import render
 from benchmarks.gpu.plan import STEPS, absent
 from benchmarks.gpu.step import Report, Site, Step, environment, read_rows
+from tests import forked
 from tests.conftest import ROOT
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors", "timm")
@@ -115,15 +117,8 @@ def bare(folder: Path, packages: Iterable[str]) -> dict[str, str]:
 
 
 def door(*arguments: object, env: dict[str, str] | None = None, timeout: float = 400) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return forked.run(command, cwd=ROOT, env=env, timeout=timeout)
 
 
 def result_of(out: Path) -> dict:
@@ -241,7 +236,7 @@ def test_a_step_that_fails_or_hangs_ends_no_other(tmp_path, monkeypatch):
     assert hangs["rows"][1]["note"].startswith("timed out after ")
     assert 5 < hangs["limit"] <= hangs["seconds"] < 30
     assert (needs_more["status"], needs_more["reason"], needs_more["rows"]) == ("skipped", "needs juggling", [])
-    assert has_ended(int((out / "work" / "shared" / "pid").read_text()))
+    ended((out / "work" / "shared" / "pid").read_text())
     assert (dies["status"], dies["rows"][0]["note"]) == ("failed", "ended with code 3: about to die")
     assert crashes["rows"][0]["note"].startswith("ended by SIGSEGV")
     assert [row["note"] for row in raises["rows"]] == ["", "ValueError: wrong"]
@@ -278,15 +273,14 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
     assert (quick["status"], slow["status"]) == ("done", "interrupted")
     assert [row["name"] for row in slow["rows"]] == ["before"]
     assert "The run was interrupted" in (out / "page.md").read_text()
-    assert has_ended(int((out / "work" / "shared" / "pid").read_text()))
+    ended((out / "work" / "shared" / "pid").read_text())
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits for a parent that does not ask for its end."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def ended(pid: str) -> None:
+    """Waits until a process that was killed is gone, or waits for a parent that does not ask for its end."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(pid))
+        until(lambda: process.status() == psutil.STATUS_ZOMBIE, 20)
 
 
 def until(happened, seconds: float = 120) -> None:
