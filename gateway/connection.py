@@ -13,6 +13,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_GOODBYE_SECONDS = 1.0
+"""For a client to answer that a connection ends; one that keeps it for its next request does not look."""
 
 
 @dataclass(kw_only=True)
@@ -31,9 +33,9 @@ class Connections:
     """Those without a request, the one that has been so for longest first."""
 
     def close_idle(self) -> None:
-        """Closes the connections without a request."""
+        """Closes the connections without a request; an answer that its client is still taking is sent whole."""
         for connection in list(self.idle):
-            connection.give_up()
+            connection.finish()
 
 
 class HttpConfig(Config):
@@ -106,13 +108,27 @@ class Connection(HttpToolsProtocol):
 
     def give_up(self) -> None:
         """Closes the connection, also where the client does not take what was sent to it."""
-        self._be_busy()
         if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self._be_busy()
             self.transport.abort()
         else:
-            if self._reads_head:
-                self.transport.write(_TOO_SLOW)
-            self.transport.close()
+            self.finish()
+
+    def finish(self) -> None:
+        """Closes the connection when its client has taken what was sent to it."""
+        self._be_busy()
+        if self._reads_head:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+        self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """Does not wait for a client's goodbye, as TLS does for half a minute."""
+        self._timer = None
+        if self.transport.get_write_buffer_size():
+            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._leave)
+        else:
+            self.transport.abort()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

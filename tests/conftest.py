@@ -32,9 +32,11 @@ QUICK = (
 ).split()
 
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored in them and in what they start.
+# In the background of a shell Ctrl-C is ignored, and under nohup the end of a terminal: in what the tests start, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # the tests themselves go on; what they start has the default
 
 _INDEPENDENT = {
     "test_training.py",

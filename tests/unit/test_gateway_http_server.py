@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 import trustme
@@ -345,16 +345,57 @@ def tls_of(authority: trustme.CA, folder, clients: bool = False) -> TlsConfig:
     )
 
 
+class TestEndOfAnswers:
+    """Large ones, which a client takes slowly."""
+
+    @pytest.mark.parametrize("is_secure", [False, True])
+    def test_they_are_sent_whole(self, is_secure, authority, tmp_path):
+        secure = http_context(tls_of(authority, tmp_path)) if is_secure else None
+        with running(secure=secure) as server:
+            connection = server.connect()
+            if is_secure:
+                connection = trusting(authority).wrap_socket(connection, server_hostname="localhost")
+            connection.sendall(b"POST /large HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            wait_for(lambda: is_answered(server))
+            end = asyncio.run_coroutine_threadsafe(server.server.close(50), server.loop)
+            time.sleep(3)
+            assert not end.done()
+            assert len(read_to_the_end(connection).partition(b"\r\n\r\n")[2]) == 30_000_000
+            assert end.result(60) == 0
+            connection.close()
+
+
+def is_answered(server: Running) -> bool:
+    """Whether the application has given all of its answer to the one connection."""
+    cycles = [connection.cycle for connection in server.server.server_state.connections]
+    return any(cycle is not None and cycle.response_complete for cycle in cycles)
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 class TestTls:
     def ask(self, server: Running, context: ssl.SSLContext) -> bytes:
         connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=context)
         connection.request("POST", "/", b"secret")
         return connection.getresponse().read()
 
+    def test_silent_clients_do_not_hold_up_the_end(self, authority, tmp_path):
+        """A connection that is kept for the next request does not answer when TLS says goodbye."""
+        with running(secure=http_context(tls_of(authority, tmp_path))) as server:
+            kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=trusting(authority))
+            kept.request("POST", "/", b"1")
+            assert kept.getresponse().read() == b"1"
+            fresh = trusting(authority).wrap_socket(server.connect(), server_hostname="localhost")
+            with closing(kept), fresh:
+                assert server.call(asyncio.wait_for(server.server.close(50), 20)) == 0
+
     def test_only_1_3(self, authority, tmp_path):
         with running(secure=http_context(tls_of(authority, tmp_path))) as server:
-            context = ssl.create_default_context()
-            authority.configure_trust(context)
+            context = trusting(authority)
             assert self.ask(server, context) == b"secret"
             context.maximum_version = ssl.TLSVersion.TLSv1_2
             with pytest.raises(ssl.SSLError):
@@ -362,8 +403,7 @@ class TestTls:
 
     def test_certificates_of_clients(self, authority, tmp_path):
         with running(secure=http_context(tls_of(authority, tmp_path, clients=True))) as server:
-            context = ssl.create_default_context()
-            authority.configure_trust(context)
+            context = trusting(authority)
             with pytest.raises((ssl.SSLError, OSError)):
                 self.ask(server, context)
             authority.issue_cert("client.example").configure_cert(context)
