@@ -25,11 +25,13 @@ from tests import forked  # noqa: E402 - it keeps the environment
 ROOT = Path(__file__).resolve().parent.parent
 # Small enough to train in seconds, real enough to be right most of the time. Augmentation would take
 # longer than the network.
-QUICK = (
+SETTINGS = (
     "--image.size 32 --model.arch test_resnet --loop.epochs 4 --loop.batch-size 32 --loop.workers 0 "
     "--optimizer.lr 4e-3 --augment.crop-scale 0.9 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 "
     "--augment.color 0"
 ).split()
+# So would the report, which tests of reports ask for by --report.
+QUICK = ["--no-report", *SETTINGS]
 
 
 # In the background of a shell Ctrl-C is ignored, and under nohup the end of a terminal: in what the tests start, too.
@@ -184,7 +186,10 @@ def few(digits: Path) -> Path:
 @pytest.fixture(scope="session")
 def run(once: Once, digits: Path, script: Script) -> Path:
     """A finished run on the digits."""
-    return once("runs", lambda folder: script("train", "--data", digits, "--out", folder / "digits", *QUICK)) / "digits"
+    return (
+        once("runs", lambda folder: script("train", "--data", digits, "--out", folder / "digits", *QUICK, "--report"))
+        / "digits"
+    )
 
 
 @pytest.fixture(scope="session")

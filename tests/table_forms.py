@@ -68,7 +68,7 @@ def make_models(folder: Path, script: Callable[..., Any]) -> None:
     write_csv(folder / "flowers.csv", flowers())
     for name, task, target in (("houses", "regression", TARGET), ("flowers", "classification", LABEL)):
         run = folder / "runs" / name
-        arguments = ["--data", folder / f"{name}.csv", "--target", target, "--out", run]
+        arguments = ["--no-report", "--data", folder / f"{name}.csv", "--target", target, "--out", run]
         if task == "classification":
             arguments += ["--loop.epochs", 60]
         script("train", "--task", f"tabular-{task}", *arguments)

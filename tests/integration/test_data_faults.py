@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import QUICK
 
-ONCE = [*QUICK, "--loop.epochs", 1, "--export.unfamiliar", 0]
+ONCE = [*QUICK, "--report", "--loop.epochs", 1, "--export.unfamiliar", 0]
 
 
 def copy(digits: Path, target: Path, digit: int, count: int, start: int = 0) -> None:

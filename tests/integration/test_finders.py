@@ -22,7 +22,7 @@ from marquee.training.tasks.image_classification.config import (
 )
 from marquee.training.tools.lr_finder import find_learning_rate, judge
 from marquee.training.tools.rate_range import RateRange
-from tests.conftest import QUICK, ROOT
+from tests.conftest import ROOT, SETTINGS
 from tests.forked import Forked
 
 pytestmark = pytest.mark.slow  # what they share takes that long to make
@@ -40,7 +40,7 @@ def test_training_at_the_suggested_rate_learns(digits, script, tmp_path):
     place = tmp_path / "work"
     place.mkdir()
     files = ["--out", place / "lr.json", "--plot", place / "lr.svg"]
-    small = [*QUICK, "--image.size", 16]
+    small = [*SETTINGS, "--image.size", 16]
     result = script("find_lr", "--data", digits, *small, *files, "--json", cwd=place)
     curve = json.loads(result.stdout)
     assert curve == json.loads((place / "lr.json").read_text())
@@ -50,7 +50,9 @@ def test_training_at_the_suggested_rate_learns(digits, script, tmp_path):
     assert 1e-6 < curve["suggestion"] < 1
     assert 1e-6 < curve["tenth_of_lowest"] < 1
     rate = ["--optimizer.lr", curve["suggestion"], "--loop.epochs", 3]
-    trained = json.loads(script("train", "--data", digits, "--out", tmp_path / "run", *small, *rate, "--json").stdout)
+    trained = json.loads(
+        script("train", "--no-report", "--data", digits, "--out", tmp_path / "run", *small, *rate, "--json").stdout
+    )
     assert trained["accuracy"] > 0.6  # chance is 0.1
 
 
@@ -66,7 +68,7 @@ def test_a_diverging_range_is_cut_off(digits):
 
 def test_no_descent_is_said(few, script):
     options = ["--from", "1e-12", "--to", "1e-11", "--steps", 40]
-    result = script("find_lr", "--data", few, *QUICK, *options)
+    result = script("find_lr", "--data", few, *SETTINGS, *options)
     assert "no clear descent" in result.stdout
     assert "--optimizer.lr" not in result.stdout
 
@@ -92,7 +94,7 @@ def test_the_rule_on_known_curves():
 
 
 def batch_sizes(script, few: Path, *options: object) -> dict:
-    result = script("find_batch_size", "--data", few, *QUICK, "--image.size", 64, "--json", *options)
+    result = script("find_batch_size", "--data", few, *SETTINGS, "--image.size", 64, "--json", *options)
     return json.loads(result.stdout)
 
 
@@ -111,14 +113,16 @@ def test_the_predicted_batch_respects_the_limit_and_fits(few, script):
 
 
 def test_a_limit_below_everything_is_an_error(few, script):
-    result = script("find_batch_size", "--data", few, *QUICK, "--memory-bytes", 50_000_000, "--from", 64, check=False)
+    result = script(
+        "find_batch_size", "--data", few, *SETTINGS, "--memory-bytes", 50_000_000, "--from", 64, check=False
+    )
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: not even a batch of 64 fits in 48 MiB")
 
 
 @pytest.mark.parametrize("name", ["find_lr", "find_batch_size"])
 def test_ctrl_c_ends_with_one_line(few, name):
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--data", str(few), *QUICK]
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--data", str(few), *SETTINGS]
     if name == "find_lr":
         command += ["--steps", "100000", "--loop.workers", "1"]
     process = Forked(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from marquee.handlers.core.predictor import Predictor
-from tests.conftest import QUICK
+from tests.conftest import QUICK, SETTINGS
 
 pytestmark = pytest.mark.slow  # what they share takes that long to make
 
@@ -38,7 +38,7 @@ def pairs(digits, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pairs_run(pairs, script, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "pairs"
-    flags = ["--model.multi-label", "--loss.name", "bce", "--loop.epochs", 6]
+    flags = ["--report", "--model.multi-label", "--loss.name", "bce", "--loop.epochs", 6]
     script("train", "--data", pairs, "--out", out, *QUICK, *flags)
     return out
 
@@ -98,7 +98,7 @@ def test_it_is_served(pairs_run, script, tmp_path, free_port):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("find_lr", ["--steps", 20]), ("find_batch_size", ["--from", 256])])
 def test_the_finders_take_several_labels(name, options, pairs, script):
-    quick = [*QUICK[: QUICK.index("--loop.epochs")], "--model.multi-label", "--loss.name", "bce"]
+    quick = [*SETTINGS[: SETTINGS.index("--loop.epochs")], "--model.multi-label", "--loss.name", "bce"]
     found = json.loads(script(name, "--data", pairs, "--json", *quick, *options).stdout)
     assert found["rates"] if name == "find_lr" else found["largest"] == 256
 

@@ -31,7 +31,7 @@ def flat(tmp_path_factory) -> Path:
 
 
 def test_images_without_any_differences_can_be_trained_on(flat, script, tmp_path):
-    trained = script("train", "--data", flat, "--out", tmp_path / "run", *PLAIN)
+    trained = script("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN)
     assert "are all alike to the network" in trained.stderr
     spec = json.loads((tmp_path / "run" / "bundle" / "spec.json").read_text())
     assert spec["output"]["calibration"]["max_distance"] is None
@@ -39,14 +39,14 @@ def test_images_without_any_differences_can_be_trained_on(flat, script, tmp_path
 
 @pytest.mark.parametrize("options", [("--loop.batch-size", "1"), ("--loop.batch-size", "8", "--loop.accumulate", "8")])
 def test_batch_norm_with_one_image_a_part_is_told_before_the_first_step(options, flat, script, tmp_path):
-    refused = script("train", "--data", flat, "--out", tmp_path / "run", *PLAIN, *options, check=False)
+    refused = script("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN, *options, check=False)
     assert refused.returncode == 1
     last = refused.stderr.splitlines()[-1]
     assert last.startswith("error: batch norm needs more than one value of each channel")
     assert "--loop.batch-size" in last
     assert not (tmp_path / "run" / "checkpoints").exists()
     # Nothing is in the way of the corrected command.
-    script("train", "--data", flat, "--out", tmp_path / "run", *PLAIN)
+    script("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN)
 
 
 def train_in_shell(prepare: str, data: Path, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":

@@ -72,7 +72,7 @@ def test_a_second_command_in_a_run_folder_is_refused_and_told_by_whom(few, scrip
             assert (out / "config.yaml").read_bytes() == before
     finally:
         kill(process)
-    resumed = script("train", "--out", out, "--resume", "--loop.epochs", "2")
+    resumed = script("train", "--out", out, "--resume", "--no-report", "--loop.epochs", "2")
     assert f"taken over from pid {process.pid}" in resumed.stderr
     assert not (out / LOCK_FILE).exists()
 
@@ -104,7 +104,7 @@ def test_what_a_killed_command_left_is_cleared_by_the_next(copy, script):
     (run / "checkpoints" / ".epoch-0002.abcdefgh").mkdir()
     (run / ".notes").write_text("mine")
     (run / ".envrc.personal").write_text("mine, too")
-    script("train", "--out", run, "--resume", "--loop.epochs", "2")
+    script("train", "--out", run, "--resume", "--no-report", "--loop.epochs", "2")
     assert sorted(path.name for path in run.glob(".*")) == [".envrc.personal", ".notes"]
     assert not list((run / "checkpoints").glob(".*"))
 
@@ -126,7 +126,7 @@ def test_a_run_goes_on_with_data_that_was_moved_and_renamed(copy, script):
     assert lost.returncode == 1
     assert "are no longer there" in lost.stderr
     assert "--data" in lost.stderr
-    script("train", "--out", copy / "run", "--resume", "--data", copy / "moved", "--loop.epochs", "2")
+    script("train", "--out", copy / "run", "--resume", "--no-report", "--data", copy / "moved", "--loop.epochs", "2")
     manifest = (copy / "run" / "manifest.csv").read_text()
     assert str(copy / "data") not in manifest
     assert str(copy / "moved" / "3" / "renamed-0.png") in manifest
@@ -150,7 +150,7 @@ def test_other_data_is_not_taken_for_the_runs(copy, digits, script):
         assert words in refused.stderr
         assert str(data) in refused.stderr
     assert (copy / "run" / "manifest.csv").read_bytes() == before
-    script("train", "--out", copy / "run", "--resume", "--data", copy / "data", "--loop.epochs", "2")
+    script("train", "--out", copy / "run", "--resume", "--no-report", "--data", copy / "data", "--loop.epochs", "2")
 
 
 def test_an_import_makes_its_folder_once(run, digits, script, tmp_path):

@@ -27,7 +27,7 @@ from tests.table_forms import (
     write_parquet,
 )
 
-REGRESSION = ("--task", "tabular-regression", "--target", "price")
+REGRESSION = ("--no-report", "--task", "tabular-regression", "--target", "price")
 
 
 @pytest.fixture(scope="session")
@@ -339,7 +339,7 @@ class TestResume:
         process.communicate()
         assert process.returncode == -signal.SIGKILL
 
-        resumed = script("train", "--out", out, "--resume")
+        resumed = script("train", "--out", out, "--resume", "--no-report")
         assert "resuming from" in resumed.stderr
         assert_same_weights(whole, out)
         names = ("epoch", "train_loss", "val_loss", "val_rmse", "lr")

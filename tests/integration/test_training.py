@@ -109,6 +109,13 @@ def test_a_run_holds_what_it_promises(run, digits):
     assert len(spec["golden"]["files"]) == 16 + 1
 
 
+def test_a_run_without_a_report_gets_one_later(short, script, tmp_path):
+    run, pages = shutil.copytree(short, tmp_path / "run"), {"report.html", "MODEL_CARD.md"}
+    assert not pages & {path.name for path in run.iterdir()}
+    script("report", run)
+    assert pages <= {path.name for path in run.iterdir()}
+
+
 def test_predictions_are_the_predictors(run):
     predictor = Predictor.load(run / "bundle")
     with open(run / "predictions.csv", newline="") as stream:
@@ -384,7 +391,7 @@ class TestResume:
         process.kill()
         process.communicate()
 
-        script("train", "--out", out, "--resume")
+        script("train", "--out", out, "--resume", "--no-report")
         assert_same_weights(weights(uninterrupted), weights(out))
         assert (uninterrupted / "bundle" / "model.pt2").read_bytes() == (out / "bundle" / "model.pt2").read_bytes()
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -397,7 +404,7 @@ class TestResume:
         refused = script("train", "--data", few, "--out", out, "--resume", "--optimizer.lr", 1, check=False)
         assert refused.returncode == 1
         assert "cannot resume with --optimizer.lr 1" in refused.stderr
-        script("train", "--data", few, "--out", out, "--resume", "--loop.epochs", 7)
+        script("train", "--data", few, "--out", out, "--resume", "--no-report", "--loop.epochs", 7)
         assert len((out / "metrics.jsonl").read_text().splitlines()) == 7
 
     def test_a_damaged_checkpoint_is_replaced_by_the_one_before(self, uninterrupted, script, tmp_path):
@@ -421,7 +428,7 @@ class TestResume:
         flipped.write_bytes(whole)
         for file, content in earlier.items():
             file.write_bytes(content)
-        result = script("train", "--out", out, "--resume")
+        result = script("train", "--out", out, "--resume", "--no-report")
         warning = next(line for line in result.stderr.splitlines() if line.startswith("warning: "))
         assert "epoch-0006/weights.safetensors: damaged" in warning
         assert "epoch-0005 instead" in warning
@@ -455,7 +462,16 @@ class TestResumeWithEverything:
             process.kill()
             process.communicate()
             resumed += (killed / "checkpoints" / "last").exists()
-        script("train", "--data", few, "--out", killed, *TINY, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+        script(
+            "train",
+            "--data",
+            few,
+            "--out",
+            killed,
+            *TINY,
+            *self.ARGUMENTS,
+            *(["--resume"] if resumed else []),
+        )
         assert resumed
         assert_same_weights(weights(whole), weights(killed))
         assert_same_weights(weights(whole, "best"), weights(killed, "best"))
@@ -494,7 +510,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(short, script, tmp_path):
     assert "Traceback" not in full.stderr
     assert_same_weights(good, weights(out))
     assert not list((out / "checkpoints").glob(".epoch-*"))
-    script("train", "--out", out, "--resume", "--loop.epochs", 2)
+    script("train", "--out", out, "--resume", "--no-report", "--loop.epochs", 2)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
 
 

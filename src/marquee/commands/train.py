@@ -47,6 +47,9 @@ class Arguments:
     none; tabular-regression; tabular-classification."""
     resume: bool = False
     """Continue from the last checkpoint of --out, with the run's own configuration."""
+    report: bool = True
+    """Write report.html and MODEL_CARD.md at the end; without them training is a second shorter, and ``marquee report``
+    writes them later."""
     json: bool = False
     """Print the final metrics as one JSON object."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -75,7 +78,7 @@ def main() -> int:
         return 2
     with interruptible():
         from marquee.training.core.run import summary, train
-    metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume)
+    metrics = train(arguments.run, arguments.data, arguments.out, arguments.resume, report=arguments.report)
     if not metrics:
         return 0  # not the main process
     if arguments.json:
