@@ -21,6 +21,7 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 PRELOADED = (
@@ -89,8 +90,8 @@ def main(listener: socket.socket, lifeline: socket.socket, interpreter: str) -> 
     request, streams = _Server(listener, lifeline).serve()
     _become(request, streams[:STREAMS])
     _fork_the_fork_server(door, started_with)
-    if not request["plain"]:
-        forked.fork_children(door)
+    is_command = not request["command"][0].startswith(("-u", "-c"))
+    forked.use(door, for_children=is_command and not request["plain"])
     code = 0
     try:
         _run(request["command"], streams[STREAMS:])
@@ -269,7 +270,10 @@ def _fork_the_fork_server(door: str, started_with: dict[str, str]) -> None:
 
 
 def _run(command: list[str], descriptors: list[int]) -> None:
-    if command[0] == "-c":
+    if command[0] == "-u":  # a worker of pytest-xdist, by execnet's popen_args
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(command[command.index("-c") + 1], main.__dict__)
+    elif command[0] == "-c":
         exec(f"{command[1]}{', '.join(map(str, descriptors))}{command[2]}", {"__name__": "__main__"})
     elif command[0] == "-m":
         sys.path[0] = str(Path.cwd())

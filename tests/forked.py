@@ -7,7 +7,7 @@ seconds, have been imported, and are not taken apart in the end. A test of what 
 uses Popen; a command line or an environment that only a new interpreter reads gets one here as well.
 
 What a forked command starts by Popen is forked likewise, and so are the workers of a TorchServe that it starts:
-:func:`interpreter` is what starts them.
+:func:`interpreter` is what starts them. The workers of pytest-xdist are forked from the same server.
 """
 
 import os
@@ -27,8 +27,8 @@ ENVIRONMENT = dict(os.environ)
 """The server's."""
 REAL_WORKERS = "MARQUEE_TESTS_REAL_WORKERS"
 """With this in the environment of a command, TorchServe's workers are started as they are for a user."""
-_parents_door = ""
-"""Of the server that has forked this process, if one has."""
+_forked_by = ""
+"""The door of the server that has forked this process, if one has."""
 
 
 class Forked(subprocess.Popen):
@@ -98,12 +98,12 @@ def run(command: list[str], timeout: float, **options: Any) -> "subprocess.Compl
 _ASK = '''\
 import json, os, signal, socket, sys
 
-def ask(command, **how):
+def ask(command, plain=False):
     """Has the process forked in place of this one, and ends as it ends; it ends when this one does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.connect({door!r})
-        request = dict(command=command, folder=os.getcwd(), environment=dict(os.environ), new_session=False, tied=True)
-        socket.send_fds(door, [json.dumps(dict(request, **how)).encode()], [0, 1, 2])
+        request = dict(command=command, folder=os.getcwd(), environment=dict(os.environ), plain=plain)
+        socket.send_fds(door, [json.dumps(dict(request, new_session=False, tied=True)).encode()], [0, 1, 2])
         door.recv(4)
         status = door.recv(4)
     code = os.waitstatus_to_exitcode(int.from_bytes(status, "big")) if status else 1
@@ -138,11 +138,13 @@ def command(path: Path, module: str, plain: bool = False) -> Path:
         module: is run.
         plain: without the modules of this project, which are imported anew, from where PYTHONPATH says.
     """
-    ask = _ASK.format(door=_door())
-    program = f"#!{sys.executable} -IS\n{ask}\nask(['-m', {module!r}, *sys.argv[1:]], plain={plain})\n"
-    path.write_text(program)
-    path.chmod(0o755)
+    _write_program(path, f"ask(['-m', {module!r}, *sys.argv[1:]], plain={plain})")
     return path
+
+
+def _write_program(path: Path, code: str) -> None:
+    path.write_text(f"#!{sys.executable} -IS\n{_ASK.format(door=_door())}\n{code}\n")
+    path.chmod(0o755)
 
 
 @cache
@@ -153,18 +155,37 @@ def interpreter() -> str:
     answers, and whose pid TorchServe reports, since it reads that in the worker's log. What ends one of them ends the
     other. A test of what a worker imports sets :data:`REAL_WORKERS`.
     """
-    return str(_server().interpreter)
+    return str(_interpreter(Path(_door())))
 
 
-def fork_children(door: str) -> None:
-    """What this process starts by Popen is forked, too, by the server with this door."""
-    global _parents_door
-    _parents_door = door
-    subprocess.Popen = Forked  # type: ignore[misc]
+def _interpreter(door: Path) -> Path:
+    return door.with_name("python") / "bin" / "python"
+
+
+def workers(count: int) -> list[str]:
+    """What ``--tx`` of pytest-xdist takes for this many workers, each with one thread, since they share the cores."""
+    ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")
+    program = Path(_door()).with_name("worker")
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which ends the workers"
+    _write_program(program, f"{ignore}\nask(sys.argv[1:])")
+    return [f"popen//python={program}"] * count
+
+
+def use(door: str, for_children: bool) -> None:
+    """Has this process use the server with this door, which has forked it.
+
+    Args:
+        door: see the program.
+        for_children: whether everything that it starts by Popen is forked.
+    """
+    global _forked_by
+    _forked_by = door
+    if for_children:
+        subprocess.Popen = Forked  # type: ignore[misc]
 
 
 def _door() -> str:
-    return _parents_door or str(_server().door)
+    return _forked_by or str(_server().door)
 
 
 def _can_be_forked(given: dict[str, Any], environment: dict[str, str]) -> bool:
@@ -180,7 +201,8 @@ class _Server:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fork-")
         self.door = Path(self._folder.name) / "door"
-        self.interpreter = self._make_interpreter(Path(self._folder.name) / "python")
+        interpreter = _interpreter(self.door)
+        self._make_interpreter(interpreter)
         self._lifeline, theirs = socket.socketpair()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(str(self.door))
@@ -188,12 +210,12 @@ class _Server:
         with theirs, listener:
             descriptors = listener.fileno(), theirs.fileno()
             program = Path(__file__).with_name("fork_server.py")
-            arguments = [sys.executable, str(program), *map(str, descriptors), str(self.interpreter)]
+            arguments = [sys.executable, str(program), *map(str, descriptors), str(interpreter)]
             subprocess.Popen(arguments, pass_fds=descriptors, env=ENVIRONMENT)
 
-    def _make_interpreter(self, folder: Path) -> Path:
+    def _make_interpreter(self, program: Path) -> None:
         """Not by ``python -m venv``, which takes a second: a link, its configuration, and where packages are."""
-        program = folder / "bin" / "python"
+        folder = program.parent.parent
         program.parent.mkdir(parents=True)
         program.symlink_to(Path(sys.executable).resolve())
         home = Path(sys.executable).resolve().parent
@@ -209,7 +231,6 @@ class _Server:
         # Lines of code, read in the order of their files' names: the worker goes before the packages are looked at.
         (packages / "1.pth").write_text("import forked_worker\n")
         (packages / "2.pth").write_text(f"import site; {adding}\n")
-        return program
 
 
 @cache

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests import forked
@@ -69,6 +70,32 @@ def test_what_is_read_once_takes_a_new_interpreter(tmp_path):
     command = [sys.executable, str(program)]
     assert forked.run(command, timeout=60).stdout == "True\n"
     assert forked.run(command, timeout=60, env={**os.environ, "PYTHONHASHSEED": "1"}).stdout == "False\n"
+
+
+STARTS_ANOTHER = """
+import os, subprocess, sys
+if len(sys.argv) > 1:
+    print("torch" in sys.modules, os.path.dirname(__file__) in sys.path, sys.stdout.write_through)
+    sys.exit(5)
+for more in {}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONHASHSEED": "1"}:
+    done = subprocess.run([sys.executable, __file__, "x"], env={**os.environ, **more}, capture_output=True, text=True)
+    print(done.returncode, done.stdout.strip())
+"""
+
+
+def test_what_it_starts_is_forked_too(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(STARTS_ANOTHER)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    told = forked.run([sys.executable, str(program)], timeout=60, env=plain)
+    assert told.stdout.splitlines() == ["5 True True False", "5 True True True", "5 False True False"], told.stderr
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="only the workers of pytest-xdist are forked")
+def test_the_workers_of_the_tests_are_forked():
+    parent = psutil.Process(os.getppid())
+    assert any(part.endswith("fork_server.py") for part in parent.cmdline())
+    assert subprocess.Popen is not forked.Forked, "a test may start what it likes"
 
 
 def test_a_shell_finds_it_as_a_command(tmp_path):
