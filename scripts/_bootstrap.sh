@@ -28,15 +28,26 @@ bootstrap() {
   echo "== installing into .venv, a few minutes the first time (log: $log)" >&2
   .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-compile -c .venv/constraints.txt \
     -e ".[$extra]" > "$log" 2>&1 &
-  wait_for $! || {
+  pip=$!
+  # pip works with one core, and would compile what it has installed with that one, too.
+  while kill -0 "$pip" 2> /dev/null; do
+    compile_packages -j 1
+    sleep 3
+  done &
+  compiling=$!
+  wait_for "$pip" || {
     grep -a -i '^error' "$log" | tail -n 3 >&2
     echo "error: the installation failed; see $log" >&2; exit 1; }
-  # By all cores at once; pip compiles with one, which takes a minute. Files that are no Python of today stay as they are,
-  # and so do the packages' own tests.
-  .venv/bin/python -m compileall -q -j 0 -x '/tests/' .venv/lib/python*/site-packages > /dev/null 2>&1 &
+  wait "$compiling" || true
+  compile_packages -j 0 &
   wait_for $! || true
   rm -f .venv/.installed-*
   touch ".venv/.installed-$extra-$state"
+}
+
+# Compiles what is not compiled yet. Files that are no Python of today stay as they are, and so do the packages' own tests.
+compile_packages() {
+  .venv/bin/python -m compileall -q "$@" -x '/tests/' .venv/lib/python*/site-packages > /dev/null 2>&1
 }
 
 # The pinned versions; without those of torch and torchvision where .venv has a build of its own, such as the small one

@@ -443,18 +443,28 @@ class TestResumeWithEverything:
         "--loop.workers 1 --loop.epochs 4 --loop.patience 3 --loop.precision fp16 --loop.ema 0.99 --loop.accumulate 2 "
         "--loop.cache decoded --augment.mixup 0.2 --augment.cutmix 1 --augment.policy trivial --augment.erasing 0.2 "
         "--model.dropout 0.2 --optimizer.freeze-epochs 1 --optimizer.layer-decay 0.8 --optimizer.schedule one-cycle "
-        "--loop.progressive-resizing 0.5 --checkpoint.steps 3"
+        "--loop.progressive-resizing 0.5 --checkpoint.steps 3 --loop.batch-size 8"
     ).split()
 
+    @pytest.fixture
+    def fewer(self, few, tmp_path) -> Path:
+        """Twelve of each digit, of which small batches make as many steps."""
+        for label in few.iterdir():
+            for path in sorted(label.iterdir())[:12]:
+                target = tmp_path / "fewer" / label.name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        return tmp_path / "fewer"
+
     @pytest.mark.slow
-    def test_killed_at_random_moments(self, few, script, tmp_path):
+    def test_killed_at_random_moments(self, fewer, script, tmp_path):
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         started = time.monotonic()
-        script("train", "--data", few, "--out", whole, *TINY, *self.ARGUMENTS)
+        script("train", "--data", fewer, "--out", whole, *TINY, *self.ARGUMENTS)
         seconds = time.monotonic() - started
         rng, resumed = random.Random(1), 0
         for _ in range(3):
-            process = start_training(few, killed, *self.ARGUMENTS, *(["--resume"] if resumed else []))
+            process = start_training(fewer, killed, *self.ARGUMENTS, *(["--resume"] if resumed else []))
             # Anywhere from the first imports to the export.
             time.sleep(rng.uniform(0.2, 1.0) * seconds)
             if process.poll() is not None:
@@ -465,7 +475,7 @@ class TestResumeWithEverything:
         script(
             "train",
             "--data",
-            few,
+            fewer,
             "--out",
             killed,
             *TINY,

@@ -106,6 +106,7 @@ class TestWithoutANetwork:
 
 
 class TestExistsAlready:
+    @pytest.mark.slow
     def test_a_run_is_gone_on_with_by_the_printed_command(self, photos, tmp_path, monkeypatch):
         from marquee.commands import train as command
 

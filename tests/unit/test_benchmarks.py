@@ -251,6 +251,7 @@ def forked(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Forked)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("settings", "contender", "small", "metrics"),

@@ -196,6 +196,7 @@ class TestReason:
 
 
 class TestFallback:
+    @pytest.mark.slow
     def test_a_transformer_has_no_feature_map(self, tmp_path):
         import timm
 

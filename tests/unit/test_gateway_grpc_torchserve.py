@@ -62,6 +62,7 @@ def body(response: Any) -> Any:
 class TestClient:
     """``marquee.Client``, which knows nothing of a gateway here."""
 
+    @pytest.mark.slow
     def test_every_image(self, client, rows):
         assert len(rows) == 355
         for row in rows:

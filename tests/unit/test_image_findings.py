@@ -221,6 +221,7 @@ class TestSpec:
         assert load_run_config(tmp_path / "config.yaml").image.reading == "file"
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_read_with(tmp_path):
     """Trained with a window of its images, padded: the bundle reads so, and predicts as evaluation did."""
     rng = np.random.default_rng(0)

@@ -62,6 +62,7 @@ def test_json_has_the_key_and_its_id(script, state):
     assert revoked == {"id": document["id"], "name": "shop"}
 
 
+@pytest.mark.slow
 def test_twenty_at_once_lose_nothing(script, state):
     def add(number: int) -> str:
         return script("keys", "add", f"client{number}", "--state", state).stdout.strip()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from marquee.training.tools.memory import available_bytes, cgroup_available_bytes, peak_bytes
 
 
@@ -37,6 +39,7 @@ def test_without_a_limit_the_machine_decides(tmp_path):
     assert 0 < available_bytes() < 2**60
 
 
+@pytest.mark.slow
 def test_the_peak_stays_when_the_memory_is_given_back():
     before = peak_bytes()
     assert before > 2**20

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 # faulthandler gives the main thread the first stack, and makes Python's handlers run on such a one.
@@ -28,6 +30,7 @@ def run(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_signal_is_heard_after_engines_came_and_went(tiny_spec, tmp_path):
     (tmp_path / "spec.json").write_text(tiny_spec.to_json())
     code = """
