@@ -112,21 +112,24 @@ class Connection(HttpToolsProtocol):
             self._be_busy()
             self.transport.abort()
         else:
-            self.finish()
+            self._close()
+            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
 
     def finish(self) -> None:
         """Closes the connection when its client has taken what was sent to it."""
+        self._close()
+        self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+
+    def _close(self) -> None:
+        """TLS waits half a minute for the client's goodbye, therefore the transport is aborted after this."""
         self._be_busy()
         if self._reads_head:
             self.transport.write(_TOO_SLOW)
         self.transport.close()
-        self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._leave)
 
-    def _leave(self) -> None:
-        """Does not wait for a client's goodbye, as TLS does for half a minute."""
-        self._timer = None
+    def _abort_when_taken(self) -> None:
         if self.transport.get_write_buffer_size():
-            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._leave)
+            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
         else:
             self.transport.abort()
 

@@ -102,7 +102,7 @@ def runtime(server: HttpGateway) -> Any:
 
 
 class TestEvaluationsAnswers:
-    """All test images, over every way."""
+    """Every fifth test image, over every way; tests/integration/test_gateway_table.py asks for all of them."""
 
     @pytest.fixture
     def ways(self, server, client):
@@ -129,11 +129,12 @@ class TestEvaluationsAnswers:
     @pytest.mark.parametrize(
         "way", ["TorchServe", "V1", "V2 JSON", "V2 binary", "Vertex", "SageMaker", "boto3", "Azure"]
     )
-    def test_all_test_images(self, ways, expected, way):
-        assert len(expected) == 355
-        answers = [ways[way](row["content"]) for row in expected]
-        assert [answer["label"] for answer in answers] == [row["label"] for row in expected]
-        differences = [abs(a["probability"] - row["probability"]) for a, row in zip(answers, expected, strict=True)]
+    def test_answers(self, ways, expected, way):
+        rows = expected[::5]
+        assert {row["label"] for row in rows} == set("0123456789")
+        answers = [ways[way](row["content"]) for row in rows]
+        assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
+        differences = [abs(a["probability"] - row["probability"]) for a, row in zip(answers, rows, strict=True)]
         assert max(differences) < TOLERANCE
 
 
