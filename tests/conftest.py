@@ -80,8 +80,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("tx", None) and not hasattr(config, "workerinput"):
-        config.option.tx = forked.workers(len(config.option.tx))
+    """The workers of pytest-xdist are forked, unless they were asked for as something else than ``-n``."""
+    asked = config.getoption("tx", None) or []
+    if set(asked) == {"popen"}:
+        config.option.tx = forked.workers(len(asked))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
