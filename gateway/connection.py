@@ -5,6 +5,8 @@ head of a request byte by byte, or that goes on sending a body after its answer.
 them would hold a place for ever.
 """
 
+import fcntl
+import termios
 from asyncio import TimerHandle, Transport
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _GOODBYE_SECONDS = 1.0
-"""For a client to answer that a connection ends; one that keeps it for its next request does not look."""
+"""For a client to answer TLS's goodbye; one that keeps the connection for its next request does not read it."""
 
 
 @dataclass(kw_only=True)
@@ -94,9 +96,11 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The end of an answer."""
         super().on_response_complete()
-        if self._is_answering() or self.transport.is_closing():
+        if self._is_answering():
             return
-        if self._reads_body:
+        if self.transport.is_closing():
+            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+        elif self._reads_body:
             self._wait(self._shared.head_seconds)
         else:
             self._be_idle()
@@ -121,14 +125,15 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
 
     def _close(self) -> None:
-        """TLS waits half a minute for the client's goodbye, therefore the transport is aborted after this."""
+        """TLS would wait half a minute for the client's goodbye; therefore the transport is aborted some time later."""
         self._be_busy()
-        if self._reads_head:
-            self.transport.write(_TOO_SLOW)
-        self.transport.close()
+        if not self.transport.is_closing():
+            if self._reads_head:
+                self.transport.write(_TOO_SLOW)
+            self.transport.close()
 
     def _abort_when_taken(self) -> None:
-        if self.transport.get_write_buffer_size():
+        if _is_unsent(self.transport):
             self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
         else:
             self.transport.abort()
@@ -150,3 +155,19 @@ class Connection(HttpToolsProtocol):
         """Closes the connection then, unless something happens."""
         self._be_busy()
         self._timer = self.loop.call_later(seconds, self.give_up)
+
+
+def _is_unsent(transport: Transport) -> bool:
+    """Whether some of what was written has not arrived at the other machine, or that is not known.
+
+    What TLS has handed to the transport below is in no buffer that can be asked for; while there is any, the system's
+    own buffer is not empty.
+    """
+    if transport.get_write_buffer_size():
+        return True
+    unacknowledged = bytearray(4)
+    try:
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged)
+    except (AttributeError, OSError, ValueError):  # a system that does not say, or closed a moment ago
+        return True
+    return any(unacknowledged)

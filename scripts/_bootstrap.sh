@@ -30,15 +30,23 @@ bootstrap() {
     -e ".[$extra]" > "$log" 2>&1 &
   pip=$!
   # pip works with one core, and would compile what it has installed with that one, too.
-  while kill -0 "$pip" 2> /dev/null; do
-    compile_packages -j 1
-    sleep 3
-  done &
-  compiling=$!
+  (
+    trap 'kill "$!" 2> /dev/null; exit 0' TERM
+    while kill -0 "$pip" 2> /dev/null; do
+      compile_packages -j 1 &
+      wait "$!" || true
+      sleep 3 &
+      wait "$!" || true
+    done
+  ) &
+  beside=$!
   wait_for "$pip" || {
-    grep -a -i '^error' "$log" | tail -n 3 >&2
+    kill "$beside" 2> /dev/null || true
+    { grep -a -i '^error' "$log" || true; } | tail -n 3 >&2
     echo "error: the installation failed; see $log" >&2; exit 1; }
-  wait "$compiling" || true
+  kill "$beside" 2> /dev/null || true
+  wait "$beside" || true
+  beside=
   compile_packages -j 0 &
   wait_for $! || true
   rm -f .venv/.installed-*
@@ -47,7 +55,7 @@ bootstrap() {
 
 # Compiles what is not compiled yet. Files that are no Python of today stay as they are, and so do the packages' own tests.
 compile_packages() {
-  .venv/bin/python -m compileall -q "$@" -x '/tests/' .venv/lib/python*/site-packages > /dev/null 2>&1
+  exec .venv/bin/python -m compileall -q "$@" -x '/tests/' .venv/lib/python*/site-packages > /dev/null 2>&1
 }
 
 # The pinned versions; without those of torch and torchvision where .venv has a build of its own, such as the small one
@@ -62,7 +70,7 @@ constraints() {
 
 # Waits for the process, shows every ten seconds what pip is at, and ends it when this script is ended.
 wait_for() {
-  trap 'kill "$1" 2> /dev/null; wait "$1" 2> /dev/null; echo "interrupted" >&2; exit 1' INT TERM
+  trap 'kill "$1" ${beside:-} 2> /dev/null; wait "$1" 2> /dev/null; echo "interrupted" >&2; exit 1' INT TERM
   seconds=0
   while kill -0 "$1" 2> /dev/null; do
     sleep 1

@@ -30,7 +30,7 @@ SETTINGS = (
     "--optimizer.lr 4e-3 --augment.crop-scale 0.9 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 "
     "--augment.color 0"
 ).split()
-# So would the report, which tests of reports ask for by --report.
+# The report would take longer than the network, too; tests of reports ask for it by --report.
 QUICK = ["--no-report", *SETTINGS]
 
 

@@ -6,6 +6,7 @@ answer is the pid, and at the end the status. The server must not compute: threa
 
 import atexit
 import gc
+import io
 import json
 import multiprocessing.forkserver
 import multiprocessing.util
@@ -188,8 +189,9 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for stream in streams:
         os.close(stream)
     # The objects of the server have the right encoding; only a terminal would be read and written differently.
-    unbuffered = bool(request["environment"].get("PYTHONUNBUFFERED"))
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty(), write_through=unbuffered)
+    is_unbuffered = bool(request["environment"].get("PYTHONUNBUFFERED"))
+    sys.stdout = sys.__stdout__ = _stream(sys.stdout, is_unbuffered, os.isatty(1))
+    sys.stderr = sys.__stderr__ = _stream(sys.stderr, is_unbuffered, True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -202,6 +204,14 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
             if name.partition(".")[0] == "marquee":
                 del sys.modules[name]
     sys.path[1:1] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
+
+
+def _stream(like: Any, is_unbuffered: bool, line_buffering: bool) -> io.TextIOWrapper:
+    """As the interpreter opens it."""
+    number, size = like.fileno(), 0 if is_unbuffered else -1
+    binary = open(number, "wb", size, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    how = {"line_buffering": line_buffering, "write_through": is_unbuffered}
+    return io.TextIOWrapper(binary, like.encoding, like.errors, **how)
 
 
 def read_once(environment: dict[str, str]) -> dict[str, str]:

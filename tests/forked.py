@@ -6,8 +6,9 @@ runs the script from its first line to what it has left for its exit. What diffe
 seconds, have been imported, and are not taken apart in the end. A test of what happens before, during or after that
 uses Popen; a command line or an environment that only a new interpreter reads gets one here as well.
 
-What a forked command starts by Popen is forked likewise, and so are the workers of a TorchServe that it starts:
-:func:`interpreter` is what starts them. The workers of pytest-xdist are forked from the same server.
+What a forked command starts by Popen is forked likewise; Popen's own methods wait for it, :func:`os.waitpid` does not
+know it. So are the workers of a TorchServe that it starts: :func:`interpreter` is what starts them. The workers of
+pytest-xdist are forked from the same server.
 """
 
 import os
@@ -190,7 +191,9 @@ def _door() -> str:
 
 def _can_be_forked(given: dict[str, Any], environment: dict[str, str]) -> bool:
     program, *rest = given["args"]
-    if program != sys.executable or not (rest[0] == "-m" or os.fspath(rest[0]).endswith(".py")):
+    if program != sys.executable or not rest or not (rest[0] == "-m" or os.fspath(rest[0]).endswith(".py")):
+        return False
+    if given["executable"] not in (None, sys.executable) or not given["close_fds"]:
         return False
     return not given["preexec_fn"] and not given["pass_fds"] and read_once(environment) == read_once(ENVIRONMENT)
 

@@ -364,6 +364,31 @@ class TestEndOfAnswers:
             assert end.result(60) == 0
             connection.close()
 
+    @pytest.mark.parametrize("is_secure", [False, True])
+    def test_a_little_that_is_left_is_sent_too(self, is_secure, authority, tmp_path):
+        """Less than what a transport keeps before it says that it is full; the system's buffers are small."""
+        body = bytes(60_000)
+        secure = http_context(tls_of(authority, tmp_path)) if is_secure else None
+        with running(secure=secure) as server:
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.settimeout(60)
+            connection.connect(("127.0.0.1", server.port))
+            if is_secure:
+                connection = trusting(authority).wrap_socket(connection, server_hostname="localhost")
+            wait_for(lambda: server.server.server_state.connections)
+            (accepted,) = server.server.server_state.connections
+            accepted.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+            head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            wait_for(lambda: is_answered(server))
+            end = asyncio.run_coroutine_threadsafe(server.server.close(50), server.loop)
+            time.sleep(3)
+            assert not end.done()
+            assert read_to_the_end(connection).endswith(b"\r\n\r\n" + body)
+            assert end.result(60) == 0
+            connection.close()
+
 
 def is_answered(server: Running) -> bool:
     """Whether the application has given all of its answer to the one connection."""
@@ -390,8 +415,12 @@ class TestTls:
             kept.request("POST", "/", b"1")
             assert kept.getresponse().read() == b"1"
             fresh = trusting(authority).wrap_socket(server.connect(), server_hostname="localhost")
-            with closing(kept), fresh:
+            last = trusting(authority).wrap_socket(server.connect(), server_hostname="localhost")
+            last.sendall(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+            wait_for(lambda: server.server.server_state.tasks)
+            with closing(kept), fresh, last:
                 assert server.call(asyncio.wait_for(server.server.close(50), 20)) == 0
+                assert b"connection: close" in last.recv(65_536)
 
     def test_only_1_3(self, authority, tmp_path):
         with running(secure=http_context(tls_of(authority, tmp_path))) as server:
