@@ -28,25 +28,11 @@ bootstrap() {
   echo "== installing into .venv, a few minutes the first time (log: $log)" >&2
   .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-compile -c .venv/constraints.txt \
     -e ".[$extra]" > "$log" 2>&1 &
-  pip=$!
   # pip works with one core, and would compile what it has installed with that one, too.
-  (
-    trap 'kill "$!" 2> /dev/null; exit 0' TERM
-    while kill -0 "$pip" 2> /dev/null; do
-      compile_packages -j 1 &
-      wait "$!" || true
-      sleep 3 &
-      wait "$!" || true
-    done
-  ) &
-  beside=$!
-  wait_for "$pip" || {
-    kill "$beside" 2> /dev/null || true
+  compiling=
+  wait_for $! beside || {
     { grep -a -i '^error' "$log" || true; } | tail -n 3 >&2
     echo "error: the installation failed; see $log" >&2; exit 1; }
-  kill "$beside" 2> /dev/null || true
-  wait "$beside" || true
-  beside=
   compile_packages -j 0 &
   wait_for $! || true
   rm -f .venv/.installed-*
@@ -68,17 +54,27 @@ constraints() {
   fi
 }
 
-# Waits for the process, shows every ten seconds what pip is at, and ends it when this script is ended.
+# Waits for the process, shows every ten seconds what pip is at, and ends it when this script is ended. With `beside`,
+# what is there already is compiled in the meantime.
 wait_for() {
-  trap 'kill "$1" ${beside:-} 2> /dev/null; wait "$1" 2> /dev/null; echo "interrupted" >&2; exit 1' INT TERM
+  trap 'kill "$1" $compiling 2> /dev/null || true; wait "$1" 2> /dev/null || true; echo "interrupted" >&2; exit 1' INT TERM
   seconds=0
   while kill -0 "$1" 2> /dev/null; do
     sleep 1
     seconds=$((seconds + 1))
     [ $((seconds % 10)) -eq 0 ] || continue
+    if [ "${2:-}" ] && ! { [ "$compiling" ] && kill -0 "$compiling" 2> /dev/null; }; then
+      compile_packages -j 1 &
+      compiling=$!
+    fi
     step=$(grep -a -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing)' "$log" | tail -n 1 | cut -c 1-70)
     echo "==   $seconds s: ${step#"${step%%[! ]*}"}" >&2
   done
+  if [ "$compiling" ]; then
+    kill "$compiling" 2> /dev/null || true
+    wait "$compiling" 2> /dev/null || true
+    compiling=
+  fi
   trap - INT TERM
   wait "$1"
 }
