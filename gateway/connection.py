@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
         if self._is_answering():
             return
         if self.transport.is_closing():
-            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+            self._leave_soon()
         elif self._reads_body:
             self._wait(self._shared.head_seconds)
         else:
@@ -122,7 +122,7 @@ class Connection(HttpToolsProtocol):
     def finish(self) -> None:
         """Closes the connection when its client has taken what was sent to it."""
         self._close()
-        self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+        self._leave_soon()
 
     def _close(self) -> None:
         """TLS would wait half a minute for the client's goodbye; therefore the transport is aborted some time later."""
@@ -132,9 +132,13 @@ class Connection(HttpToolsProtocol):
                 self.transport.write(_TOO_SLOW)
             self.transport.close()
 
+    def _leave_soon(self) -> None:
+        """Aborts the closing transport after a moment, or as soon as its client has taken what was sent to it."""
+        self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+
     def _abort_when_taken(self) -> None:
         if _is_unsent(self.transport):
-            self._timer = self.loop.call_later(_GOODBYE_SECONDS, self._abort_when_taken)
+            self._leave_soon()
         else:
             self.transport.abort()
 

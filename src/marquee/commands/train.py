@@ -48,8 +48,8 @@ class Arguments:
     resume: bool = False
     """Continue from the last checkpoint of --out, with the run's own configuration."""
     report: bool = True
-    """Write report.html and MODEL_CARD.md at the end; without them training is a second shorter, and ``marquee report``
-    writes them later."""
+    """Write report.html and MODEL_CARD.md at the end; without them training ends sooner, and ``marquee report`` writes
+    them later."""
     json: bool = False
     """Print the final metrics as one JSON object."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
