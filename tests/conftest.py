@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Small enough to train in seconds, real enough to be right most of the time. Augmentation would take
 # longer than the network.
 SETTINGS = (
-    "--image.size 32 --model.arch test_resnet --loop.epochs 4 --loop.batch-size 32 --loop.workers 0 "
-    "--optimizer.lr 4e-3 --augment.crop-scale 0.9 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 "
+    "--image.size 32 --model.arch cnn4_w8 --loop.epochs 4 --loop.batch-size 32 --loop.workers 0 "
+    "--loop.precision fp32 --optimizer.lr 1e-2 --augment.crop-scale 0.9 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 "
     "--augment.color 0"
 ).split()
 # The report would take longer than the network, too; tests of reports ask for it by --report.

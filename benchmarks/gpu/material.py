@@ -44,7 +44,7 @@ def quick_config(site: Site, **sections: Mapping[str, Any]) -> ImageRunConfig:
     """
     base: dict[str, dict[str, Any]] = {
         "image": {"size": 32},
-        "model": {"arch": "resnet10t" if site.full else "test_resnet", "dropout": 0.0},
+        "model": {"arch": "resnet10t" if site.full else "cnn4_w8", "dropout": 0.0},
         "augment": {"crop_scale": 1.0, "horizontal_flip": 0.0, "rotation": 0.0, "zoom": 0.0, "color": 0.0},
         "optimizer": {"lr": 2e-3, "schedule": "one-cycle", "warmup_epochs": 0.0},
         "loop": {

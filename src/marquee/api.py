@@ -28,7 +28,7 @@ def train(
     """Trains a model into the run folder ``out``: checkpoints, a bundle and a report.
 
     >>> metrics = marquee.train(
-    ...     "digits", "runs/small", image={"size": 32}, model={"arch": "test_resnet"}, loop={"epochs": 1, "workers": 0}
+    ...     "digits", "runs/small", image={"size": 32}, model={"arch": "cnn4_w8"}, loop={"epochs": 1, "workers": 0}
     ... )
     >>> metrics["images"], 0 <= metrics["accuracy"] <= 1
     (355, True)

@@ -86,7 +86,7 @@ def test_what_cannot_be_is_said_by_name(folder):
 
 def test_a_thread_may_train(folder):
     """Signals are the main thread's; another one must not ask for them."""
-    part = {"image": {"size": 32}, "model": {"arch": "test_resnet"}, "loop": {"epochs": 1, "workers": 0}}
+    part = {"image": {"size": 32}, "model": {"arch": "cnn4_w8"}, "loop": {"epochs": 1, "workers": 0}}
     with ThreadPoolExecutor(1) as pool:
         metrics = pool.submit(marquee.train, "digits/train", "runs/thread", **part).result()
     assert metrics["images"] == 30

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow  # what they share takes that long to make
 QUIET = Progress(quiet=True)
 TINY = ImageRunConfig(
     image=ImageConfig(size=32),
-    model=ModelConfig(arch="test_resnet"),
+    model=ModelConfig(arch="cnn4_w8"),
     loop=ImageLoopConfig(workers=0),
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
 )
@@ -57,7 +57,8 @@ def test_training_at_the_suggested_rate_learns(digits, script, tmp_path):
 
 
 def test_a_diverging_range_is_cut_off(digits):
-    config = replace(TINY, optimizer=OptimizerConfig(name="sgd", clip_norm=0))
+    sgd = OptimizerConfig(name="sgd", clip_norm=0)
+    config = replace(TINY, optimizer=sgd, model=ModelConfig(arch="test_resnet"))
     curve = find_learning_rate(config, digits, RateRange(start=1e-3, stop=1e8, steps=60), QUIET)
     assert curve.diverged
     assert 5 < len(curve.rates) < 60

@@ -61,7 +61,7 @@ log_to_stderr()
 data, out = map(Path, sys.argv[1:])
 settings = {
     "image": {"size": 16},
-    "model": {"arch": "test_resnet"},
+    "model": {"arch": "cnn4_w8"},
     "loop": {"epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu", "ema": 0.9},
 }
 trained = train(merge_config(ImageRunConfig(), settings), data, out, report=False)

@@ -63,7 +63,7 @@ def test_every_variant_is_measured(optimized):
         assert one.memory_bytes > 100e6  # torch alone takes as much
         assert one.file_bytes == sum((optimized / "bundle" / name).stat().st_size for name in variant.files)
         assert one.drop_interval[0] <= one.drop <= one.drop_interval[1] or variant.name == "fp32"
-        assert one.kernels.get(variant.precision, 0) * 2 >= sum(one.kernels.values()) > 5
+        assert one.kernels.get(variant.precision, 0) * 2 >= sum(one.kernels.values()) >= 5  # each layer
     assert found["ranking"]["order"][0] == found["chosen"]
     assert found["chosen"] in found["variants"]
 

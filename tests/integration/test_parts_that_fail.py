@@ -12,9 +12,11 @@ from PIL import Image
 from tests.conftest import ROOT
 
 PLAIN = (
-    "--image.size 32 --model.arch test_resnet --loop.epochs 1 --loop.workers 0 --loop.batch-size 8 "
+    "--image.size 32 --model.arch cnn4_w8 --loop.epochs 1 --loop.workers 0 --loop.batch-size 8 "
     "--augment.crop-scale 1 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 --augment.color 0"
 ).split()
+ONE_PIXEL = ["--model.arch", "test_resnet"]
+"""An image is a single pixel to its last layer."""
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +41,15 @@ def test_images_without_any_differences_can_be_trained_on(flat, script, tmp_path
 
 @pytest.mark.parametrize("options", [("--loop.batch-size", "1"), ("--loop.batch-size", "8", "--loop.accumulate", "8")])
 def test_batch_norm_with_one_image_a_part_is_told_before_the_first_step(options, flat, script, tmp_path):
-    refused = script("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN, *options, check=False)
+    command = ("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN, *ONE_PIXEL)
+    refused = script(*command, *options, check=False)
     assert refused.returncode == 1
     last = refused.stderr.splitlines()[-1]
     assert last.startswith("error: batch norm needs more than one value of each channel")
     assert "--loop.batch-size" in last
     assert not (tmp_path / "run" / "checkpoints").exists()
     # Nothing is in the way of the corrected command.
-    script("train", "--data", flat, "--out", tmp_path / "run", "--no-report", *PLAIN)
+    script(*command)
 
 
 def train_in_shell(prepare: str, data: Path, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -109,7 +112,7 @@ def test_a_candidate_that_cannot_be_trained_is_a_row(flat, script, tmp_path):
         "- {name: wild, config: {optimizer: {lr: 1.0e+30, min_lr: 0.0}}}\n"
         "- {name: small, config: {}}\n"
     )
-    command = (flat, "--out", tmp_path / "out", "--candidates", ladder, "--folds", 2, "--all", *PLAIN)
+    command = (flat, "--out", tmp_path / "out", "--candidates", ladder, "--folds", 2, "--all", *PLAIN, *ONE_PIXEL)
     for _ in range(2):  # and again when it is run again
         selected = script("select_model", *command, "--json")
         rows = {row["candidate"]: row for row in json.loads(selected.stdout)["candidates"]}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import skimage
+import timm
 import torch
 
 from marquee.handlers.inputs.image.decode import load
@@ -57,7 +58,7 @@ def test_transfer_learning_without_the_internet(digits, script, tmp_path):
 def test_a_run_that_starts_from_another_answers_as_it_does(run, digits, script, tmp_path):
     """Its weights, its normalisation, its size: with hardly any step taken, its answers."""
     still = ["--optimizer.lr", "1e-12", "--optimizer.min-lr", "0", "--loop.epochs", "1"]
-    arguments = ["--model.arch", "test_resnet", "--model.pretrained", run, "--image.size", "32"]
+    arguments = ["--model.arch", "cnn4_w8", "--model.pretrained", run, "--image.size", "32"]
     # Batch norm's statistics move whatever the learning rate; one batch of everything moves them once.
     plain = "--augment.horizontal-flip 0 --augment.crop-scale 1 --augment.rotation 0 --augment.zoom 0 --augment.color 0"
     still += [*plain.split(), "--loop.batch-size", "200"]
@@ -72,12 +73,23 @@ def test_a_run_that_starts_from_another_answers_as_it_does(run, digits, script, 
 def test_a_grey_runs_weights_can_see_colour(run):
     """Each grey filter is spread over three channels: equal channels give the grey model's answer."""
     grey, colour = (
-        create_backbone(ModelConfig(arch="test_resnet", pretrained=str(run)), ImageConfig(size=32), 10, channels).eval()
+        create_backbone(ModelConfig(arch="cnn4_w8", pretrained=str(run)), ImageConfig(size=32), 10, channels).eval()
         for channels in (1, 3)
     )
     images = torch.rand(2, 1, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(grey(images), colour(images.expand(-1, 3, -1, -1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["cnn4_w8", "resnet9_w32"])
+def test_own_networks_are_fitted_to_other_channels_and_classes(arch, tmp_path):
+    source = timm.create_model(arch, num_classes=10, in_chans=1).state_dict()
+    safetensors.torch.save_file(source, tmp_path / "weights.safetensors")
+    model = ModelConfig(arch=arch, pretrained=str(tmp_path / "weights.safetensors"))
+    fitted = create_backbone(model, ImageConfig(size=32), classes=3, channels=3).state_dict()
+    assert fitted["head.weight"].shape[0] == 3
+    assert torch.allclose(fitted["stem.0.weight"].sum(1), source["stem.0.weight"][:, 0])
+    assert torch.equal(fitted["stage2.0.weight"], source["stage2.0.weight"])
 
 
 @pytest.mark.parametrize("form", ["run", "safetensors", "pth"])
@@ -91,7 +103,7 @@ def test_weights_from_a_file(form, run, digits, script, tmp_path):
         else:
             torch.save({"state_dict": state}, source)
     backbone = create_backbone(
-        ModelConfig(arch="test_resnet", pretrained=str(source)), ImageConfig(size=32), classes=10, channels=1
+        ModelConfig(arch="cnn4_w8", pretrained=str(source)), ImageConfig(size=32), classes=10, channels=1
     )
     ours, trained = backbone.state_dict(), weights(run, "best")
     assert all(torch.equal(value, trained[f"backbone.{key}"]) for key, value in ours.items())
@@ -101,10 +113,10 @@ def test_weights_from_a_file(form, run, digits, script, tmp_path):
     ("arch", "pretrained", "message"),
     [
         ("efficientnet_lite0", EFFICIENTNET_LITE0_WHEEL, "--model.arch tf_efficientnet_lite0"),
-        ("test_resnet", "absent.safetensors", "no such file"),
-        ("test_resnet", "folder", "not a finished run"),
-        ("test_resnet", "text", "not readable as weights"),
-        ("test_resnet", "pickle", "not readable as weights"),
+        ("cnn4_w8", "absent.safetensors", "no such file"),
+        ("cnn4_w8", "folder", "not a finished run"),
+        ("cnn4_w8", "text", "not readable as weights"),
+        ("cnn4_w8", "pickle", "not readable as weights"),
         ("test_vit", "other", "does not fit --model.arch test_vit: [1-9][0-9]* weights missing"),
     ],
 )

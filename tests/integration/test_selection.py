@@ -36,9 +36,9 @@ from tests.integration.test_training import wait_for, weights
 pytestmark = pytest.mark.slow  # what they share takes that long to make
 
 LADDER = """
-- {name: probe, kind: probe, config: {model: {arch: test_resnet}}}
-- {name: absent, config: {model: {arch: test_resnet, pretrained: nowhere.safetensors}}}
-- {name: small, config: {model: {arch: test_resnet}, loop: {epochs: 3}}}
+- {name: probe, kind: probe, config: {model: {arch: cnn4_w8}}}
+- {name: absent, config: {model: {arch: cnn4_w8, pretrained: nowhere.safetensors}}}
+- {name: small, config: {model: {arch: cnn4_w8}, loop: {epochs: 3}}}
 """
 SETTINGS = (
     "--folds 2 --all --image.size 32 --loop.workers 0 --optimizer.lr 4e-3 --augment.horizontal-flip 0 "
@@ -53,7 +53,7 @@ BASE = ImageRunConfig(
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9, rotation=0, zoom=0, color=0),
 )
 """The same settings, for calls that need no process of their own."""
-PROBE = Candidate(name="probe", kind="probe", config={"model": {"arch": "test_resnet"}})
+PROBE = Candidate(name="probe", kind="probe", config={"model": {"arch": "cnn4_w8"}})
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_with_its_budget_spent_a_probe_wins_and_others_can_start_from_it(table, 
     assert spec["provenance"]["metrics"]["accuracy"] > 0.5
     assert not replay(Predictor.load(winner / "bundle"))
     trained = weights(winner, "best")
-    model = ModelConfig(arch="test_resnet", pretrained=str(winner))
+    model = ModelConfig(arch="cnn4_w8", pretrained=str(winner))
     heir = create_backbone(model, ImageConfig(size=32), classes=10, channels=1).state_dict()
     assert all(value.equal(trained[f"backbone.{key}"]) for key, value in heir.items())
 
@@ -227,7 +227,7 @@ def test_folders_and_data_that_do_not_belong(table, selected, tmp_path):
 
 def test_a_candidate_that_fails_is_left_out(table, selected, tmp_path):
     """Its learning rate explodes; the others are not lost for it."""
-    wild = {"optimizer": {"lr": 1e30, "clip_norm": 0.0, "warmup_epochs": 0.0}, "model": {"arch": "test_resnet"}}
+    wild = {"optimizer": {"lr": 1e30, "clip_norm": 0.0, "warmup_epochs": 0.0}, "model": {"arch": "cnn4_w8"}}
     shutil.copytree(selected, tmp_path / "out")
     ladder = (*read_ladder(table.parent / "ladder.yaml"), Candidate(name="wild", config=wild))
     rows = {row.candidate: row for row in call(table, tmp_path / "out", *ladder).rows}

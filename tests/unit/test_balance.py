@@ -173,7 +173,7 @@ def weights_of(run):
 def test_a_resumed_run_is_the_same(photos, tmp_path, balance, select):
     labels = ["a", "a", "a", "b"]
     manifest = manifest_of(photos, labels)
-    config = settings("test_resnet", schedule="constant")
+    config = settings("cnn4_w8", schedule="constant")
     loop = replace(config.loop, batch_size=4, balance=balance, select=select)
     for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
         for count in epochs:

@@ -28,7 +28,7 @@ from tests.forked import Forked
 
 EACH = 8
 TINY = (
-    "--model.arch test_resnet --loop.epochs 1 --loop.batch-size 8 --loop.workers 0 --split.val 0.25 "
+    "--model.arch cnn4_w8 --loop.epochs 1 --loop.batch-size 8 --loop.workers 0 --split.val 0.25 "
     "--loop.precision fp32"
 ).split()
 
@@ -256,11 +256,11 @@ def forked(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "contender", "small", "metrics"),
     [
-        (Accuracy(epochs=1), PLAIN, {"arch": "test_resnet"}, {"test_accuracy"}),
+        (Accuracy(epochs=1), PLAIN, {"arch": "cnn4_w8"}, {"test_accuracy"}),
         (
             Accuracy(epochs=1, regularisers=True),
             "dropout only",
-            {"model.arch": "test_resnet", "loop.workers": 0},
+            {"model.arch": "cnn4_w8", "loop.workers": 0},
             {"train_accuracy", "test_accuracy", "gap", "test_nll"},
         ),
     ],
@@ -286,7 +286,7 @@ def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
     assert {"test_accuracy", "val_accuracy", "epochs", "train_minutes", "wall_minutes"} == set(values)
     assert values["epochs"] == [1.0]
     assert result["command"].startswith("python -m benchmarks.training.fashion_mnist --source ")
-    assert result["settings"]["config"]["model"]["arch"] == "test_resnet"
+    assert result["settings"]["config"]["model"]["arch"] == "cnn4_w8"
     assert result["settings"]["measured_on"] == "80 test images, once"
 
 
@@ -294,7 +294,7 @@ def test_fashion_mnist_from_files_to_a_result(tmp_path, source):
 @pytest.mark.usefixtures("forked")
 def test_throughput_compares_all_kinds_of_contenders(tmp_path):
     chosen = ("torchvision-style fp32", "timm bf16 channels_last", "marquee bf16 cache progressive")
-    small = Throughput(arch="test_resnet", size=32, batch_size=8, images=16, workers=0, rounds=1, contenders=chosen)
+    small = Throughput(arch="cnn4_w8", size=32, batch_size=8, images=16, workers=0, rounds=1, contenders=chosen)
     result = read_result(measure(dataclasses.replace(small, work=tmp_path, results=tmp_path)))
     assert tuple(result["series"]) == chosen
     assert all(metrics["images_per_second"][0] > 0 for metrics in result["series"].values())

@@ -18,7 +18,7 @@ from tests.unit.tiny import manifest_of, settings
 def run(photos, tmp_path_factory) -> Path:
     """Ten of the photographs: seven to learn from, three to choose by."""
     out = tmp_path_factory.mktemp("runs") / "ab"
-    train(settings("test_resnet"), None, out, manifest=manifest_of(photos[:10], "ab"))
+    train(settings("cnn4_w8"), None, out, manifest=manifest_of(photos[:10], "ab"))
     return out
 
 
@@ -105,7 +105,7 @@ def test_a_bundle_that_cannot_be_put_in_its_place_leaves_the_answers_of_the_one_
     (out / "bundle").symlink_to("nowhere")  # no folder can be renamed to that
     answers = out / "predictions.csv"
     answers.write_text("of the bundle before")
-    config = settings("test_resnet")
+    config = settings("cnn4_w8")
     with pytest.raises(NotADirectoryError):
         train(replace(config, loop=replace(config.loop, epochs=2)), None, out, resume=True)
     assert answers.read_text() == "of the bundle before"

@@ -27,8 +27,8 @@ from marquee.training.tasks.image_classification.config import ImageRunConfig
 from tests.unit.tiny import build, manifest_of, settings
 
 # One step of it is finite, and the weights after it are no use to anybody.
-WILD = settings("test_resnet", lr=1e30, schedule="constant")
-CALM = settings("test_resnet")
+WILD = settings("cnn4_w8", lr=1e30, schedule="constant")
+CALM = settings("cnn4_w8")
 QUIET = Progress(quiet=True)
 
 
@@ -127,6 +127,6 @@ def test_a_probe_of_a_broken_network(photos, tmp_path):
     trainer = trainer_of(CALM, photos, tmp_path)
     next(trainer.model.backbone.parameters()).data.fill_(math.nan)
     torch.save(trainer.model.backbone.state_dict(), tmp_path / "broken.pth")
-    config = settings("test_resnet", pretrained=str(tmp_path / "broken.pth"))
-    with pytest.raises(TrainingError, match="test_resnet: the frozen network gives features that are infinite"):
+    config = settings("cnn4_w8", pretrained=str(tmp_path / "broken.pth"))
+    with pytest.raises(TrainingError, match="cnn4_w8: the frozen network gives features that are infinite"):
         Probe(config, manifest_of(photos, "ab"), QUIET)

@@ -30,7 +30,7 @@ from marquee.training.tools.rate_range import RateRange
 CPU = torch.device("cpu")
 TINY = ImageRunConfig(
     image=ImageConfig(size=32),
-    model=ModelConfig(arch="test_resnet"),
+    model=ModelConfig(arch="cnn4_w8"),
     loop=ImageLoopConfig(workers=0, epochs=2, device="cpu"),
     augment=AugmentConfig(horizontal_flip=0, crop_scale=0.9),
     checkpoint=CheckpointConfig(steps=2),

@@ -23,7 +23,7 @@ from marquee.training.optimize.optimize import optimize
 
 QUIET = Progress(quiet=True)
 FAST = OptimizeConfig(variants=("openvino-fp32",), max_accuracy_drop=0.99, rounds=1, seconds=0.01)
-NETWORK = {"arch": "test_resnet", "pretrained": "none"}
+NETWORK = {"arch": "cnn4_w8", "pretrained": "none"}
 LOOP = {"epochs": 1, "batch_size": 16, "workers": 0, "device": "cpu", "precision": "fp32"}
 IMAGES = {"image": {"size": 32}, "loop": LOOP, "optimizer": {"lr": 4e-3}}
 

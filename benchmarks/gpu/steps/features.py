@@ -61,7 +61,7 @@ def _config(site: Site, **sections: Mapping[str, Any]) -> ImageRunConfig:
     """Short runs of a network that is small on the CPU."""
     sizes = {"epochs": 4, "batch_size": 64} if site.full else {"epochs": 2, "batch_size": 16}
     loop = sizes | dict(sections.pop("loop", {}))
-    model = {} if site.full else {"arch": "test_resnet"}
+    model = {} if site.full else {"arch": "cnn4_w8"}
     return quick_config(site, model=model, loop=loop, **sections)
 
 

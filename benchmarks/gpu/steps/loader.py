@@ -71,7 +71,7 @@ def sizes_for(site: Site) -> Sizes:
             large_batch=32,
         )
     return Sizes(
-        network="test_resnet",
+        network="cnn4_w8",
         batch=4,
         workers=(0, 1),
         photographs=40,

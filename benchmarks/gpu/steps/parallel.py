@@ -151,7 +151,7 @@ def _fsdp(site: Site, report: Report, data: Path) -> None:
 
 
 def _trial(site: Site, data: Path, sections: dict[str, dict[str, Any]]) -> Trial:
-    model = {} if site.full else {"model": {"arch": "test_resnet"}}
+    model = {} if site.full else {"model": {"arch": "cnn4_w8"}}
     return Trial(site=site, data=data, steps=6 if site.full else 2, sections={**model, **sections})
 
 

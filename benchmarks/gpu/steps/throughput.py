@@ -64,7 +64,7 @@ def sizes_for(site: Site) -> Sizes:
     """The sizes for a GPU; a tiny network and a few images on the CPU."""
     if not site.full:
         both = ((NOISE, 8), (PHOTOGRAPHS, 8))
-        return Sizes(networks=("test_resnet",), parts=both, photographs=40, workers=0, images=8, rounds=2, side=256)
+        return Sizes(networks=("cnn4_w8",), parts=both, photographs=40, workers=0, images=8, rounds=2, side=256)
     first = ((NOISE, 256), (PHOTOGRAPHS, 256), (NOISE, 64), (NOISE, 512), (PHOTOGRAPHS, 64), (PHOTOGRAPHS, 512))
     return Sizes(
         networks=("resnet50", "convnext_tiny"),

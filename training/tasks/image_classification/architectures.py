@@ -7,27 +7,43 @@ module registers the architectures with timm, which then creates them like its o
 from typing import Any
 
 import torch
-from timm.models import register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
+
+_LAYERS = {"first_conv": "stem.0", "classifier": "head"}
+"""What is fitted when weights come from a network with other channels or other classes."""
+_INPUT = {"input_size": (3, 32, 32), "interpolation": "bilinear", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+default_cfgs = generate_default_cfgs(
+    {f"{name}.untrained": _LAYERS | _INPUT for name in ("cnn4_w8", "resnet9_w32", "resnet9_w64")}
+)
+"""Read by :func:`timm.models.register_model`."""
 
 
 class ResNet9(nn.Module):
     """Nine layers with two residual pairs, after David Page's "How to train your ResNet" (2018) for CIFAR-10.
 
     Args:
-        width: channels of the first layer; the last has eight times as many.
+        width: channels of the first layer; the last convolution has eight times as many.
         num_classes: logits.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
+        residual: False leaves out the residual pairs: four convolutions and the classifier remain.
     """
 
-    def __init__(self, width: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
         self.num_classes, self.num_features, self.drop_rate = num_classes, 8 * width, drop_rate
         self.stem = _convolution(in_chans, width)
-        self.stage1 = nn.Sequential(_convolution(width, 2 * width, pool=True), _Residual(2 * width))
+        self.stage1 = _stage(width, residual)
         self.stage2 = _convolution(2 * width, 4 * width, pool=True)
-        self.stage3 = nn.Sequential(_convolution(4 * width, 8 * width, pool=True), _Residual(8 * width))
+        self.stage3 = _stage(4 * width, residual)
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(8 * width, num_classes)
 
@@ -55,6 +71,11 @@ class ResNet9(nn.Module):
         return {"stem": r"^stem", "blocks": [(r"^stage(\d+)", None)]}
 
 
+def _stage(inputs: int, residual: bool) -> nn.Sequential:
+    convolution = _convolution(inputs, 2 * inputs, pool=True)
+    return nn.Sequential(convolution, _Residual(2 * inputs)) if residual else convolution
+
+
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -76,6 +97,12 @@ def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential
 
 
 @register_model
+def cnn4_w8(pretrained: bool = False, **options: Any) -> ResNet9:
+    """Four convolutions: 25 thousand parameters, 2.9 million multiplications for a 28 x 28 image."""
+    return _create(8, pretrained, options, residual=False)
+
+
+@register_model
 def resnet9_w32(pretrained: bool = False, **options: Any) -> ResNet9:
     """1.65 million parameters, 69 million multiplications for a 28 x 28 image."""
     return _create(32, pretrained, options)
@@ -87,11 +114,11 @@ def resnet9_w64(pretrained: bool = False, **options: Any) -> ResNet9:
     return _create(64, pretrained, options)
 
 
-def _create(width: int, pretrained: bool, options: dict[str, Any]) -> ResNet9:
+def _create(width: int, pretrained: bool, options: dict[str, Any], residual: bool = True) -> ResNet9:
     if pretrained:
         raise ValueError("it has no pretrained weights")
     # timm passes further options to every model, which this one does not have.
     supported = {name: value for name, value in options.items() if name in ("num_classes", "in_chans", "drop_rate")}
     if options.get("drop_path_rate"):
         raise ValueError("it has no stochastic depth; use --model.drop-path 0")
-    return ResNet9(width, **supported)
+    return ResNet9(width, residual=residual, **supported)
