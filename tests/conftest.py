@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # longer than the network.
 SETTINGS = (
     "--image.size 32 --model.arch cnn4_w8 --loop.epochs 4 --loop.batch-size 32 --loop.workers 0 "
-    "--loop.precision fp32 --optimizer.lr 1e-2 --augment.crop-scale 0.9 --augment.horizontal-flip 0 --augment.rotation 0 --augment.zoom 0 "
-    "--augment.color 0"
+    "--loop.precision fp32 --optimizer.lr 1e-2 --augment.crop-scale 0.9 --augment.horizontal-flip 0 "
+    "--augment.rotation 0 --augment.zoom 0 --augment.color 0"
 ).split()
 # The report would take longer than the network, too; tests of reports ask for it by --report.
 QUICK = ["--no-report", *SETTINGS]
@@ -170,6 +170,15 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kserve(once: Once) -> Path:
+    """A Python with KServe's server and its client, which ask for other libraries than this project has."""
+    from tests.environments import environment_with
+
+    wanted = ROOT / "examples" / "hosts" / "requirements-kserve.txt"
+    return once("kserve", lambda folder: environment_with(folder / "venv", wanted)) / "venv" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,16 @@ def rows(run) -> list[dict[str, Any]]:
         return [{**row, "data": Path(row["path"]).read_bytes()} for row in list(csv.DictReader(stream))[::5]]
 
 
-def visit(name: str, run: Path, folder: Path, requests: list[dict[str, str]]) -> list[Any]:
+@pytest.fixture
+def python(name, tmp_path, request) -> Path:
+    """An interpreter that has the host."""
+    if name == "kserve":
+        return request.getfixturevalue("kserve")
+    return environment_with(tmp_path / "venv", HOSTS / f"requirements-{name}.txt")
+
+
+def visit(python: Path, name: str, run: Path, folder: Path, requests: list[dict[str, str]]) -> list[Any]:
     """Starts the example where nobody else is, and sends it requests."""
-    python = environment_with(folder / "venv", HOSTS / f"requirements-{name}.txt")
     alone = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.getuid():
         alone += ["--user", "--map-root-user"]
@@ -85,12 +92,12 @@ def as_requests(host: Host, contents: list[bytes]) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
-def test_all_answers_are_evaluations(name, rows, run, tmp_path):
+def test_all_answers_are_evaluations(name, python, rows, run, tmp_path):
     """And one body that is no image is an error, beside the answers to those that are."""
     host = KNOWN[name]
     contents = [row["data"] for row in rows]
     contents.insert(3, TEXT)
-    answers = visit(name, run, tmp_path, as_requests(host, contents))
+    answers = visit(python, name, run, tmp_path, as_requests(host, contents))
     assert len(answers) >= 6
     if host.in_instances:
         assert {status for status, _ in answers} == {200}

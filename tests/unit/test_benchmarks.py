@@ -28,8 +28,7 @@ from tests.forked import Forked
 
 EACH = 8
 TINY = (
-    "--model.arch cnn4_w8 --loop.epochs 1 --loop.batch-size 8 --loop.workers 0 --split.val 0.25 "
-    "--loop.precision fp32"
+    "--model.arch cnn4_w8 --loop.epochs 1 --loop.batch-size 8 --loop.workers 0 --split.val 0.25 --loop.precision fp32"
 ).split()
 
 

@@ -20,8 +20,6 @@ from tritonclient.utils import InferenceServerException
 
 from marquee.gateway.access.check import KeyAccess
 from marquee.gateway.access.keys import KeyStore
-from tests.conftest import ROOT
-from tests.environments import environment_with
 from tests.gateway_server import HttpGateway
 from tests.table_forms import as_csv, features, flowers, houses, jsonable, make_models
 
@@ -332,19 +330,10 @@ class TestCurl:
 
 
 @pytest.mark.slow
-def test_kserve(server, once, expected):
+def test_kserve(server, kserve, expected):
     """Its client in a process of its own, beside libraries that this project does not have."""
-    packages = (ROOT / "examples" / "hosts" / "requirements-kserve.txt").read_text()
-    if "httpcore" not in packages:  # the client wants it, the server does not
-        packages += "httpcore==1.0.9\n"
-
-    def fill(folder: Path) -> None:
-        (folder / "requirements.txt").write_text(packages)
-        environment_with(folder / "environment", folder / "requirements.txt")
-
-    folder = once("kserve-client", fill)
     program = Path(__file__).parent / "kserve_client.py"
-    command = [folder / "environment" / "bin" / "python", program, server.url, expected[0]["path"]]
+    command = [kserve, program, server.url, expected[0]["path"]]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout.splitlines()[-1])

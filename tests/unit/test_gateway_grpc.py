@@ -17,8 +17,6 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
-from tests.conftest import ROOT
-from tests.environments import environment_with
 from tests.grpc_gateway import GrpcGateway, status_of
 from tests.table_forms import features, flowers, houses, jsonable, make_models
 
@@ -488,19 +486,10 @@ def test_a_method_that_is_not_there(server):
             assert status_of(lambda call=call: call(b""))[0] == "UNIMPLEMENTED"
 
 
-def test_kserve(server, once, expected):
+def test_kserve(server, kserve, expected):
     """Its client in a process of its own."""
-    packages = (ROOT / "examples" / "hosts" / "requirements-kserve.txt").read_text()
-    if "httpcore" not in packages:  # the client wants it, the server does not
-        packages += "httpcore==1.0.9\n"
-
-    def fill(folder: Path) -> None:
-        (folder / "requirements.txt").write_text(packages)
-        environment_with(folder / "environment", folder / "requirements.txt")
-
-    folder = once("kserve-client", fill)
     program = Path(__file__).parent / "kserve_grpc_client.py"
-    command = [folder / "environment" / "bin" / "python", program, server.address, expected[0]["path"]]
+    command = [kserve, program, server.address, expected[0]["path"]]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout.splitlines()[-1])

@@ -24,10 +24,10 @@ class Digits:
     # them, and a mirrored digit is not a digit.
     training = (
         "--image.size=32",
-        "--model.arch=test_resnet",
+        "--model.arch=cnn4_w8",
         "--loop.epochs=4",
         "--loop.batch-size=32",
-        "--optimizer.lr=4e-3",
+        "--optimizer.lr=1e-2",
         "--augment.horizontal-flip=0",
         "--augment.crop-scale=0.9",
         "--augment.rotation=0",
