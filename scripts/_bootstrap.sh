@@ -22,7 +22,12 @@ bootstrap() {
   command -v "$python" > /dev/null || { echo "error: $python not found; install Python 3.10 or newer" >&2; exit 1; }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $("$python" --version) is too old; set PYTHON to Python 3.10 or newer" >&2; exit 1; }
-  [ -x .venv/bin/python ] || { echo "== making .venv" >&2; "$python" -m venv .venv; }
+  [ -x .venv/bin/python ] || {
+    echo "== making .venv" >&2
+    "$python" -m venv .venv
+    # pip 26 finds what to install in half the time that the pip 23 of Python 3.11 takes. Without it that one is used.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip 2> /dev/null || true
+  }
   constraints > .venv/constraints.txt
   log=.venv/install.log
   echo "== installing into .venv, a few minutes the first time (log: $log)" >&2
