@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -19,10 +19,13 @@ import uvicorn
 from marquee.gateway.config import GatewayConfig
 from marquee.gateway.connection import Connection, Connections, HttpConfig
 from marquee.gateway.errors import StartError
+from marquee.gateway.listeners import take_no_more
 
 _BACKLOG = 2_048
 _ON_THE_WAY_SECONDS = 1.0
 """For requests that were sent before the end began."""
+_HANDSHAKE_SECONDS = 0.1
+"""For connections whose first packet has come."""
 _LAST_SECONDS = 1.0
 """For the application to end work whose client has gone."""
 _TICK = 0.02
@@ -141,21 +144,27 @@ class HttpServer(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _stop_listening(self) -> None:
+        take_no_more(self._listener)
         for server in self.servers:
             server.close()  # the loop accepts no more; what it has not accepted yet waits at the other descriptor
-        waiting = []
         self._listener.setblocking(False)
-        while True:
-            try:
-                waiting.append(self._listener.accept()[0])
-            except OSError:
-                break
+        waiting = self._accepted()
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+        waiting += self._accepted()
         self._listener.close()
         loop = asyncio.get_running_loop()
         accepted = (
             loop.connect_accepted_socket(self._connection, connection, ssl=self._secure) for connection in waiting
         )
         await asyncio.gather(*accepted, return_exceptions=True)
+
+    def _accepted(self) -> list[socket.socket]:
+        """Those that wait to be accepted."""
+        waiting = []
+        with suppress(OSError):
+            while True:
+                waiting.append(self._listener.accept()[0])
+        return waiting
 
     def _connection(self) -> Connection:
         return Connection(self.config, self.server_state, self.lifespan.state)

@@ -1,8 +1,11 @@
 """The gateway's addresses, taken before TorchServe is started: a start that cannot succeed should not take minutes."""
 
+import ctypes
 import resource
 import socket
-from contextlib import closing
+import struct
+import sys
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,11 @@ from marquee.gateway.config import GatewayConfig
 from marquee.gateway.errors import StartError
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - where a client of this machine finds it
+_SO_ATTACH_FILTER = 26
+"""Linux's number, which Python's socket module does not name."""
+_DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+"""Classic BPF, as (code, jump if true, jump if false, constant): loads byte 13 of the TCP header, which holds the
+flags, drops the packet if SYN is among them, and lets any other pass."""
 _OTHER_FILES = 512
 """Descriptors that are not for connections of clients: those to TorchServe, logs, sockets of gRPC."""
 
@@ -52,6 +60,24 @@ def bind(config: GatewayConfig) -> Listeners:
         grpc_address=_join(config.host, grpc_port),
         grpc=_join(near, grpc_port),
     )
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Lets a listening socket take no new connections, while those that wait in its queue can still be accepted.
+
+    Who connects between the last accept and the close of the socket would be connected and then cut off, without
+    knowing what became of the request. Here the first packet of such a connection is dropped; the client's system
+    sends it again after a second, when the socket is closed, and is refused. Where the system has no such filters,
+    as those other than Linux, nothing is done.
+
+    Args:
+        listener: of TCP.
+    """
+    if sys.platform == "linux":
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in _DROP_SYN))
+        program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
+        with suppress(OSError):  # in a sandbox that does not know them
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def raise_file_limit() -> int:

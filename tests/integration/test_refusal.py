@@ -22,7 +22,7 @@ def change_one_weight(bundle: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = {info: archive.read(info) for info in archive.infolist()}
     config = next(json.loads(data) for info, data in members.items() if info.filename.endswith("_weights_config.json"))
-    entry = next(value for key, value in config["config"].items() if "fc.bias" in key)
+    entry = next(value for key, value in config["config"].items() if "head.bias" in key)
     target = next(info for info in members if info.filename.endswith(f"/{entry['path_name']}"))
     import numpy as np
 

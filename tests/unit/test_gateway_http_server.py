@@ -185,6 +185,43 @@ class TestEnd:
             other.close()
             assert read_to_the_end(connection) == b""
 
+    def test_who_comes_when_the_last_one_was_accepted_is_refused(self):
+        """Not connected and cut off: such a client could not know whether its request was worked on."""
+        outcomes: list[str] = []
+
+        def client(port: int) -> None:
+            try:
+                with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
+                    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+                    outcomes.append("answered" if b"200 OK" in read_to_the_end(connection) else "cut off")
+            except OSError as error:
+                outcomes.append(type(error).__name__)
+
+        class Listener:
+            """Somebody comes just after it has found nobody waiting."""
+
+            def __init__(self, listener: socket.socket, late: threading.Thread) -> None:
+                self.listener, self.late = listener, late
+
+            def __getattr__(self, name: str):
+                return getattr(self.listener, name)
+
+            def accept(self):
+                try:
+                    return self.listener.accept()
+                except BlockingIOError:
+                    if not self.late.ident:
+                        self.late.start()
+                        time.sleep(0.3)
+                    raise
+
+        with running() as server:
+            late = threading.Thread(target=client, args=(server.port,))
+            server.server._listener = Listener(server.server._listener, late)
+            assert server.close() == 0
+            late.join(60)
+        assert outcomes == ["ConnectionRefusedError"]
+
     def test_an_answer_says_that_it_is_the_last(self):
         with running() as server:
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
