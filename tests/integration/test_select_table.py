@@ -47,6 +47,7 @@ def table(tmp_path_factory) -> Path:
 
 def arguments(table: Path, out: Path) -> list[str]:
     options = ["--task", "tabular-regression", "--target", "progression", "--folds", "3", "--all"]
+    options += ["--table.units", "progression", "points"]
     return [str(table), "--out", str(out), "--candidates", str(table.parent / "ladder.yaml"), *options]
 
 
@@ -54,7 +55,7 @@ def arguments(table: Path, out: Path) -> list[str]:
 def selected(table, script) -> Path:
     """A whole selection, without interruption."""
     out = table.parent / "selected"
-    printed = script("select_model", *arguments(table, out), "--table.units", "progression", "points", "--json")
+    printed = script("select_model", *arguments(table, out), "--json")
     assert json.loads(printed.stdout) == json.loads((out / "selection.json").read_text())
     return out
 
@@ -92,10 +93,9 @@ def test_the_winner_is_a_run_like_any_other(selected, script, tmp_path):
     assert (tmp_path / "diabetes.mar").exists()
 
 
-def test_killed_and_continued(table, script, tmp_path):
+def test_killed_and_continued(table, selected, script, tmp_path):
     """kill -9 in one fold, and the numbers of a selection that nobody disturbed."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    script("select_model", *arguments(table, whole))
+    whole, out = selected, tmp_path / "out"
     (out / "folds" / "linear").mkdir(parents=True)
     for done in (REQUEST_FILE, *(f"folds/linear/{fold}.json" for fold in (1, 2, 3))):
         shutil.copy2(whole / done, out / done)

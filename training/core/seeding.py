@@ -26,5 +26,15 @@ def local_seed(*parts: object) -> Iterator[None]:
 
 
 def seed_step(*parts: object) -> None:
-    """Seeds the generators of all devices, for dropout and the like in one training step."""
-    torch.manual_seed(derive_seed(*parts))
+    """Seeds the generators of the devices in use, for dropout and the like in one training step.
+
+    :func:`torch.manual_seed` also notes the call for every kind of device that is not in use, with a formatted stack,
+    which takes 0.3 ms and more, as long as a step of a small network (PyTorch 2.14, torch/cuda/__init__.py,
+    ``_lazy_call``).
+    """
+    seed = derive_seed(*parts)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
