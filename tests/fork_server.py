@@ -19,6 +19,7 @@ import socket
 import sys
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -86,6 +87,10 @@ def main(listener: socket.socket, lifeline: socket.socket, interpreter: str) -> 
     for name in PRELOADED:
         import_module(name)
     import_module("marquee.serving.launch").INTERPRETER = interpreter
+    # At the end of a process torch takes its libraries apart and sums up what was compiled, which takes 0.1 s.
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    atexit.unregister(import_module("torch._dynamo.utils").dump_compile_times)
     gc.freeze()
     door, started_with = listener.getsockname(), read_once(dict(os.environ))
     request, streams = _Server(listener, lifeline).serve()

@@ -128,7 +128,7 @@ def test_the_commands_work(tmp_path, digits):
     shutil.copytree(digits, folder / ".demo" / "data")
     programs.mkdir()
     # The accuracy is the demo's matter, so the network is as small as the demo's.
-    smaller = "--config quick --model.arch test_resnet --loop.epochs 4 --loop.batch-size 32 --optimizer.lr 4e-3"
+    smaller = "--config quick --model.arch cnn4_w8 --loop.epochs 4 --loop.batch-size 32 --optimizer.lr 1e-2"
     assert "--config quick" in README
     text = run_commands(README.replace("--config quick", f"{smaller} --augment.color 0"), folder, programs)
     assert text.count('"label": "7"') >= 3
