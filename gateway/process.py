@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from marquee.gateway.config import GatewayConfig
 from marquee.gateway.errors import StartError
 from marquee.gateway.listeners import raise_file_limit
@@ -20,6 +18,7 @@ from marquee.gateway.record import GatewayRecord, refuse_second
 from marquee.gateway.signals import Signals
 from marquee.gateway.tls import allow_only_tls_1_3_for_grpc
 from marquee.gateway.torchserve.supervisor import Patience, Supervisor
+from marquee.process_start import start_of
 from marquee.serving.errors import OperationError
 from marquee.serving.launch import Launch
 from marquee.serving.processes import end_at_once, left_over
@@ -247,7 +246,7 @@ def _record(plan: Plan, service: Service, doorway: "Doorway | None") -> GatewayR
     return GatewayRecord(
         folder=plan.wanted.folder,
         pid=os.getpid(),
-        create_time=psutil.Process().create_time(),
+        started=start_of(os.getpid()) or "",
         http=None if doorway is None else doorway.listeners.http,
         grpc=None if doorway is None else doorway.listeners.grpc,
         certificate=None if tls is None else read_certificate(tls.certificate),

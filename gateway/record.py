@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from marquee import hints
+from marquee.process_start import start_of
 from marquee.serving.defaults import DEFAULT_STATE
 from marquee.serving.errors import OperationError
 
@@ -27,8 +28,8 @@ class GatewayRecord:
     folder: Path
     """The state folder."""
     pid: int
-    create_time: float
-    """Start of the process in seconds since the epoch: the pid alone may have been reused by another process."""
+    started: str
+    """By :func:`marquee.process_start.start_of`: the pid alone may have been reused by another process."""
     http: str | None = None
     """URL of the HTTP doors; None: it only supervises TorchServe."""
     grpc: str | None = None
@@ -65,7 +66,7 @@ class GatewayRecord:
         """The process; None when it has ended."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.create_time) < 1
+            same = start_of(self.pid) == self.started
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None

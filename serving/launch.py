@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import psutil
-
+from marquee.process_start import start_of
 from marquee.serving.errors import OperationError
 from marquee.serving.java import java_environment
 from marquee.serving.java_properties import render
@@ -65,7 +64,7 @@ def launch(wanted: Launch) -> Server:
         server = Server(
             folder=folder,
             pid=pid,
-            create_time=_create_time(pid, logs),
+            started=_start(pid, logs),
             addresses=read_addresses(dict(wanted.properties)),
             models=tuple(map(str, wanted.models)),
             store=wanted.store,
@@ -128,11 +127,11 @@ def _run_launcher(wanted: Launch, temporary: Path, console: IO[bytes]) -> int:
     return int(pid_file.read_text())
 
 
-def _create_time(pid: int, logs: Path) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess as error:
-        raise OperationError(f"TorchServe ended at once: {last_line(logs / 'console.log')}; see {logs}") from error
+def _start(pid: int, logs: Path) -> str:
+    started = start_of(pid)
+    if started is None:
+        raise OperationError(f"TorchServe ended at once: {last_line(logs / 'console.log')}; see {logs}")
+    return started
 
 
 def _temporary_folder() -> Path:

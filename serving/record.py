@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from marquee.process_start import start_of
 from marquee.serving.answers import largest_request
 from marquee.serving.client import Client
 from marquee.serving.defaults import DEFAULT_STATE
@@ -26,8 +27,8 @@ class Server:
     folder: Path
     pid: int
     """Process ID of the Java front end; the workers are its child processes."""
-    create_time: float
-    """Start of that process in seconds since the epoch: the pid alone may have been reused by another process."""
+    started: str
+    """By :func:`marquee.process_start.start_of`: the pid alone may have been reused by another process."""
     addresses: Addresses
     models: tuple[str, ...]
     """As they were named: ``photos``, or ``photos=1.0`` for a version that is not the one packaged last."""
@@ -54,8 +55,7 @@ class Server:
     def process(self) -> psutil.Process | None:
         """The front end's process; None when it has ended."""
         try:
-            process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.create_time) < 1 else None
+            return psutil.Process(self.pid) if start_of(self.pid) == self.started else None
         except psutil.NoSuchProcess:
             return None
 
@@ -98,7 +98,7 @@ def recorded(folder: Path) -> Server | None:
         return Server(
             folder=Path(document["folder"]),
             pid=document["pid"],
-            create_time=document["create_time"],
+            started=document["started"],
             addresses=Addresses(**document["addresses"]),
             models=tuple(document["models"]),
             store=Path(document["store"]),

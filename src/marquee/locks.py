@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
+
+from marquee.process_start import start_of
 
 LOCK_FILE = "lock"
 _BUSY = {errno.EAGAIN, errno.EACCES}
@@ -33,8 +34,8 @@ class Owner:
     """The process that holds a lock."""
 
     pid: int
-    create_time: float
-    """Start of the process in seconds since the epoch: the pid alone may have been reused."""
+    started: str
+    """By :func:`marquee.process_start.start_of`: the pid alone may have been reused."""
     host: str
     doing: str
     """What it does, such as ``marquee train``."""
@@ -51,8 +52,7 @@ class Owner:
         """Whether it still runs; a process of another machine counts as alive, because nobody here can tell."""
         if self.host != platform.node():
             return True
-        started = _create_time(self.pid)
-        return started is not None and abs(started - self.create_time) < 1
+        return start_of(self.pid) == self.started
 
 
 class LockedError(Exception):
@@ -195,36 +195,12 @@ def _read(handle: int) -> Owner | None:
 
 
 def _write(handle: int, path: Path, doing: str) -> None:
-    started = _create_time(os.getpid()) or 0.0
-    owner = Owner(pid=os.getpid(), create_time=started, host=platform.node(), doing=doing)
+    owner = Owner(pid=os.getpid(), started=start_of(os.getpid()) or "", host=platform.node(), doing=doing)
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
     except OSError as error:  # which does not know the path
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
-
-
-def _create_time(pid: int) -> float | None:
-    """Start of a process in seconds since the epoch; None when there is no such process."""
-    if find_spec("psutil") is None:
-        return _create_time_in_proc(pid)
-    import psutil  # takes a while, and every command imports this module
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
-
-
-def _create_time_in_proc(pid: int, proc: Path = Path("/proc")) -> float | None:
-    """The same on Linux, without psutil; see proc_pid_stat(5)."""
-    try:
-        # The second field is the command's name in brackets, which may contain anything; the start is the 22nd.
-        ticks = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
-        booted = next(line.split()[1] for line in (proc / "stat").read_text().splitlines() if line.startswith("btime "))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
-    return int(booted) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _forget() -> None:

@@ -6,7 +6,6 @@ import socket
 import zipfile
 from pathlib import Path
 
-import psutil
 import pytest
 
 from marquee.commands.serve_options import GatewayOptions, port_of_platform
@@ -17,6 +16,7 @@ from marquee.gateway.record import RECORD_FILE, GatewayRecord, recorded, running
 from marquee.gateway.status import describe
 from marquee.gateway.torchserve.seen import Seen, SeenVersion
 from marquee.gateway.torchserve.supervisor import Patience
+from marquee.process_start import start_of
 from marquee.serving.errors import OperationError
 
 
@@ -85,11 +85,10 @@ class TestListeners:
 
 class TestRecord:
     def record(self, folder: Path, **changes) -> GatewayRecord:
-        process = psutil.Process()
         facts = {
             "folder": folder,
-            "pid": process.pid,
-            "create_time": process.create_time(),
+            "pid": os.getpid(),
+            "started": start_of(os.getpid()),
             "http": "http://127.0.0.1:9",
         }
         return GatewayRecord(**{**facts, **changes})
@@ -104,7 +103,7 @@ class TestRecord:
         assert recorded(tmp_path) is None
         assert running(tmp_path) is None
 
-    @pytest.mark.parametrize("changes", [{"create_time": 1.0}, {"pid": 2**22 + 1}], ids=["reused", "ended"])
+    @pytest.mark.parametrize("changes", [{"started": "a boot/1"}, {"pid": 2**22 + 1}], ids=["reused", "ended"])
     def test_of_a_process_that_has_ended(self, changes, tmp_path):
         self.record(tmp_path, **changes).save()
         assert running(tmp_path) is None

@@ -26,8 +26,8 @@ MODULES = {
 ALLOWED = {
     "handlers": {"handlers"},
     "training": {"hints", "child", "locks", "rounds", "handlers", "training"},
-    "serving": {"hints", "child", "locks", "rounds", "handlers", "serving"},
-    "gateway": {"hints", "child", "locks", "handlers", "serving", "gateway"},
+    "serving": {"hints", "child", "locks", "process_start", "rounds", "handlers", "serving"},
+    "gateway": {"hints", "child", "locks", "process_start", "handlers", "serving", "gateway"},
     "commands": {"hints", "log", "locks", "handlers", "training", "serving", "gateway", "commands"},
 }
 # What a server has. An engine may need more, in its own file.
