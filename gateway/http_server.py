@@ -24,8 +24,8 @@ from marquee.gateway.listeners import take_no_more
 _BACKLOG = 2_048
 _ON_THE_WAY_SECONDS = 1.0
 """For requests that were sent before the end began."""
-_HANDSHAKE_SECONDS = 0.1
-"""For connections whose first packet has come."""
+_HANDSHAKE_SECONDS = 0.5
+"""For connections whose first packet has come: several times what a packet takes around the world."""
 _LAST_SECONDS = 1.0
 """For the application to end work whose client has gone."""
 _TICK = 0.02
@@ -148,23 +148,21 @@ class HttpServer(uvicorn.Server):
         for server in self.servers:
             server.close()  # the loop accepts no more; what it has not accepted yet waits at the other descriptor
         self._listener.setblocking(False)
-        waiting = self._accepted()
+        taken = self._take_waiting()
         await asyncio.sleep(_HANDSHAKE_SECONDS)
-        waiting += self._accepted()
+        taken += self._take_waiting()
         self._listener.close()
-        loop = asyncio.get_running_loop()
-        accepted = (
-            loop.connect_accepted_socket(self._connection, connection, ssl=self._secure) for connection in waiting
-        )
-        await asyncio.gather(*accepted, return_exceptions=True)
+        await asyncio.gather(*taken, return_exceptions=True)
 
-    def _accepted(self) -> list[socket.socket]:
-        """Those that wait to be accepted."""
-        waiting = []
+    def _take_waiting(self) -> "list[asyncio.Task[Any]]":
+        """Those that wait to be accepted become connections."""
+        loop, taken = asyncio.get_running_loop(), []
         with suppress(OSError):
             while True:
-                waiting.append(self._listener.accept()[0])
-        return waiting
+                connection, _ = self._listener.accept()
+                connecting = loop.connect_accepted_socket(self._connection, connection, ssl=self._secure)
+                taken.append(loop.create_task(connecting))
+        return taken
 
     def _connection(self) -> Connection:
         return Connection(self.config, self.server_state, self.lifespan.state)

@@ -22,19 +22,20 @@ bootstrap() {
   command -v "$python" > /dev/null || { echo "error: $python not found; install Python 3.10 or newer" >&2; exit 1; }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $("$python" --version) is too old; set PYTHON to Python 3.10 or newer" >&2; exit 1; }
-  [ -x .venv/bin/python ] || {
+  log=.venv/install.log
+  compiling=
+  .venv/bin/python -m pip --version > /dev/null 2>&1 || {
     echo "== making .venv" >&2
     "$python" -m venv .venv
-    # pip 26 finds what to install in half the time that the pip 23 of Python 3.11 takes. Without it that one is used.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip 2> /dev/null || true
+    # Finds what to install in half the time that the pip 23 of Python 3.11 takes, which is used if this fails.
+    .venv/bin/python -m pip install --disable-pip-version-check --retries 0 --timeout 15 'pip==26.*' > "$log" 2>&1 &
+    wait_for $! || true
   }
   constraints > .venv/constraints.txt
-  log=.venv/install.log
   echo "== installing into .venv, a few minutes the first time (log: $log)" >&2
   .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-compile -c .venv/constraints.txt \
     -e ".[$extra]" > "$log" 2>&1 &
   # pip works with one core, and would compile what it has installed with that one, too.
-  compiling=
   wait_for $! beside || {
     { grep -a -i '^error' "$log" || true; } | tail -n 3 >&2
     echo "error: the installation failed; see $log" >&2; exit 1; }

@@ -55,7 +55,8 @@ class Server:
     def process(self) -> psutil.Process | None:
         """The front end's process; None when it has ended."""
         try:
-            return psutil.Process(self.pid) if start_of(self.pid) == self.started else None
+            process = psutil.Process(self.pid)
+            return process if start_of(self.pid) == self.started else None
         except psutil.NoSuchProcess:
             return None
 

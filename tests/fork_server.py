@@ -88,8 +88,9 @@ def main(listener: socket.socket, lifeline: socket.socket, interpreter: str) -> 
         import_module(name)
     import_module("marquee.serving.launch").INTERPRETER = interpreter
     # At the end of a process torch takes its libraries apart and sums up what was compiled, which takes 0.1 s.
-    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
-        finalizer.atexit = False
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        if (alive := finalizer.peek()) and alive[1].__module__ == "torch.library":
+            finalizer.atexit = False
     atexit.unregister(import_module("torch._dynamo.utils").dump_compile_times)
     gc.freeze()
     door, started_with = listener.getsockname(), read_once(dict(os.environ))

@@ -7,16 +7,19 @@ _PROC = Path("/proc")
 
 
 def start_of(pid: int) -> str | None:
-    """The start of a process as a text that is the same whenever it is asked for; None when there is no such process.
+    """The start of a process as a text; None when there is no such process, or nothing here can tell.
 
-    On Linux: the id of the boot, and the clock ticks from there to the start (proc_pid_stat(5)). Not a time of day:
+    On Linux it is the same whenever it is asked for: the id of the boot, and the clock ticks from there to the start
+    (proc_pid_stat(5)). Not a time of day:
     ``psutil.Process.create_time`` adds the time of the boot, which the kernel computes from the clock as it is now, so
     it moves by whole seconds when the clock is set, or when a virtual machine is resumed.
     """
     if (_PROC / "self" / "stat").exists():
         return _start_in_proc(pid)
-    import psutil  # takes a while, and every command imports this module
-
+    try:
+        import psutil  # takes a while, and every command imports this module
+    except ImportError:
+        return None
     try:
         return str(psutil.Process(pid).create_time())
     except psutil.Error:

@@ -176,8 +176,8 @@ class Clients:
                     self.counts[f"refused {answer.status}"] += 1
                 if answer.getheader("connection") == "close":
                     connection.close()
-                # What they ask shares the cores with them; refusals come at once.
-                self.ended.wait(0.02 if answer.status == 200 else 0.2)
+                if number:  # one asks without a pause; more would take the cores from what they ask
+                    self.ended.wait(0.02 if answer.status == 200 else 0.2)
             except (OSError, http.client.HTTPException) as error:
                 self.counts[f"lost {error!r}"] += 1
                 connection.close()

@@ -15,6 +15,8 @@ from marquee.process_start import start_of
 from marquee.serving.record import Server, find
 from marquee.serving.settings import Addresses
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil is asked")
+
 
 @pytest.fixture
 def set_the_clock(monkeypatch):

@@ -40,6 +40,7 @@ class ResNet9(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.num_features, self.drop_rate = num_classes, 8 * width, drop_rate
+        self.pretrained_cfg: dict[str, Any] = {}  # read by timm.data.resolve_model_data_config
         self.stem = _convolution(in_chans, width)
         self.stage1 = _stage(width, residual)
         self.stage2 = _convolution(2 * width, 4 * width, pool=True)
@@ -99,26 +100,28 @@ def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential
 @register_model
 def cnn4_w8(pretrained: bool = False, **options: Any) -> ResNet9:
     """Four convolutions: 25 thousand parameters, 2.9 million multiplications for a 28 x 28 image."""
-    return _create(8, pretrained, options, residual=False)
+    return _create("cnn4_w8", 8, pretrained, options, residual=False)
 
 
 @register_model
 def resnet9_w32(pretrained: bool = False, **options: Any) -> ResNet9:
     """1.65 million parameters, 69 million multiplications for a 28 x 28 image."""
-    return _create(32, pretrained, options)
+    return _create("resnet9_w32", 32, pretrained, options)
 
 
 @register_model
 def resnet9_w64(pretrained: bool = False, **options: Any) -> ResNet9:
     """6.6 million parameters, 275 million multiplications for a 28 x 28 image."""
-    return _create(64, pretrained, options)
+    return _create("resnet9_w64", 64, pretrained, options)
 
 
-def _create(width: int, pretrained: bool, options: dict[str, Any], residual: bool = True) -> ResNet9:
+def _create(name: str, width: int, pretrained: bool, options: dict[str, Any], residual: bool = True) -> ResNet9:
     if pretrained:
         raise ValueError("it has no pretrained weights")
     # timm passes further options to every model, which this one does not have.
     supported = {name: value for name, value in options.items() if name in ("num_classes", "in_chans", "drop_rate")}
     if options.get("drop_path_rate"):
         raise ValueError("it has no stochastic depth; use --model.drop-path 0")
-    return ResNet9(width, residual=residual, **supported)
+    network = ResNet9(width, residual=residual, **supported)
+    network.pretrained_cfg = default_cfgs[name].default.to_dict()
+    return network

