@@ -1,4 +1,7 @@
-"""The gateway's addresses, taken before TorchServe is started: a start that cannot succeed should not take minutes."""
+"""The gateway's addresses, taken before TorchServe is started, and closed to newcomers at the end.
+
+A start that cannot succeed should not take minutes.
+"""
 
 import ctypes
 import resource

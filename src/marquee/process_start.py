@@ -10,9 +10,9 @@ def start_of(pid: int) -> str | None:
     """The start of a process as a text; None when there is no such process, or nothing here can tell.
 
     On Linux it is the same whenever it is asked for: the id of the boot, and the clock ticks from there to the start
-    (proc_pid_stat(5)). Not a time of day:
-    ``psutil.Process.create_time`` adds the time of the boot, which the kernel computes from the clock as it is now, so
-    it moves by whole seconds when the clock is set, or when a virtual machine is resumed.
+    (proc_pid_stat(5)). ``psutil.Process.create_time`` gives a time of day instead: it adds the time of the boot, which
+    the kernel computes from the clock as it is now, so it moves by whole seconds when the clock is set, or when a
+    virtual machine is resumed.
     """
     if (_PROC / "self" / "stat").exists():
         return _start_in_proc(pid)

@@ -29,7 +29,7 @@ def seed_step(*parts: object) -> None:
     """Seeds the generators of the devices in use, for dropout and the like in one training step.
 
     :func:`torch.manual_seed` also notes the call for every kind of device that is not in use, with a formatted stack,
-    which takes 0.3 ms and more, as long as a step of a small network (PyTorch 2.14, torch/cuda/__init__.py,
+    which takes about 0.3 ms, a large part of the step of a small network (PyTorch 2.14, torch/cuda/__init__.py,
     ``_lazy_call``).
     """
     seed = derive_seed(*parts)

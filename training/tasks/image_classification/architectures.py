@@ -119,7 +119,7 @@ def _create(name: str, width: int, pretrained: bool, options: dict[str, Any], re
     if pretrained:
         raise ValueError("it has no pretrained weights")
     # timm passes further options to every model, which this one does not have.
-    supported = {name: value for name, value in options.items() if name in ("num_classes", "in_chans", "drop_rate")}
+    supported = {key: value for key, value in options.items() if key in ("num_classes", "in_chans", "drop_rate")}
     if options.get("drop_path_rate"):
         raise ValueError("it has no stochastic depth; use --model.drop-path 0")
     network = ResNet9(width, residual=residual, **supported)
